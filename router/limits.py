@@ -1,0 +1,139 @@
+"""Every bound of the data plane in one file, each with its reason.
+
+Invariant: no queue, buffer, loop or table of the router grows past a number named here, or past a setting
+whose default and range are named here. `*_MAX` are hard; a `*_DEFAULT` can be set in the configuration
+(router/schema/config.py) up to the `*_MAX` beside it. Bounds of one native parser that are array sizes live
+in its .pxd and are repeated here for Python.
+"""
+
+from __future__ import annotations
+
+import resource
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# ---- one request's head
+# nginx takes 4 x 8 KiB, Envoy 60 KiB, Node 16 KiB. SDK heads are under 2 KiB; tokens and trace baggage make
+# some 16 KiB.
+HEAD_BYTES_DEFAULT = 32 * KIB
+HEAD_BYTES_MAX = 256 * KIB
+# RFC 9112 3 asks for at least 8000 octets; nothing in an inference API is near it.
+TARGET_BYTES_DEFAULT = 8 * KIB
+TARGET_BYTES_MAX = 64 * KIB
+FIELDS_MAX = 128  # HTTP1_FIELDS_MAX of native/http1.pxd; browsers send 30, chains of proxies add a dozen
+TRAILERS_MAX = 32  # HTTP1_TRAILERS_MAX of native/http1.pxd
+TRAILER_BYTES_MAX = 8 * KIB  # checksums and timings need a few hundred bytes
+# A chunk's size line with its extensions. Nobody sends extensions; curl and nginx give up at a few KiB too.
+CHUNK_LINE_BYTES_MAX = 4 * KIB
+# 1xx before the final answer: each is legal, an endless row of them is an attack on the first-byte timeout.
+INTERIM_RESPONSES_MAX = 16
+# What a pipelining client may send ahead of the answer it waits for; past it, reading stops until the
+# answer is out.
+PIPELINED_BYTES_MAX = 64 * KIB
+
+# ---- bodies and buffers
+# Chat requests with images are 10-20 MB of base64 JSON, audio uploads up to 25 MB (OpenAI's limit): 64 MiB
+# passes them all.
+BODY_BYTES_DEFAULT = 64 * MIB
+BODY_BYTES_MAX = 16 * GIB
+# A body is held whole up to here, so that another endpoint can be tried; a larger one is cut through and
+# tried once. 1 MiB is a 250,000-token prompt; images are what goes over it.
+RETRY_BUFFER_BYTES_DEFAULT = 1 * MIB
+RETRY_BUFFER_BYTES_MAX = 64 * MIB
+# All held bodies of a worker together: 512 full retry buffers. Past it new bodies are refused (503
+# buffers_full), so that a flood of uploads costs a bounded amount of memory.
+BUFFERED_BODY_BYTES_DEFAULT = 512 * MIB
+BUFFERED_BODY_BYTES_MAX = 64 * GIB
+# User memory per exchange in either direction however slow the peer: a few hundred milliseconds of the
+# fastest token stream.
+RELAY_BUFFER_BYTES_DEFAULT = 256 * KIB
+RELAY_BUFFER_BYTES_MIN = 16 * KIB
+RELAY_BUFFER_BYTES_MAX = 16 * MIB
+# Unbounded, the kernel holds 8-16 MiB for one stalled reader (seen on Linux 6); SO_SNDBUF doubles what it
+# is given.
+SOCKET_SEND_BUFFER_BYTES = 256 * KIB
+READ_BUFFER_BYTES = 64 * KIB  # one reusable buffer per worker; larger reads gained nothing in the prototype
+# how far into a form the `model` field is looked for; clients send it before the file
+MULTIPART_SCAN_BYTES_MAX = 1 * MIB
+ERROR_DETAIL_CHARS_MAX = 1024  # of the particulars in an error's message; they may quote the client
+
+# ---- connections
+# Per worker. 10,000 concurrent streams is the goal of one worker; 16,384 leaves half as much again for idle
+# ones.
+DOWNSTREAM_CONNECTIONS_DEFAULT = 16384
+DOWNSTREAM_CONNECTIONS_MIN = 16
+DOWNSTREAM_CONNECTIONS_MAX = 1 << 20
+# Per worker and endpoint. vLLM runs 256 sequences at once by default and queues the rest: 1024 is past any
+# engine's use.
+UPSTREAM_CONNECTIONS_PER_ENDPOINT_DEFAULT = 1024
+UPSTREAM_CONNECTIONS_PER_ENDPOINT_MAX = 65535  # ports of one local address
+# Kept open for reuse: what one engine runs at once. More would be closed by the engine's own idle timeout.
+IDLE_UPSTREAM_CONNECTIONS_PER_ENDPOINT_DEFAULT = 256
+LISTEN_BACKLOG = 4096  # net.core.somaxconn's default since Linux 5.4; the kernel cuts it to its own
+HANDSHAKES_MAX = 256  # TLS handshakes of a worker under way at once: about 0.3 s of one core's RSA signatures
+EVENTS_PER_WAKE_MAX = 256  # then the loop's other work gets its turn: about 1 ms at 4 us an event
+ACCEPTS_PER_WAKE_MAX = 64  # a flood of connections must not starve open streams
+# libraries, logs, listeners, epoll, shared memory, admin connections, certificates being read
+FILES_RESERVED = 128
+# scrapes and operators; they are answered when traffic is saturated because this is separate
+ADMIN_CONNECTIONS_MAX = 64
+
+# ---- tables
+WORKERS_MAX = 64  # columns of the load table are twice this: two generations live during a takeover
+ENDPOINTS_MAX = 4096  # slots of the load table: with 128 columns 2.5 MiB of shared memory
+POOLS_MAX = 256
+ROUTES_MAX = 256  # matched in order, so the time of a match is bounded too
+MODELS_MAX = 4096  # names served, all endpoints together; also bounds the `model` label of metrics
+LISTENERS_MAX = 16
+TRUSTED_PROXIES_MAX = 64  # searched for each new connection
+LABELS_MAX = 32  # of an endpoint
+HEADER_MATCHES_MAX = 8  # of a route
+NAME_BYTES_MAX = 128  # of pools, routes, endpoints: they become label values
+MODEL_BYTES_MAX = 256  # BODY_MODEL_BYTES_MAX of native/body.pxd
+PATTERN_BYTES_MAX = 256  # of a glob: bounds the time of one match
+CONFIG_BYTES_MAX = 16 * MIB  # 4096 endpoints of 2 KiB each, twice over
+CONFIG_NODES_MAX = 1_000_000  # values after YAML aliases are expanded: stops an exponential file
+CONFIG_PROBLEMS_MAX = 100  # reported at once; the rest is counted
+
+# ---- attempts
+ATTEMPTS_PER_EXCHANGE_MAX = 3  # the first and two others: what the SDKs do
+# retries may add a fifth to the requests (linkerd's default), so that they never double an overload
+RETRY_BUDGET_RATIO = 0.2
+RETRY_BUDGET_MIN_PER_S = 10  # below that the ratio means nothing (linkerd's default)
+RETRY_BUDGET_WINDOW_S = 10
+# A refused connection ejects at once, for a second at first: an engine restarts in many, a flap is over in
+# less.
+EJECT_BASE_MS = 1_000
+EJECT_MAX_MS = 30_000  # an endpoint that is back is used again half a minute later at the latest
+DNS_REFRESH_MS = 5_000  # names are looked up again this often; the system resolver hides the TTL
+DNS_ADDRESSES_MAX = 16  # tried per name
+
+# ---- output
+# 2,000-4,000 lines: a tenth of a second at full speed; then lines drop, counted
+ACCESS_LOG_BUFFER_BYTES_DEFAULT = 1 * MIB
+ACCESS_LOG_BUFFER_BYTES_MAX = 256 * MIB
+ACCESS_LOG_LINE_BYTES_MAX = 4 * KIB  # PIPE_BUF: a line is written whole or not at all
+
+# ---- processes
+RESTART_BACKOFF_MIN_MS = 100  # a killed worker is back at once ...
+RESTART_BACKOFF_MAX_MS = 10_000  # ... one that dies at start does not burn a core
+WORKER_READY_TIMEOUT_MS = 30_000  # a new worker that has not listened by then is killed and started again
+TAKEOVER_TIMEOUT_MS = 30_000  # the old process goes on if the new one is not ready by then
+RELOAD_TIMEOUT_MS = 30_000  # all workers must have applied a configuration by then, or the old one stays
+CONTROL_MESSAGE_BYTES_MAX = 64 * KIB  # on the socket between supervisor, workers and the command line
+
+
+def downstream_connections_max(wanted: int, files_max: int | None = None) -> int:
+    """How many client connections a worker may hold so that it cannot run out of file descriptors.
+
+    Each may need an upstream connection too, so half of what RLIMIT_NOFILE (`files_max`; asked when None)
+    leaves after the reserve, and never more than `wanted`. At least DOWNSTREAM_CONNECTIONS_MIN: fewer is an
+    unusable limit, to be reported.
+    """
+    if files_max is None:
+        files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files_max == resource.RLIM_INFINITY:
+        return wanted
+    return max(DOWNSTREAM_CONNECTIONS_MIN, min(wanted, (files_max - FILES_RESERVED) // 2))
