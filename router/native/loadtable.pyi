@@ -1,0 +1,62 @@
+"""Python's view of the load table: the supervisor creates it and settles columns, admin and metrics read it."""
+
+from typing import TypedDict
+
+class LoadView(TypedDict):
+    in_flight: int
+    ttft_us: float
+    itl_us: float
+    error_ratio: float
+    attempts: int
+    ejected_until_us: int
+
+class LoadTable:
+    """In-flight counts and estimates of all endpoints, shared between processes.
+
+    Raises (every method): IndexError for a slot or column that is not there, OverflowError for a negative number.
+    """
+
+    fd: int
+    """The segment's descriptor, owned by the table: pass it to children, do not close it."""
+    @staticmethod
+    def create(slot_count: int, column_count: int) -> LoadTable:
+        """A zeroed table of at least `slot_count` slots (rounded up to a cache line) and exactly `column_count` columns."""
+    @staticmethod
+    def attach(fd: int) -> LoadTable:
+        """The table behind a descriptor made by `create` elsewhere; `fd` stays the caller's.
+
+        Raises: OSError; ValueError when it is no load table, or one of another layout.
+        """
+    @property
+    def slot_count(self) -> int: ...
+    @property
+    def column_count(self) -> int: ...
+    def charge(self, column: int, slot: int) -> None:
+        """Adds one attempt at the slot. Only the process that owns the column may call it."""
+    def release(self, column: int, slot: int) -> None:
+        """Takes one attempt back. Without a charge it counts an underflow and changes nothing."""
+    def in_flight(self, slot: int) -> int: ...
+    def in_flight_by_column(self, slot: int | None = None) -> list[int]:
+        """Attempts open per column, of one slot or of all."""
+    def total_in_flight(self) -> int: ...
+    def underflows(self) -> int:
+        """Releases that had no charge since the table was made. Anything but 0 is a bug."""
+    def clear_column(self, column: int) -> int:
+        """Settles the share of a dead worker and returns how many attempts it had open.
+
+        Only for the supervisor, and only once the column's owner is known to be dead.
+        """
+    def reset_slot(self, slot: int) -> None:
+        """Forgets estimates, ejection and attempts before a slot goes to another endpoint.
+
+        Raises: ValueError while attempts are in flight there.
+        """
+    def view(self, slot: int) -> LoadView: ...
+    def observe_ttft(self, slot: int, ttft_us: int, now_us: int) -> None: ...
+    def observe_itl(self, slot: int, itl_us: int, now_us: int) -> None: ...
+    def observe_outcome(self, slot: int, failed: bool, now_us: int) -> None: ...
+    def eject(self, slot: int, now_us: int, base_us: int, max_us: int) -> None: ...
+    def readmit(self, slot: int) -> None: ...
+    def is_ejected(self, slot: int, now_us: int) -> bool: ...
+    def churn(self, column: int, slot: int, round_count: int) -> None:
+        """Charges, observes and releases `round_count` times in native code: for contention tests and benches."""

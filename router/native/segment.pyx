@@ -1,0 +1,93 @@
+"""A sealed memfd mapped into this process: what the load table and the metrics table live in.
+
+Pages are allocated by the kernel when first touched, so a table may be laid out for its bounds and cost only what is used.
+Neighbours: loadtable and metrics put a header with magic, layout version and sizes at the start and check it on attach.
+"""
+
+from cpython.exc cimport PyErr_SetFromErrno
+from libc.stdint cimport uint8_t
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <fcntl.h>
+    #include <sys/mman.h>
+    #include <sys/stat.h>
+    #include <unistd.h>
+    #ifndef F_ADD_SEALS
+    #define F_ADD_SEALS 1033
+    #define F_SEAL_SEAL 1
+    #define F_SEAL_SHRINK 2
+    #define F_SEAL_GROW 4
+    #endif
+
+    static int segment_open(const char *name, size_t size_bytes) {
+        int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        if (fd < 0) return -1;
+        if (ftruncate(fd, (off_t)size_bytes) != 0
+            || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+            close(fd);
+            return -1;
+        }
+        return fd;
+    }
+    static int segment_duplicate(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 0); }
+    static long long segment_size(int fd) {
+        struct stat facts;
+        return fstat(fd, &facts) == 0 ? (long long)facts.st_size : -1;
+    }
+    static void *segment_map(int fd, size_t size_bytes) {
+        void *base = mmap(0, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        return base == MAP_FAILED ? 0 : base;
+    }
+    """
+    int segment_open(const char* name, size_t size_bytes) nogil
+    int segment_duplicate(int fd) nogil
+    long long segment_size(int fd) nogil
+    void* segment_map(int fd, size_t size_bytes) nogil
+    int munmap(void* base, size_t size_bytes) nogil
+    int close(int fd) nogil
+
+
+cdef class Segment:
+    def __cinit__(self):
+        self.fd = -1
+
+    def __dealloc__(self):
+        if self.base != NULL:
+            munmap(self.base, self.size_bytes)
+        if self.fd >= 0:
+            close(self.fd)
+
+
+cdef Segment segment_create(const char* name, size_t size_bytes):
+    """A new zero-filled segment of exactly `size_bytes`. Raises: OSError."""
+    cdef Segment segment = Segment.__new__(Segment)
+    segment.fd = segment_open(name, size_bytes)
+    if segment.fd < 0:
+        PyErr_SetFromErrno(OSError)
+    return _map(segment, size_bytes)
+
+
+cdef Segment segment_attach(int fd):
+    """The segment behind a descriptor made by another process. Raises: OSError; ValueError when it is empty."""
+    cdef Segment segment = Segment.__new__(Segment)
+    segment.fd = segment_duplicate(fd)
+    if segment.fd < 0:
+        PyErr_SetFromErrno(OSError)
+    cdef long long size_bytes = segment_size(segment.fd)
+    if size_bytes < 0:
+        PyErr_SetFromErrno(OSError)
+    if size_bytes == 0:
+        raise ValueError(f"descriptor {fd} is no shared segment: it is empty")
+    return _map(segment, <size_t>size_bytes)
+
+
+cdef Segment _map(Segment segment, size_t size_bytes):
+    segment.base = <uint8_t*>segment_map(segment.fd, size_bytes)
+    if segment.base == NULL:
+        PyErr_SetFromErrno(OSError)
+    segment.size_bytes = size_bytes
+    return segment
