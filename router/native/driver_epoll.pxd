@@ -1,0 +1,29 @@
+"""The epoll driver: moves the bytes of plain and TLS sockets for the sans-IO core."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from router.native.conn cimport conn_t, driver_t
+
+cdef enum:
+    DRIVER_EVENTS_MAX = 256          # handled per wake, so that no storm starves the Python loop
+    DRIVER_READ_BYTES = 65536        # one recv; also the most that one event can leave in a slow peer's `out`
+    DRIVER_ACCEPTS_MAX = 64          # per listener and wake
+    DRIVER_ACCEPT_PAUSE_US = 100000  # after EMFILE and its like: no busy loop, existing connections live
+
+cdef struct epoll_driver_t:
+    driver_t base                    # first: a driver_t* is an epoll_driver_t*
+    int epoll_fd
+    conn_t* again                    # TLS connections with decrypted bytes that no epoll event will announce
+    conn_t* closed                   # freed after the batch
+    conn_t* paused_listeners
+    uint64_t accept_resume_us        # 0: not paused
+    uint64_t accept_pause_count
+    uint8_t* scratch                 # DRIVER_READ_BYTES, lent to on_data for the length of the call
+    uint8_t* record                  # 16 KiB: pieces of one TLS record
+
+cdef int driver_begin(epoll_driver_t* driver) noexcept nogil
+cdef void driver_end(epoll_driver_t* driver) noexcept nogil
+cdef int driver_adopt(epoll_driver_t* driver, conn_t* conn, int fd, int kind, void* tls) noexcept nogil    # 0, or -1 (fd closed)
+cdef int driver_run(epoll_driver_t* driver, int timeout_ms) noexcept nogil                                  # events handled
+cdef int driver_release(conn_t* conn) noexcept nogil               # gives the socket up without closing it; its fd, or -1 for TLS
+cdef void driver_stop_accepting(epoll_driver_t* driver, conn_t* listener) noexcept nogil
+cdef uint64_t monotonic_us() noexcept nogil

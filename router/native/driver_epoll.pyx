@@ -1,0 +1,559 @@
+"""The epoll driver: moves the bytes of plain and TLS sockets for the sans-IO core.
+
+One level-triggered epoll set; its fd is itself watched by the worker's event loop, which calls `driver_run` when anything is ready.
+A plain read is one recv into a shared scratch block and a plain write one sendmsg straight to the socket; only what the kernel does
+not take is copied, into the connection's `out`. Whoever fills `out` pauses the source, so it holds at most one read's worth.
+
+Invariants: no event is told for a closed connection; memory is freed only after the batch in which it was closed, since a later event
+of that batch may still name it; a send that fails tells nobody, the error arrives as the socket's next event. The registration is
+level-triggered on purpose: a short read then needs no second recv to see EAGAIN.
+"""
+
+from libc.errno cimport EAGAIN, ECONNABORTED, ECONNRESET, EINPROGRESS, EINTR, EMFILE, ENFILE, EPROTO, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.uio cimport iovec
+from posix.unistd cimport close
+
+from router.native.buffer cimport buffer_append, buffer_bytes, buffer_consume, buffer_release, buffer_size
+from router.native.conn cimport (
+    CONN_BLOCKED, CONN_BROKEN, CONN_CLOSE_WHEN_SENT, CONN_CLOSED, CONN_CONNECTING, CONN_DOWNSTREAM, CONN_HANDSHAKING,
+    CONN_LISTENER, CONN_PAUSED, CONN_UPSTREAM, CONN_WANTS_WRITE, conn_t, driver_t,
+)
+from router.native.tls cimport (
+    TLS_CLOSED, TLS_WANTS_READ, TLS_WANTS_WRITE, tls_begin, tls_end, tls_handshake, tls_has_pending, tls_read, tls_write,
+)
+
+cdef extern from "sys/epoll.h" nogil:
+    ctypedef union epoll_data_t:
+        void* ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event* event)
+    int epoll_wait(int epoll_fd, epoll_event* events, int count, int timeout_ms)
+    enum: EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
+    enum: EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP
+
+cdef extern from "sys/socket.h" nogil:
+    struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    struct linger:
+        int l_onoff
+        int l_linger
+    ssize_t recv(int fd, void* data, size_t size, int flags)
+    ssize_t sendmsg(int fd, const msghdr* message, int flags)
+    struct sockaddr:
+        unsigned short sa_family
+    int accept4(int fd, sockaddr* address, uint32_t* length, int flags)
+    int socket(int family, int kind, int protocol)
+    int connect(int fd, const sockaddr* address, uint32_t length)
+    int setsockopt(int fd, int level, int option, const void* value, uint32_t length)
+    int getsockopt(int fd, int level, int option, void* value, uint32_t* length)
+    enum: SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_STREAM, MSG_NOSIGNAL, SOL_SOCKET, SO_ERROR, SO_LINGER, SO_RCVBUF, AF_UNIX
+
+cdef extern from "netinet/in.h" nogil:
+    enum: IPPROTO_TCP
+
+cdef extern from "netinet/tcp.h" nogil:
+    enum: TCP_NODELAY
+
+cdef enum:
+    TLS_RECORD_BYTES = 16384
+    UPSTREAM_RECEIVE_BYTES = 262144  # bounds what the kernel holds for an endpoint whose client has stalled
+
+
+cdef uint64_t monotonic_us() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t>now.tv_sec * 1000000 + <uint64_t>now.tv_nsec // 1000
+
+
+cdef void watch(conn_t* conn, uint32_t events) noexcept nogil:
+    # events 0 with an fd in the set still reports errors and hang-ups, for ever: such a conn leaves the set (see `handle`).
+    cdef epoll_event event
+    cdef epoll_driver_t* driver = <epoll_driver_t*>conn.driver
+    if conn.events == events:
+        return
+    event.events = events & ~DETACHED
+    event.data.ptr = conn
+    if events & DETACHED:
+        epoll_ctl(driver.epoll_fd, EPOLL_CTL_DEL, conn.fd, &event)
+    elif conn.events & DETACHED:
+        epoll_ctl(driver.epoll_fd, EPOLL_CTL_ADD, conn.fd, &event)
+    else:
+        epoll_ctl(driver.epoll_fd, EPOLL_CTL_MOD, conn.fd, &event)
+    conn.events = events
+
+cdef enum:
+    DETACHED = 1 << 27               # not in the epoll set; a bit that epoll does not use
+
+
+cdef void watch_as_needed(conn_t* conn) noexcept nogil:
+    cdef uint32_t events = 0
+    if not conn.flags & CONN_PAUSED:
+        events = EPOLLIN | EPOLLRDHUP
+    elif conn.kind == CONN_DOWNSTREAM:
+        events = EPOLLRDHUP          # a client that goes away is noticed while nothing more is read from it
+    if conn.flags & (CONN_BLOCKED | CONN_WANTS_WRITE):
+        events |= EPOLLOUT
+    watch(conn, events)
+
+
+cdef int driver_begin(epoll_driver_t* driver) noexcept nogil:
+    memset(driver, 0, sizeof(epoll_driver_t))
+    driver.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+    driver.scratch = <uint8_t*>malloc(DRIVER_READ_BYTES)
+    driver.record = <uint8_t*>malloc(TLS_RECORD_BYTES)
+    driver.base.connect = driver_connect
+    driver.base.send = driver_send
+    driver.base.pause_reading = driver_pause
+    driver.base.resume_reading = driver_resume
+    driver.base.close = driver_close
+    driver.base.abort = driver_abort
+    driver.base.close_when_sent = driver_close_when_sent
+    driver.base.now_us = monotonic_us()
+    return 0 if driver.epoll_fd >= 0 and driver.scratch != NULL and driver.record != NULL else -1
+
+
+cdef void driver_end(epoll_driver_t* driver) noexcept nogil:
+    free_closed(driver)
+    if driver.epoll_fd >= 0:
+        close(driver.epoll_fd)
+    driver.epoll_fd = -1
+    free(driver.scratch)
+    free(driver.record)
+    driver.scratch = driver.record = NULL
+
+
+cdef int driver_adopt(epoll_driver_t* driver, conn_t* conn, int fd, int kind, void* tls) noexcept nogil:
+    cdef epoll_event event
+    conn.driver = &driver.base
+    conn.fd = fd
+    conn.kind = <uint8_t>kind
+    conn.tls = tls
+    if tls != NULL:
+        conn.flags |= CONN_HANDSHAKING
+    conn.events = EPOLLIN if kind == CONN_LISTENER else EPOLLIN | EPOLLRDHUP
+    event.events = conn.events
+    event.data.ptr = conn
+    if epoll_ctl(driver.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+        if tls != NULL:
+            tls_end(tls, False)
+        close(fd)
+        return -1
+    return 0
+
+
+cdef int driver_connect(driver_t* base, conn_t* conn, const void* address, uint32_t address_length, void* tls_context,
+                        const char* server_name) noexcept nogil:
+    cdef epoll_driver_t* driver = <epoll_driver_t*>base
+    cdef epoll_event event
+    cdef int family = (<const sockaddr*>address).sa_family
+    cdef int one = 1
+    cdef int receive_bytes = UPSTREAM_RECEIVE_BYTES
+    cdef int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    if fd < 0:
+        return -1
+    if family != AF_UNIX:
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(int))
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof(int))
+    if connect(fd, <const sockaddr*>address, address_length) < 0 and errno != EINPROGRESS:
+        close(fd)
+        return -1
+    conn.driver = base
+    conn.fd = fd
+    conn.kind = CONN_UPSTREAM
+    conn.flags = CONN_CONNECTING
+    if tls_context != NULL:
+        conn.tls = tls_begin(tls_context, fd, False, server_name, server_name != NULL)
+        if conn.tls == NULL:
+            close(fd)
+            return -1
+    conn.events = EPOLLOUT
+    event.events = conn.events
+    event.data.ptr = conn
+    if epoll_ctl(driver.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+        if conn.tls != NULL:
+            tls_end(conn.tls, False)
+        close(fd)
+        return -1
+    return 0
+
+
+cdef int hold(conn_t* conn, const uint8_t* data, size_t size) noexcept nogil:
+    if buffer_append(&conn.out, data, size) < 0:
+        conn.flags |= CONN_BROKEN
+        return -1
+    if not conn.flags & CONN_BLOCKED:
+        conn.flags |= CONN_BLOCKED
+        if not conn.flags & (CONN_CONNECTING | CONN_HANDSHAKING):
+            watch_as_needed(conn)
+    return 1
+
+
+cdef int driver_send(conn_t* conn, iovec* pieces, int count) noexcept nogil:
+    cdef msghdr message
+    cdef ssize_t taken
+    cdef int index
+    cdef int held = 0
+    if conn.flags & (CONN_BROKEN | CONN_CLOSED):
+        return -1
+    if conn.flags & (CONN_BLOCKED | CONN_CONNECTING | CONN_HANDSHAKING):
+        for index in range(count):
+            held = hold(conn, <const uint8_t*>pieces[index].iov_base, pieces[index].iov_len)
+        return held
+    if conn.tls != NULL:
+        return send_records(conn, pieces, count)
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = pieces
+    message.msg_iovlen = count
+    taken = sendmsg(conn.fd, &message, MSG_NOSIGNAL)
+    if taken < 0:
+        if errno != EAGAIN and errno != EINTR:
+            conn.flags |= CONN_BROKEN
+            return -1
+        taken = 0
+    for index in range(count):
+        if <size_t>taken >= pieces[index].iov_len:
+            taken -= pieces[index].iov_len
+            continue
+        held = hold(conn, <const uint8_t*>pieces[index].iov_base + taken, pieces[index].iov_len - taken)
+        taken = 0
+    return held
+
+
+cdef int send_records(conn_t* conn, iovec* pieces, int count) noexcept nogil:
+    # Pieces are gathered so that a head and its body leave as one record.
+    cdef epoll_driver_t* driver = <epoll_driver_t*>conn.driver
+    cdef size_t filled = 0
+    cdef size_t offset, room
+    cdef int index
+    cdef int held = 0
+    for index in range(count):
+        offset = 0
+        while offset < pieces[index].iov_len:
+            if held:
+                return -1 if hold(conn, <const uint8_t*>pieces[index].iov_base + offset,
+                                  pieces[index].iov_len - offset) < 0 else send_rest(conn, pieces, index + 1, count)
+            room = TLS_RECORD_BYTES - filled
+            if room > pieces[index].iov_len - offset:
+                room = pieces[index].iov_len - offset
+            memcpy(driver.record + filled, <const uint8_t*>pieces[index].iov_base + offset, room)
+            filled += room
+            offset += room
+            if filled == TLS_RECORD_BYTES:
+                held = send_record(conn, driver.record, filled)
+                if held < 0:
+                    return -1
+                filled = 0
+    if filled and not held:
+        held = send_record(conn, driver.record, filled)
+    return held
+
+
+cdef int send_rest(conn_t* conn, iovec* pieces, int index, int count) noexcept nogil:
+    while index < count:
+        if hold(conn, <const uint8_t*>pieces[index].iov_base, pieces[index].iov_len) < 0:
+            return -1
+        index += 1
+    return 1
+
+
+cdef int send_record(conn_t* conn, const uint8_t* data, size_t size) noexcept nogil:
+    cdef int64_t taken
+    cdef size_t offset = 0
+    while offset < size:
+        taken = tls_write(conn.tls, data + offset, size - offset)
+        if taken == TLS_WANTS_READ or taken == TLS_WANTS_WRITE:
+            return hold(conn, data + offset, size - offset)
+        if taken < 0:
+            conn.flags |= CONN_BROKEN
+            return -1
+        offset += taken
+    return 0
+
+
+cdef void driver_pause(conn_t* conn) noexcept nogil:
+    if conn.flags & (CONN_PAUSED | CONN_CLOSED):
+        return
+    conn.flags |= CONN_PAUSED
+    if not conn.flags & (CONN_CONNECTING | CONN_HANDSHAKING):
+        watch_as_needed(conn)
+
+
+cdef void driver_resume(conn_t* conn) noexcept nogil:
+    cdef epoll_driver_t* driver = <epoll_driver_t*>conn.driver
+    if not conn.flags & CONN_PAUSED or conn.flags & CONN_CLOSED:
+        return
+    conn.flags &= ~CONN_PAUSED
+    if conn.flags & (CONN_CONNECTING | CONN_HANDSHAKING):
+        return
+    watch_as_needed(conn)
+    if conn.tls != NULL and not conn.is_queued and tls_has_pending(conn.tls):
+        conn.is_queued = 1
+        conn.next = driver.again
+        driver.again = conn
+
+
+cdef void retire(conn_t* conn, bint orderly) noexcept nogil:
+    cdef epoll_driver_t* driver = <epoll_driver_t*>conn.driver
+    if conn.flags & CONN_CLOSED:
+        return
+    conn.flags |= CONN_CLOSED
+    if conn.tls != NULL:
+        tls_end(conn.tls, orderly and not conn.flags & (CONN_HANDSHAKING | CONN_CONNECTING | CONN_BROKEN))
+        conn.tls = NULL
+    close(conn.fd)                   # leaves the epoll set with it
+    conn.fd = -1
+    buffer_release(&conn.out)
+    if not conn.is_queued:           # else it joins the list when the read-again list is walked
+        conn.next = driver.closed
+        driver.closed = conn
+
+
+cdef void driver_close(conn_t* conn) noexcept nogil:
+    retire(conn, True)
+
+
+cdef void driver_abort(conn_t* conn) noexcept nogil:
+    cdef linger option
+    if conn.flags & CONN_CLOSED:
+        return
+    # Only a reset tells the peer that what it has is not all there is.
+    option.l_onoff = 1
+    option.l_linger = 0
+    setsockopt(conn.fd, SOL_SOCKET, SO_LINGER, &option, sizeof(option))
+    retire(conn, False)
+
+
+cdef void driver_close_when_sent(conn_t* conn) noexcept nogil:
+    if conn.flags & CONN_BLOCKED and not conn.flags & CONN_BROKEN:
+        conn.flags |= CONN_CLOSE_WHEN_SENT
+    else:
+        driver_close(conn)
+
+
+cdef int driver_release(conn_t* conn) noexcept nogil:
+    cdef epoll_driver_t* driver = <epoll_driver_t*>conn.driver
+    cdef epoll_event event
+    cdef int fd = conn.fd
+    if conn.tls != NULL or conn.flags & CONN_CLOSED:
+        return -1
+    epoll_ctl(driver.epoll_fd, EPOLL_CTL_DEL, fd, &event)
+    conn.flags |= CONN_CLOSED
+    conn.fd = -1
+    buffer_release(&conn.out)
+    if not conn.is_queued:
+        conn.next = driver.closed
+        driver.closed = conn
+    return fd
+
+
+cdef void driver_stop_accepting(epoll_driver_t* driver, conn_t* listener) noexcept nogil:
+    watch(listener, DETACHED)
+
+
+cdef void free_closed(epoll_driver_t* driver) noexcept nogil:
+    cdef conn_t* conn = driver.closed
+    cdef conn_t* following
+    driver.closed = NULL
+    while conn != NULL:
+        following = conn.next
+        free(conn)
+        conn = following
+
+
+cdef void accept_some(epoll_driver_t* driver, conn_t* listener) noexcept nogil:
+    cdef uint8_t raw[128]
+    cdef uint32_t length
+    cdef int fd
+    cdef int turn
+    for turn in range(DRIVER_ACCEPTS_MAX):
+        length = sizeof(raw)
+        fd = accept4(listener.fd, <sockaddr*>raw, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd >= 0:
+            driver.base.on_accepted(&driver.base, listener, fd, raw, length)
+            if listener.events & DETACHED:
+                return
+            continue
+        if errno == ECONNABORTED or errno == EINTR or errno == EPROTO:
+            continue
+        if errno != EAGAIN:          # EMFILE, ENFILE, ENOBUFS, ENOMEM: the backlog keeps them meanwhile
+            driver_pause_accepting(driver, listener)
+        return
+
+
+cdef void driver_pause_accepting(epoll_driver_t* driver, conn_t* listener) noexcept nogil:
+    watch(listener, DETACHED)
+    listener.next = driver.paused_listeners
+    driver.paused_listeners = listener
+    driver.accept_resume_us = driver.base.now_us + DRIVER_ACCEPT_PAUSE_US
+    driver.accept_pause_count += 1
+
+
+cdef void resume_accepting(epoll_driver_t* driver) noexcept nogil:
+    cdef conn_t* listener = driver.paused_listeners
+    driver.paused_listeners = NULL
+    driver.accept_resume_us = 0
+    while listener != NULL:
+        if not listener.flags & CONN_CLOSED:
+            watch(listener, EPOLLIN)
+        listener = listener.next
+
+
+cdef void establish(conn_t* conn) noexcept nogil:
+    cdef int error = 0
+    cdef uint32_t length = sizeof(int)
+    cdef int result
+    if conn.flags & CONN_CONNECTING:
+        getsockopt(conn.fd, SOL_SOCKET, SO_ERROR, &error, &length)
+        if error:
+            conn.driver.on_eof(conn, error)
+            return
+        conn.flags &= ~CONN_CONNECTING
+        if conn.tls != NULL:
+            conn.flags |= CONN_HANDSHAKING
+    if conn.flags & CONN_HANDSHAKING:
+        result = tls_handshake(conn.tls)
+        if result == TLS_WANTS_READ:
+            watch(conn, EPOLLIN | EPOLLRDHUP)
+            return
+        if result == TLS_WANTS_WRITE:
+            watch(conn, EPOLLOUT)
+            return
+        if result < 0:
+            conn.driver.on_eof(conn, EPROTO)
+            return
+        conn.flags &= ~CONN_HANDSHAKING
+    watch_as_needed(conn)
+    conn.driver.on_connected(conn)
+    if conn.flags & CONN_CLOSED:
+        return
+    if buffer_size(&conn.out):
+        flush(conn)
+    if not conn.flags & (CONN_CLOSED | CONN_PAUSED) and conn.tls != NULL and tls_has_pending(conn.tls):
+        read_some(conn)
+
+
+cdef void flush(conn_t* conn) noexcept nogil:
+    cdef int64_t taken
+    cdef msghdr message
+    cdef iovec piece
+    conn.flags &= ~CONN_WANTS_WRITE
+    while buffer_size(&conn.out):
+        if conn.tls != NULL:
+            taken = tls_write(conn.tls, buffer_bytes(&conn.out), buffer_size(&conn.out))
+            if taken == TLS_WANTS_READ or taken == TLS_WANTS_WRITE:
+                return
+        else:
+            memset(&message, 0, sizeof(message))
+            piece.iov_base = buffer_bytes(&conn.out)
+            piece.iov_len = buffer_size(&conn.out)
+            message.msg_iov = &piece
+            message.msg_iovlen = 1
+            taken = sendmsg(conn.fd, &message, MSG_NOSIGNAL)
+            if taken < 0 and (errno == EAGAIN or errno == EINTR):
+                return
+        if taken < 0:
+            conn.flags |= CONN_BROKEN
+            conn.driver.on_eof(conn, ECONNRESET)
+            return
+        buffer_consume(&conn.out, taken)
+    if conn.flags & CONN_CLOSE_WHEN_SENT:
+        conn.driver.on_eof(conn, 0)
+        return
+    if conn.flags & CONN_BLOCKED:
+        conn.flags &= ~CONN_BLOCKED
+        watch_as_needed(conn)
+        conn.driver.on_drained(conn)
+
+
+cdef void read_some(conn_t* conn) noexcept nogil:
+    cdef epoll_driver_t* driver = <epoll_driver_t*>conn.driver
+    cdef int64_t size
+    if conn.tls == NULL:
+        size = recv(conn.fd, driver.scratch, DRIVER_READ_BYTES, 0)
+        if size > 0:
+            driver.base.on_data(conn, driver.scratch, size)
+        elif size == 0:
+            driver.base.on_eof(conn, 0)
+        elif errno != EAGAIN and errno != EINTR:
+            driver.base.on_eof(conn, errno)
+        return
+    while True:
+        size = tls_read(conn.tls, driver.scratch, DRIVER_READ_BYTES)
+        if size > 0:
+            driver.base.on_data(conn, driver.scratch, size)
+            if conn.flags & (CONN_CLOSED | CONN_PAUSED) or not tls_has_pending(conn.tls):
+                return
+            continue
+        if size == TLS_WANTS_WRITE:
+            conn.flags |= CONN_WANTS_WRITE
+            watch_as_needed(conn)
+        elif size == TLS_CLOSED:
+            driver.base.on_eof(conn, 0)
+        elif size != TLS_WANTS_READ:
+            driver.base.on_eof(conn, ECONNRESET)
+        return
+
+
+cdef void handle(conn_t* conn, uint32_t events) noexcept nogil:
+    cdef int error = 0
+    cdef uint32_t length = sizeof(int)
+    if conn.flags & (CONN_CONNECTING | CONN_HANDSHAKING):
+        establish(conn)
+        return
+    if events & EPOLLOUT:
+        flush(conn)
+        if conn.flags & CONN_CLOSED:
+            return
+    if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR) == 0:
+        return
+    if not conn.flags & CONN_PAUSED:
+        read_some(conn)
+        return
+    if conn.kind == CONN_DOWNSTREAM or conn.flags & CONN_BROKEN:
+        if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            getsockopt(conn.fd, SOL_SOCKET, SO_ERROR, &error, &length)
+            conn.driver.on_eof(conn, error)
+        return
+    # A paused upstream that has ended: its last bytes are still to be read, and epoll would report the end for ever.
+    if events & (EPOLLHUP | EPOLLERR):
+        watch(conn, DETACHED)
+
+
+cdef int driver_run(epoll_driver_t* driver, int timeout_ms) noexcept nogil:
+    cdef epoll_event events[DRIVER_EVENTS_MAX]
+    cdef conn_t* conn
+    cdef int count
+    cdef int index
+    count = epoll_wait(driver.epoll_fd, events, DRIVER_EVENTS_MAX, timeout_ms)
+    driver.base.now_us = monotonic_us()
+    if driver.accept_resume_us and driver.base.now_us >= driver.accept_resume_us:
+        resume_accepting(driver)
+    for index in range(count):
+        conn = <conn_t*>events[index].data.ptr
+        if conn.flags & CONN_CLOSED:
+            continue
+        if index:
+            driver.base.now_us = monotonic_us()
+        if conn.kind == CONN_LISTENER:
+            accept_some(driver, conn)
+        else:
+            handle(conn, events[index].events)
+    while driver.again != NULL:
+        conn = driver.again
+        driver.again = conn.next
+        conn.is_queued = 0
+        if conn.flags & CONN_CLOSED:
+            conn.next = driver.closed
+            driver.closed = conn
+        elif not conn.flags & CONN_PAUSED:
+            read_some(conn)
+    free_closed(driver)
+    return count if count > 0 else 0
