@@ -1,8 +1,8 @@
 """In-flight counts and latency estimates per endpoint, in memory shared by all workers and the supervisor.
 
-Each worker writes only its own column of in-flight cells and the sum over columns is the count, so that a worker's pick is seen
-by the next pick of any other, and a dead worker's share is settled by clearing its column: no race can leak or double a charge.
-Estimates (EWMA) are packed value+stamp words updated by compare-and-swap.
+Each worker writes only its own column of in-flight cells and the sum over columns is the count, so that a worker's pick
+is seen by the next pick of any other, and a dead worker's share is settled by clearing its column: no race can leak or
+double a charge. Estimates (EWMA) are packed value+stamp words updated by compare-and-swap.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -36,7 +36,9 @@ cdef void load_observe_itl(load_table_t* table, uint32_t slot, uint32_t itl_us, 
 cdef void load_observe_outcome(load_table_t* table, uint32_t slot, bint failed, uint64_t now_us) noexcept nogil
 # A connect failure ejects at once for base_us doubled with each failure in a row up to max_us; a success readmits.
 # A failure while ejected is an attempt begun before the ejection, or a last resort: it neither doubles nor prolongs.
-cdef void load_eject(load_table_t* table, uint32_t slot, uint64_t now_us, uint64_t base_us, uint64_t max_us) noexcept nogil
+cdef void load_eject(
+    load_table_t* table, uint32_t slot, uint64_t now_us, uint64_t base_us, uint64_t max_us
+) noexcept nogil
 cdef void load_readmit(load_table_t* table, uint32_t slot) noexcept nogil
 cdef bint load_is_ejected(load_table_t* table, uint32_t slot, uint64_t now_us) noexcept nogil
 # No slot is ejected from this time on: one read that spares a pick all the others.

@@ -1,4 +1,4 @@
-"""Python's view of the load table: the supervisor creates it and settles columns, admin and metrics read it."""
+"""The load table as Python sees it: the supervisor creates it and settles columns, admin and metrics read it."""
 
 from typing import TypedDict
 
@@ -13,14 +13,14 @@ class LoadView(TypedDict):
 class LoadTable:
     """In-flight counts and estimates of all endpoints, shared between processes.
 
-    Raises (every method): IndexError for a slot or column that is not there, OverflowError for a negative number.
+    Raises (every method): IndexError for a slot or column that is not there, OverflowError below zero.
     """
 
     fd: int
     """The segment's descriptor, owned by the table: pass it to children, do not close it."""
     @staticmethod
     def create(slot_count: int, column_count: int) -> LoadTable:
-        """A zeroed table of at least `slot_count` slots (rounded up to a cache line) and exactly `column_count` columns."""
+        """A zeroed table of `slot_count` slots, rounded up to a cache line of cells, and `column_count` columns."""
     @staticmethod
     def attach(fd: int) -> LoadTable:
         """The table behind a descriptor made by `create` elsewhere; `fd` stays the caller's.
@@ -59,4 +59,4 @@ class LoadTable:
     def readmit(self, slot: int) -> None: ...
     def is_ejected(self, slot: int, now_us: int) -> bool: ...
     def churn(self, column: int, slot: int, round_count: int) -> None:
-        """Charges, observes and releases `round_count` times in native code: for contention tests and benches."""
+        """Charges, observes and releases `round_count` times in native code: for tests and benches."""

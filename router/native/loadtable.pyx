@@ -2,15 +2,17 @@
 
 Layout of the segment: a header page, then cells[column][slot] (a worker's column is whole cache lines that nobody else
 writes), then two cache lines per slot: one with what picks read (the ejection word), one with what attempts write.
-Invariant: the in-flight count of a slot is the sum of its cells over the active columns, and every cell has one writer: the
-worker that owns the column, or the supervisor once that worker is dead. So a charge is a plain store, is seen by the next
-pick of any other worker, and a worker killed at any instruction leaks nothing: `clear_column` settles its share.
+Invariant: the in-flight count of a slot is the sum of its cells over the active columns, and every cell has one writer:
+the worker that owns the column, or the supervisor once that worker is dead. So a charge is a plain store, is seen by
+the next pick of any other worker, and a worker killed at any instruction leaks nothing: `clear_column` settles its
+share.
 
 Estimates are 64-bit words, (float32 value, uint32 stamp in ms), replaced by compare-and-swap. With tau = EWMA_TAU_US,
     w = 1 - exp(-max(now - stamp, 1 ms) / tau),   value += (sample - value) * w
-so the estimate covers the last tau or the last tau / 1 ms samples, whichever is less; the floor of 1 ms keeps samples that
-fall into one millisecond from counting for nothing. The first sample is the value. The error ratio starts at 0 and one outcome
-moves it by at most ERROR_WEIGHT_MAX, so that one failure after a quiet hour does not read as a dead endpoint.
+so the estimate covers the last tau or the last tau / 1 ms samples, whichever is less; the floor of 1 ms keeps samples
+that fall into one millisecond from counting for nothing. The first sample is the value. The error ratio starts at 0 and
+one outcome moves it by at most ERROR_WEIGHT_MAX, so that one failure after a quiet hour does not read as a dead
+endpoint.
 """
 
 from libc.math cimport expm1f

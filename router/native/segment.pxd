@@ -1,7 +1,7 @@
 """A sealed memfd mapped into this process: what the load table and the metrics table live in.
 
-Invariant: a segment never changes size (sealed), so that a mapping of it can never fault. The creator's descriptor is passed
-to other processes, which map the same bytes with `segment_attach`. What the bytes mean is the table's business.
+Invariant: a segment never changes size (sealed), so that a mapping of it can never fault. The creator's descriptor is
+passed to other processes, which map the same bytes with `segment_attach`. What the bytes mean is the table's business.
 """
 
 from libc.stdint cimport uint8_t

@@ -1,7 +1,8 @@
 """A sealed memfd mapped into this process: what the load table and the metrics table live in.
 
-Pages are allocated by the kernel when first touched, so a table may be laid out for its bounds and cost only what is used.
-Neighbours: loadtable and metrics put a header with magic, layout version and sizes at the start and check it on attach.
+Pages are allocated by the kernel when first touched, so a table may be laid out for its bounds and cost only what is
+used. Neighbours: loadtable and metrics put a header with magic, layout version and sizes at the start and check it on
+attach.
 """
 
 from cpython.exc cimport PyErr_SetFromErrno
