@@ -1,0 +1,548 @@
+"""The configuration: one frozen schema, and the source of docs/reference/configuration.md.
+
+Every field has its bounds and its description here, so that `fairlead check`, the JSON Schema and the
+reference page cannot disagree. What one field cannot say (names that refer to each other, contradictions)
+is in validate.py; how a file becomes this is in router/config.py.
+
+Invariant: a `Config` that router/config.py returned is whole and consistent; nobody checks it again. It
+never changes: a reload makes another one. Units end the names; `_ms` is used in the configuration only.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+from msgspec.structs import force_setattr
+
+from router import limits
+from router.schema.address import parse_endpoint_url
+from router.schema.secret import Secret
+
+DAY_MS = 86_400_000  # no timer needs to run for longer; also keeps microseconds well inside 64 bits
+
+Name = Annotated[
+    str, Meta(min_length=1, max_length=limits.NAME_BYTES_MAX, pattern=r"^[A-Za-z0-9\[][A-Za-z0-9._:\[\]/-]*$")
+]
+ModelName = Annotated[str, Meta(min_length=1, max_length=limits.MODEL_BYTES_MAX)]
+Pattern = Annotated[str, Meta(min_length=1, max_length=limits.PATTERN_BYTES_MAX)]
+Milliseconds = Annotated[int, Meta(ge=1, le=DAY_MS)]
+MillisecondsOrOff = Annotated[int, Meta(ge=0, le=DAY_MS)]
+FilePath = Annotated[str, Meta(min_length=1, max_length=4096)]
+HeaderName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+Price = Annotated[float, Meta(ge=0, le=1e9)]
+
+
+class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class TlsVersion(StrEnum):
+    """The oldest TLS version that is spoken."""
+
+    TLS_1_2 = "1.2"
+    TLS_1_3 = "1.3"
+
+
+class ListenerTls(_Section, frozen=True, kw_only=True):
+    """TLS towards clients. Changed files are picked up; open connections keep what they have."""
+
+    cert: Annotated[FilePath, Meta(description="PEM file: the certificate and its chain.")]
+    key: Annotated[FilePath, Meta(description="PEM file: the certificate's private key.")]
+    min_version: Annotated[TlsVersion, Meta(description="Oldest TLS version that is accepted.")] = (
+        TlsVersion.TLS_1_2
+    )
+
+
+class Listener(_Section, frozen=True, kw_only=True):
+    """Where clients connect."""
+
+    address: Annotated[
+        str,
+        Meta(
+            description="`host:port`, `[v6]:port` or `unix:/path`. Port 0 takes any free port.",
+            examples=["127.0.0.1:8080", "[::]:8443", "unix:/run/fairlead/traffic.sock"],
+        ),
+    ]
+    tls: Annotated[ListenerTls | None, Meta(description="Absent: plain HTTP.")] = None
+
+
+class Admin(_Section, frozen=True, kw_only=True):
+    """Where operators and scrapers connect: /livez, /readyz, /metrics, /debug."""
+
+    address: Annotated[str, Meta(description="As a listener's address.")] = "127.0.0.1:9090"
+    token: Annotated[
+        Secret | None,
+        Meta(
+            description="Bearer token asked of every request but the probes. Needed when the "
+            "address is not loopback."
+        ),
+    ] = None
+
+
+class Limits(_Section, frozen=True, kw_only=True):
+    """Bounds; `router/limits.py` has the reason for each default. Per worker where nothing else is said."""
+
+    head_bytes_max: Annotated[
+        int,
+        Meta(ge=1024, le=limits.HEAD_BYTES_MAX, description="Request or response head; more is 431 or 502."),
+    ] = limits.HEAD_BYTES_DEFAULT
+    target_bytes_max: Annotated[
+        int, Meta(ge=256, le=limits.TARGET_BYTES_MAX, description="Request target; more is 414.")
+    ] = limits.TARGET_BYTES_DEFAULT
+    body_bytes_max: Annotated[
+        int, Meta(ge=1024, le=limits.BODY_BYTES_MAX, description="Request body; more is 413.")
+    ] = limits.BODY_BYTES_DEFAULT
+    retry_buffer_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=limits.RETRY_BUFFER_BYTES_MAX,
+            description="A body up to this size is held so that another endpoint can be tried; a "
+            "larger one is cut through.",
+        ),
+    ] = limits.RETRY_BUFFER_BYTES_DEFAULT
+    buffered_body_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=limits.MIB,
+            le=limits.BUFFERED_BODY_BYTES_MAX,
+            description="All held bodies together; past it new ones are refused with 503.",
+        ),
+    ] = limits.BUFFERED_BODY_BYTES_DEFAULT
+    relay_buffer_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=limits.RELAY_BUFFER_BYTES_MIN,
+            le=limits.RELAY_BUFFER_BYTES_MAX,
+            description="Memory of one exchange for bytes its peer has not taken yet; past it the "
+            "other side is paused.",
+        ),
+    ] = limits.RELAY_BUFFER_BYTES_DEFAULT
+    downstream_connections_max: Annotated[
+        int,
+        Meta(
+            ge=limits.DOWNSTREAM_CONNECTIONS_MIN,
+            le=limits.DOWNSTREAM_CONNECTIONS_MAX,
+            description="Client connections; lowered at start to what the open-files limit allows.",
+        ),
+    ] = limits.DOWNSTREAM_CONNECTIONS_DEFAULT
+    upstream_connections_per_endpoint_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=limits.UPSTREAM_CONNECTIONS_PER_ENDPOINT_MAX,
+            description="Connections to one endpoint; `capacity.connections_max` of an endpoint "
+            "overrides it.",
+        ),
+    ] = limits.UPSTREAM_CONNECTIONS_PER_ENDPOINT_DEFAULT
+    idle_upstream_connections_per_endpoint_max: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=limits.UPSTREAM_CONNECTIONS_PER_ENDPOINT_MAX,
+            description="Of these, how many are kept open for reuse; 0 closes each after its answer.",
+        ),
+    ] = limits.IDLE_UPSTREAM_CONNECTIONS_PER_ENDPOINT_DEFAULT
+
+
+class Timeouts(_Section, frozen=True, kw_only=True):
+    """How long each thing may take, in milliseconds."""
+
+    connect_ms: Annotated[
+        Milliseconds, Meta(description="TCP connection to an endpoint, all its addresses together.")
+    ] = 2_000
+    tls_ms: Annotated[Milliseconds, Meta(description="TLS handshake, on either side.")] = 5_000
+    head_ms: Annotated[Milliseconds, Meta(description="A request head, from its first byte to its last.")] = (
+        10_000
+    )
+    body_ms: Annotated[Milliseconds, Meta(description="Gap between two reads of a request body.")] = 30_000
+    first_byte_ms: Annotated[
+        Milliseconds,
+        Meta(description="From the request sent to the first byte of the answer: queueing and prefill."),
+    ] = 300_000
+    idle_ms: Annotated[
+        Milliseconds, Meta(description="Gap between two reads of an answer that has begun.")
+    ] = 60_000
+    total_ms: Annotated[
+        MillisecondsOrOff,
+        Meta(description="The whole exchange, from its head to the last byte; 0 is no bound."),
+    ] = 600_000
+    keep_alive_ms: Annotated[
+        Milliseconds, Meta(description="How long an idle client connection is kept.")
+    ] = 75_000
+    upstream_idle_ms: Annotated[
+        Milliseconds,
+        Meta(
+            description="How long an idle endpoint connection is kept; shorter than the engine's "
+            "own keep-alive."
+        ),
+    ] = 60_000
+    write_stall_ms: Annotated[
+        Milliseconds, Meta(description="How long a peer may take nothing of what is waiting for it.")
+    ] = 60_000
+
+
+class RouteTimeouts(_Section, frozen=True, kw_only=True):
+    """What a route changes of `timeouts`; an absent field keeps the global value."""
+
+    connect_ms: Annotated[Milliseconds | None, Meta(description="As `timeouts.connect_ms`.")] = None
+    tls_ms: Annotated[Milliseconds | None, Meta(description="As `timeouts.tls_ms`, towards endpoints.")] = (
+        None
+    )
+    body_ms: Annotated[Milliseconds | None, Meta(description="As `timeouts.body_ms`.")] = None
+    first_byte_ms: Annotated[Milliseconds | None, Meta(description="As `timeouts.first_byte_ms`.")] = None
+    idle_ms: Annotated[Milliseconds | None, Meta(description="As `timeouts.idle_ms`.")] = None
+    total_ms: Annotated[MillisecondsOrOff | None, Meta(description="As `timeouts.total_ms`.")] = None
+    write_stall_ms: Annotated[Milliseconds | None, Meta(description="As `timeouts.write_stall_ms`.")] = None
+
+
+class HashKey(StrEnum):
+    """What makes two requests go to the same endpoint."""
+
+    HEADER = "header"  # the value of the header that `header` names
+    USER = "user"  # the body's `user` field
+    PROMPT = "prompt"  # the first KiB of the prompt, where a conversation's turns agree
+
+
+class _HashPolicy(_Section, frozen=True, kw_only=True):
+    key: Annotated[
+        HashKey,
+        Meta(
+            description="`header`, the body's `user`, or the beginning of the `prompt`. A request "
+            "without it goes anywhere."
+        ),
+    ] = HashKey.PROMPT
+    header: Annotated[HeaderName, Meta(description="The header's name, used when `key` is `header`.")] = (
+        "x-session-id"
+    )
+
+
+class P2c(_Section, frozen=True, kw_only=True, tag_field="type", tag="p2c"):
+    """The less busy of two endpoints chosen at random: in-flight requests divided by weight."""
+
+
+class RoundRobin(_Section, frozen=True, kw_only=True, tag_field="type", tag="round_robin"):
+    """Each in turn, by weight. Blind to load: for endpoints and requests that are all alike."""
+
+
+class Rendezvous(_HashPolicy, frozen=True, kw_only=True, tag_field="type", tag="rendezvous"):
+    """The same key to the same endpoint; one that goes moves only its own keys. Blind to load."""
+
+
+class BoundedRing(_HashPolicy, frozen=True, kw_only=True, tag_field="type", tag="bounded_ring"):
+    """The same key to the same endpoint unless that has more than its share; then to the next on the ring."""
+
+    load_factor: Annotated[
+        float,
+        Meta(
+            ge=1.0,
+            le=10.0,
+            description="Most in-flight requests an endpoint takes, as a multiple of the mean.",
+        ),
+    ] = 1.25
+
+
+class LeastInFlight(_Section, frozen=True, kw_only=True, tag_field="type", tag="least_in_flight"):
+    """The least busy of all: in-flight requests divided by weight."""
+
+
+class Random(_Section, frozen=True, kw_only=True, tag_field="type", tag="random"):
+    """Any, by weight."""
+
+
+Policy = P2c | RoundRobin | Rendezvous | BoundedRing | LeastInFlight | Random
+
+
+class Engine(StrEnum):
+    """The software of an endpoint; decides how its metrics and errors are read."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    TGI = "tgi"
+    TRITON = "triton"
+    LLAMACPP = "llamacpp"
+    OLLAMA = "ollama"
+    OPENAI = "openai"
+    OTHER = "other"
+
+
+class Capacity(_Section, frozen=True, kw_only=True):
+    """What one endpoint is given at most."""
+
+    connections_max: Annotated[
+        Annotated[int, Meta(ge=1, le=limits.UPSTREAM_CONNECTIONS_PER_ENDPOINT_MAX)] | None,
+        Meta(
+            description="Connections of one worker; absent: `limits.upstream_connections_per_endpoint_max`.",
+        ),
+    ] = None
+    in_flight_max: Annotated[
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
+        Meta(
+            description="Requests in flight, all workers together; absent: as many as connections.",
+        ),
+    ] = None
+
+
+class EndpointPrice(_Section, frozen=True, kw_only=True):
+    """What its work costs, in any one currency: by tokens, or by the hour."""
+
+    input_per_million_tokens: Annotated[
+        Price | None, Meta(description="Price of a million prompt tokens.")
+    ] = None
+    output_per_million_tokens: Annotated[
+        Price | None, Meta(description="Price of a million generated tokens.")
+    ] = None
+    gpu_hour: Annotated[Price | None, Meta(description="Price of an hour of the machine, busy or not.")] = (
+        None
+    )
+
+
+class EndpointTls(_Section, frozen=True, kw_only=True):
+    """TLS towards an https endpoint."""
+
+    verify: Annotated[
+        bool, Meta(description="Check the certificate and its name. `false` trusts anyone on the way.")
+    ] = True
+    ca_file: Annotated[
+        FilePath | None, Meta(description="PEM file of trusted authorities; absent: the system's.")
+    ] = None
+    server_name: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=253)] | None,
+        Meta(description="Name sent as SNI and checked in the certificate; absent: the URL's host."),
+    ] = None
+    cert_file: Annotated[FilePath | None, Meta(description="PEM file of our own client certificate.")] = None
+    key_file: Annotated[FilePath | None, Meta(description="PEM file of that certificate's key.")] = None
+
+
+class EndpointAuth(_Section, frozen=True, kw_only=True):
+    """The key an endpoint is called with. Clients' keys stop here unless `pass_client_key` says otherwise."""
+
+    bearer: Annotated[
+        Secret | None,
+        Meta(description="Sent as `Authorization: Bearer`; `file:/path`, `${ENV}` or the key itself."),
+    ] = None
+    pass_client_key: Annotated[
+        bool, Meta(description="Pass the client's Authorization, x-api-key and api-key on to this endpoint.")
+    ] = False
+
+
+class Endpoint(_Section, frozen=True, kw_only=True):
+    """One address that serves models."""
+
+    url: Annotated[
+        str,
+        Meta(
+            description="`http` or `https`, host and port. A path is put before the path of every request.",
+            examples=["http://10.0.0.1:8000", "https://llm.example/tenant-a"],
+        ),
+    ]
+    name: Annotated[
+        str,
+        Meta(
+            max_length=limits.NAME_BYTES_MAX,
+            pattern=r"^([A-Za-z0-9\[][A-Za-z0-9._:\[\]/-]*)?$",
+            description="Shown in metrics and logs, unique among all endpoints; empty: `host:port` "
+            "of the URL.",
+        ),
+    ] = ""
+    models: Annotated[
+        tuple[ModelName, ...],
+        Meta(max_length=limits.MODELS_MAX, description="Names clients may ask for here; empty: any."),
+    ] = ()
+    model_rewrite: Annotated[
+        dict[ModelName, ModelName],
+        Meta(
+            max_length=limits.MODELS_MAX, description="Client's name for a model → the engine's name for it."
+        ),
+    ] = field(default_factory=dict)
+    engine: Annotated[Engine, Meta(description="The software there.")] = Engine.OTHER
+    region: Annotated[str, Meta(max_length=limits.NAME_BYTES_MAX, description="Region, for locality.")] = ""
+    zone: Annotated[str, Meta(max_length=limits.NAME_BYTES_MAX, description="Zone within the region.")] = ""
+    labels: Annotated[
+        dict[Name, Annotated[str, Meta(max_length=limits.NAME_BYTES_MAX)]],
+        Meta(max_length=limits.LABELS_MAX, description="Free labels, to select endpoints by."),
+    ] = field(default_factory=dict)
+    weight: Annotated[
+        float,
+        Meta(gt=0, le=10_000, description="Share of the traffic relative to the pool's other endpoints."),
+    ] = 1.0
+    capacity: Annotated[Capacity, Meta(description="Bounds of this endpoint.")] = field(
+        default_factory=Capacity
+    )
+    price: Annotated[EndpointPrice, Meta(description="What it costs.")] = field(default_factory=EndpointPrice)
+    tls: Annotated[EndpointTls, Meta(description="How TLS is spoken, for an https URL.")] = field(
+        default_factory=EndpointTls
+    )
+    auth: Annotated[EndpointAuth, Meta(description="The key it is called with.")] = field(
+        default_factory=EndpointAuth
+    )
+    host: Annotated[
+        Annotated[str, Meta(min_length=1, max_length=261, pattern=r"^[A-Za-z0-9.:\[\]_-]+$")] | None,
+        Meta(description="Host header it is sent; absent: the URL's host and port."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            try:
+                name = parse_endpoint_url(self.url).host_port
+            except ValueError:
+                name = self.url  # validate.py reports the URL
+            force_setattr(self, "name", name)
+
+
+class Pool(_Section, frozen=True, kw_only=True):
+    """Endpoints that stand in for each other."""
+
+    name: Annotated[Name, Meta(description="Unique among pools.")]
+    endpoints: Annotated[
+        tuple[Endpoint, ...], Meta(min_length=1, max_length=limits.ENDPOINTS_MAX, description="At least one.")
+    ]
+    policy: Annotated[Policy, Meta(description="How one of them is picked.")] = field(default_factory=P2c)
+    default: Annotated[
+        bool,
+        Meta(
+            description="Takes requests that name no model and match no route. The only pool is the "
+            "default anyway."
+        ),
+    ] = False
+
+
+class RouteMatch(_Section, frozen=True, kw_only=True):
+    """What a request must look like; every field given must match, an empty match takes all."""
+
+    host: Annotated[
+        Pattern | None,
+        Meta(description="Host without port, any case; `*.example.com` takes every name below it."),
+    ] = None
+    path: Annotated[
+        Pattern | None,
+        Meta(description="Glob over the path without its query; `*` also takes slashes: `/v1/audio/*`."),
+    ] = None
+    model: Annotated[Pattern | None, Meta(description="Glob over the model's name: `llama-*`.")] = None
+    headers: Annotated[
+        dict[HeaderName, Pattern],
+        Meta(max_length=limits.HEADER_MATCHES_MAX, description="Header name → glob over its value."),
+    ] = field(default_factory=dict)
+
+
+class Route(_Section, frozen=True, kw_only=True):
+    """What applies to some of the requests. The first route that matches counts."""
+
+    name: Annotated[Name, Meta(description="Unique among routes; a label of metrics.")]
+    match: Annotated[RouteMatch, Meta(description="Which requests.")] = field(default_factory=RouteMatch)
+    pool: Annotated[
+        Name | None, Meta(description="Where they go; absent: to the pool that serves the model.")
+    ] = None
+    policy: Annotated[Policy | None, Meta(description="In place of the pool's own.")] = None
+    timeouts: Annotated[RouteTimeouts, Meta(description="In place of the global ones.")] = field(
+        default_factory=RouteTimeouts
+    )
+    expose_endpoint: Annotated[
+        bool, Meta(description="Tell the client in `x-fairlead-endpoint` which endpoint answered.")
+    ] = False
+
+
+class AccessLog(_Section, frozen=True, kw_only=True):
+    """One JSON line per request. It never stalls traffic: lines a slow disk cannot take are dropped and counted."""
+
+    path: Annotated[
+        FilePath | None,
+        Meta(description="File, reopened on SIGUSR1; `-` is standard output; absent: no access log."),
+    ] = None
+    buffer_bytes_max: Annotated[
+        int,
+        Meta(
+            ge=64 * limits.KIB,
+            le=limits.ACCESS_LOG_BUFFER_BYTES_MAX,
+            description="Lines waiting for the disk, per worker.",
+        ),
+    ] = limits.ACCESS_LOG_BUFFER_BYTES_DEFAULT
+    flush_ms: Annotated[
+        int, Meta(ge=10, le=60_000, description="Longest wait of a line before it is written.")
+    ] = 500
+
+
+class Drain(_Section, frozen=True, kw_only=True):
+    """What happens on SIGTERM."""
+
+    propagation_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=600_000,
+            description="/readyz fails this long before listeners close, so that balancers look "
+            "away first (Kubernetes: 5000).",
+        ),
+    ] = 0
+    deadline_ms: Annotated[
+        int, Meta(ge=0, le=DAY_MS, description="Open streams may go on this long after; then they are cut.")
+    ] = 30_000
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """The whole configuration."""
+
+    version: Annotated[int, Meta(ge=1, le=1, description="Of this format.")] = 1
+    listeners: Annotated[
+        tuple[Listener, ...],
+        Meta(min_length=1, max_length=limits.LISTENERS_MAX, description="Where clients connect."),
+    ] = field(default_factory=lambda: (Listener(address="127.0.0.1:8080"),))
+    admin: Annotated[Admin, Meta(description="Where operators connect.")] = field(default_factory=Admin)
+    workers: Annotated[
+        int, Meta(ge=1, le=limits.WORKERS_MAX, description="Processes that carry traffic.")
+    ] = 1
+    limits: Annotated[Limits, Meta(description="Bounds.")] = field(default_factory=Limits)
+    timeouts: Annotated[Timeouts, Meta(description="Timeouts of every request.")] = field(
+        default_factory=Timeouts
+    )
+    pools: Annotated[
+        tuple[Pool, ...],
+        Meta(min_length=1, max_length=limits.POOLS_MAX, description="The endpoints, in groups."),
+    ]
+    routes: Annotated[
+        tuple[Route, ...],
+        Meta(
+            max_length=limits.ROUTES_MAX, description="Exceptions; without any, the model decides the pool."
+        ),
+    ] = ()
+    access_log: Annotated[AccessLog, Meta(description="One line per request.")] = field(
+        default_factory=AccessLog
+    )
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=limits.TRUSTED_PROXIES_MAX,
+            description="Networks (CIDR) whose X-Forwarded-* and Forwarded headers are believed; "
+            "from others they are replaced.",
+            examples=[["10.0.0.0/8", "fd00::/8"]],
+        ),
+    ] = ()
+    runtime_dir: Annotated[
+        FilePath | None,
+        Meta(
+            description="Folder of the control socket that reload and upgrade use; absent: "
+            "`$XDG_RUNTIME_DIR/fairlead`, "
+            "else a private folder below the system's temporary one."
+        ),
+    ] = None
+    drain: Annotated[Drain, Meta(description="Graceful end.")] = field(default_factory=Drain)
+
+    @property
+    def default_pool(self) -> Pool | None:
+        """The pool of requests that name no model: the one marked, else the only one there is."""
+        for pool in self.pools:
+            if pool.default:
+                return pool
+        return self.pools[0] if len(self.pools) == 1 else None
+
+
+def effective_timeouts(timeouts: Timeouts, route: RouteTimeouts) -> Timeouts:
+    """The timeouts of a route: its own fields, and the global ones where it has none."""
+    values = {name: getattr(timeouts, name) for name in timeouts.__struct_fields__}
+    for name in route.__struct_fields__:
+        value = getattr(route, name)
+        if value is not None:
+            values[name] = value
+    return Timeouts(**values)
