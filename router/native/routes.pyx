@@ -1,0 +1,301 @@
+"""A snapshot as native tables: routes, pools, and which endpoints of a pool serve a model.
+
+Built aside from router.snapshot.Tables and then only read (but for round robin's place): workers swap the whole in one assignment and
+exchanges that are under way keep the one they began with. Model look-up is one hash probe; routes are tried in order, the first whose
+conditions all hold wins, and a route without a pool takes the first pool that serves the model.
+"""
+
+from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memset
+
+from router.native.body cimport hash_bytes
+from router.native.http1 cimport head_t
+from router.native.pick cimport (
+    POLICY_BOUNDED_RING, candidate_set_build_ring, candidate_set_free, candidate_set_t,
+)
+from router.native.pool cimport Endpoint, endpoint_t, text_t
+
+cdef enum:
+    RING_POINTS = 100                # per endpoint of weight 1: a spread of about 10 % of the mean
+    STAR = 42
+    QUESTION = 63
+    COLON = 58
+    BRACKET = 93
+
+
+cdef inline uint8_t lower(uint8_t byte) noexcept nogil:
+    return byte | 0x20 if 65 <= byte <= 90 else byte
+
+
+cdef bint same_ignoring_case(const uint8_t* data, text_t text) noexcept nogil:
+    cdef uint32_t index
+    for index in range(text.length):
+        if lower(data[index]) != lower(text.data[index]):
+            return False
+    return True
+
+
+cdef bint glob_matches(text_t pattern, text_t text, bint ignore_case) noexcept nogil:
+    # `*` any bytes, `?` one byte. Going back only to the last star keeps it linear in pattern x text at worst.
+    cdef uint32_t at = 0
+    cdef uint32_t position = 0
+    cdef uint32_t star = 0
+    cdef uint32_t resume = 0
+    cdef bint has_star = False
+    cdef uint8_t wanted
+    while position < text.length:
+        wanted = pattern.data[at] if at < pattern.length else 0
+        if wanted == STAR:
+            has_star = True
+            star = at
+            resume = position
+            at += 1
+        elif at < pattern.length and (wanted == QUESTION or wanted == text.data[position]
+                                      or (ignore_case and lower(wanted) == lower(text.data[position]))):
+            at += 1
+            position += 1
+        elif has_star:
+            at = star + 1
+            resume += 1
+            position = resume
+        else:
+            return False
+    while at < pattern.length and pattern.data[at] == STAR:
+        at += 1
+    return at == pattern.length
+
+
+cdef text_t without_port(const uint8_t* authority, uint32_t length) noexcept nogil:
+    # An IPv6 literal keeps its brackets and its colons.
+    cdef text_t host
+    cdef uint32_t end = length
+    host.data = authority
+    host.length = length
+    while end > 0 and authority[end - 1] != COLON and authority[end - 1] != BRACKET:
+        end -= 1
+    if end > 0 and authority[end - 1] == COLON:
+        host.length = end - 1
+    return host
+
+
+cdef bint headers_match(const route_t* route, const uint8_t* buffer, const head_t* head) noexcept nogil:
+    cdef uint32_t wanted
+    cdef uint32_t index
+    cdef text_t value
+    cdef bint found
+    for wanted in range(route.header_count):
+        found = False
+        for index in range(head.field_count):
+            if head.fields[index].name.length != route.headers[wanted].name.length \
+                    or not same_ignoring_case(buffer + head.fields[index].name.offset, route.headers[wanted].name):
+                continue
+            value.data = buffer + head.fields[index].value.offset
+            value.length = head.fields[index].value.length
+            if glob_matches(route.headers[wanted].value, value, False):
+                found = True
+                break
+        if not found:
+            return False
+    return True
+
+
+cdef route_t* match_route(snapshot_t* snapshot, const uint8_t* buffer, const head_t* head, text_t model) noexcept nogil:
+    cdef uint32_t index
+    cdef route_t* route
+    cdef text_t path
+    path.data = buffer + head.path.offset
+    path.length = head.path.length
+    for index in range(path.length):
+        if path.data[index] == QUESTION:
+            path.length = index
+            break
+    for index in range(snapshot.route_count):
+        route = &snapshot.routes[index]
+        if route.host.length and not glob_matches(
+                route.host, without_port(buffer + head.authority.offset, head.authority.length), True):
+            continue
+        if route.path.length and not glob_matches(route.path, path, False):
+            continue
+        if route.model.length and not glob_matches(route.model, model, False):
+            continue
+        if route.header_count and not headers_match(route, buffer, head):
+            continue
+        return route
+    return NULL
+
+
+cdef target_t* look_up(snapshot_t* snapshot, uint16_t pool, text_t model) noexcept nogil:
+    cdef uint64_t hash = hash_bytes(model.data, model.length, pool)
+    cdef uint32_t index = <uint32_t>hash & snapshot.entry_mask
+    cdef model_entry_t* entry
+    while True:
+        entry = &snapshot.entries[index]
+        if entry.target == NULL:
+            return NULL
+        if entry.hash == hash and entry.pool == pool and entry.model.length == model.length \
+                and memcmp(entry.model.data, model.data, model.length) == 0:
+            return entry.target
+        index = (index + 1) & snapshot.entry_mask
+
+
+cdef target_t* find_target(snapshot_t* snapshot, const route_t* route, text_t model) noexcept nogil:
+    cdef target_t* target
+    if model.length == 0:
+        return snapshot.default_whole if route.pool == ANY_POOL else snapshot.whole[route.pool]
+    target = look_up(snapshot, route.pool, model)
+    if target != NULL:
+        return target
+    return snapshot.any_model_of_all if route.pool == ANY_POOL else snapshot.any_model[route.pool]
+
+
+cdef class Snapshot:
+    """Native tables built from a router.snapshot.Tables and the worker's Endpoints (identity -> Endpoint). Raises MemoryError."""
+
+    def __cinit__(self, tables, dict endpoints):
+        cdef int index
+        cdef target_t* target
+        cdef uint32_t size
+        memset(&self.snapshot, 0, sizeof(snapshot_t))
+        self._kept = []
+        self.endpoints = [endpoints[entry.identity] for entry in tables.endpoints]
+        pool_count = len(tables.pools)
+        ring = any(route.policy is not None and route.policy.kind == POLICY_BOUNDED_RING for route in tables.routes)
+        names = [sorted({model for member in pool.endpoints for model in tables.endpoints[member].models}) for pool in tables.pools]
+        name_count = sum(map(len, names))
+
+        self.snapshot.pool_count = pool_count
+        self.snapshot.route_count = len(tables.routes)
+        self.snapshot.targets = <target_t*>calloc(3 * pool_count + 2 * name_count + 2, sizeof(target_t))
+        self.snapshot.policies = <policy_t*>calloc(pool_count + 1, sizeof(policy_t))
+        self.snapshot.any_model = <target_t**>calloc(pool_count + 1, sizeof(target_t*))
+        self.snapshot.whole = <target_t**>calloc(pool_count + 1, sizeof(target_t*))
+        self.snapshot.routes = <route_t*>calloc(self.snapshot.route_count + 1, sizeof(route_t))
+        size = 16
+        while size < 4 * name_count:
+            size *= 2
+        self.snapshot.entry_mask = size - 1
+        self.snapshot.entries = <model_entry_t*>calloc(size, sizeof(model_entry_t))
+        if self.snapshot.targets == NULL or self.snapshot.policies == NULL or self.snapshot.any_model == NULL \
+                or self.snapshot.whole == NULL or self.snapshot.routes == NULL or self.snapshot.entries == NULL:
+            raise MemoryError
+
+        for index, pool in enumerate(tables.pools):
+            fill_policy(self, &self.snapshot.policies[index], pool.policy)
+            self.snapshot.whole[index] = self.make_target(pool, index, list(pool.endpoints), b"", ring)
+            if pool.is_default and self.snapshot.default_whole == NULL:
+                self.snapshot.default_whole = self.snapshot.whole[index]
+            unnamed = [member for member in pool.endpoints if not tables.endpoints[member].models]
+            if unnamed:
+                self.snapshot.any_model[index] = self.make_target(pool, index, unnamed, b"", ring)
+                if self.snapshot.any_model_of_all == NULL or pool.is_default:
+                    self.snapshot.any_model_of_all = self.snapshot.any_model[index]
+            for name in names[index]:
+                members = [member for member in pool.endpoints
+                           if not tables.endpoints[member].models or name in tables.endpoints[member].models]
+                target = self.make_target(pool, index, members, name.encode(), ring)
+                self.put_entry(index, target)
+                if look_up(&self.snapshot, ANY_POOL, target.model) == NULL:
+                    self.put_entry(ANY_POOL, target)
+        for index, entry in enumerate(tables.routes):
+            fill_route(self, &self.snapshot.routes[index], entry, index)
+
+    def __dealloc__(self):
+        cdef uint32_t index
+        if self.snapshot.targets != NULL:
+            for index in range(self.snapshot.target_count):
+                candidate_set_free(&self.snapshot.targets[index].candidates)
+                free(self.snapshot.targets[index].endpoints)
+        free(self.snapshot.targets)
+        free(self.snapshot.policies)
+        free(self.snapshot.any_model)
+        free(self.snapshot.whole)
+        free(self.snapshot.routes)
+        free(self.snapshot.entries)
+
+    cdef text_t keep(self, bytes data):
+        cdef text_t text
+        self._kept.append(data)
+        text.data = <const uint8_t*>data
+        text.length = <uint32_t>len(data)
+        return text
+
+    cdef target_t* make_target(self, object pool, int pool_index, list members, bytes model, bint ring) except NULL:
+        cdef target_t* target = &self.snapshot.targets[self.snapshot.target_count]
+        cdef candidate_set_t* candidates = &target.candidates
+        cdef endpoint_t* endpoint
+        cdef int position
+        cdef int count = len(members)
+        self.snapshot.target_count += 1
+        candidates.count = count
+        candidates.slots = <uint32_t*>malloc((count + 1) * sizeof(uint32_t))
+        candidates.weights = <float*>malloc((count + 1) * sizeof(float))
+        candidates.identities = <uint64_t*>malloc((count + 1) * sizeof(uint64_t))
+        target.endpoints = <endpoint_t**>malloc((count + 1) * sizeof(endpoint_t*))
+        if candidates.slots == NULL or candidates.weights == NULL or candidates.identities == NULL or target.endpoints == NULL:
+            raise MemoryError
+        for position, member in enumerate(members):
+            endpoint = &(<Endpoint>self.endpoints[member]).endpoint
+            target.endpoints[position] = endpoint
+            candidates.slots[position] = endpoint.slot
+            candidates.weights[position] = endpoint.weight
+            candidates.identities[position] = endpoint.identity
+        target.policy = &self.snapshot.policies[pool_index]
+        target.model = self.keep(model)
+        target.pool_name = self.keep(pool.name.encode())
+        if (ring or target.policy.kind == POLICY_BOUNDED_RING) and candidate_set_build_ring(candidates, RING_POINTS) < 0:
+            raise MemoryError
+        return target
+
+    cdef void put_entry(self, int pool, target_t* target) noexcept:
+        cdef uint64_t hash = hash_bytes(target.model.data, target.model.length, pool)
+        cdef uint32_t index = <uint32_t>hash & self.snapshot.entry_mask
+        while self.snapshot.entries[index].target != NULL:
+            index = (index + 1) & self.snapshot.entry_mask
+        self.snapshot.entries[index].hash = hash
+        self.snapshot.entries[index].model = target.model
+        self.snapshot.entries[index].pool = pool
+        self.snapshot.entries[index].target = target
+
+
+cdef fill_policy(Snapshot snapshot, policy_t* policy, tables):
+    policy.kind = tables.kind
+    policy.key_source = tables.key_source
+    policy.key_header = snapshot.keep(tables.key_header.encode())
+    policy.load_factor = tables.load_factor
+
+
+cdef fill_route(Snapshot snapshot, route_t* route, tables, int index):
+    cdef int position
+    route.name = snapshot.keep(tables.name.encode())
+    route.index = index
+    route.pool = ANY_POOL if tables.pool is None else tables.pool
+    route.host = snapshot.keep(tables.host.encode())
+    route.path = snapshot.keep(tables.path.encode())
+    route.model = snapshot.keep(tables.model.encode())
+    route.exposes_endpoint = tables.exposes_endpoint
+    route.header_count = min(len(tables.headers), ROUTE_HEADERS_MAX)
+    for position, (name, value) in enumerate(tables.headers[:ROUTE_HEADERS_MAX]):
+        route.headers[position].name = snapshot.keep(name.encode())
+        route.headers[position].value = snapshot.keep(value.encode("latin-1"))
+    route.timeouts.connect_us = tables.timeouts.connect_us
+    route.timeouts.tls_us = tables.timeouts.tls_us
+    route.timeouts.body_us = tables.timeouts.body_us
+    route.timeouts.first_byte_us = tables.timeouts.first_byte_us
+    route.timeouts.idle_us = tables.timeouts.idle_us
+    route.timeouts.total_us = tables.timeouts.total_us
+    route.timeouts.write_stall_us = tables.timeouts.write_stall_us
+    if tables.policy is not None:
+        route.has_policy = 1
+        fill_policy(snapshot, &route.policy, tables.policy)
+
+
+def glob(str pattern, str text, bint ignore_case=False) -> bool:
+    """Whether `text` matches `pattern`; the very matcher that routes use. For tests."""
+    cdef text_t pattern_text
+    cdef text_t plain
+    cdef bytes pattern_bytes = pattern.encode()
+    cdef bytes text_bytes = text.encode()
+    pattern_text.data, pattern_text.length = <const uint8_t*>pattern_bytes, len(pattern_bytes)
+    plain.data, plain.length = <const uint8_t*>text_bytes, len(text_bytes)
+    return glob_matches(pattern_text, plain, ignore_case)
