@@ -445,7 +445,7 @@ class Route(_Section, frozen=True, kw_only=True):
 
 
 class AccessLog(_Section, frozen=True, kw_only=True):
-    """One JSON line per request. It never stalls traffic: lines a slow disk cannot take are dropped and counted."""
+    """One JSON line per request. Traffic never waits for it: a slow disk loses lines, which are counted."""
 
     path: Annotated[
         FilePath | None,
@@ -459,9 +459,6 @@ class AccessLog(_Section, frozen=True, kw_only=True):
             description="Lines waiting for the disk, per worker.",
         ),
     ] = limits.ACCESS_LOG_BUFFER_BYTES_DEFAULT
-    flush_ms: Annotated[
-        int, Meta(ge=10, le=60_000, description="Longest wait of a line before it is written.")
-    ] = 500
 
 
 class Drain(_Section, frozen=True, kw_only=True):

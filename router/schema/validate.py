@@ -1,0 +1,465 @@
+"""What types cannot say of a configuration: names that refer to each other, contradictions, missing files.
+
+`find_faults(config)` returns every fault with the path of the field it is about; router/config.py adds file
+and line. A value that is merely a default is not held against one that was written: a total timeout below
+the default first-byte timeout is a choice, not a contradiction.
+
+Invariant: nothing here changes or completes a configuration, and nothing outside here refuses a well-typed
+one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import ssl
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from router import limits
+from router.schema.address import TcpAddress, is_loopback, parse_address, parse_endpoint_url
+from router.schema.config import (
+    Config,
+    Endpoint,
+    EndpointTls,
+    ListenerTls,
+    Pool,
+    Route,
+    RouteMatch,
+    RouteTimeouts,
+    Timeouts,
+    effective_timeouts,
+)
+
+Path = tuple[str | int, ...]
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong: where, what, and what would be right."""
+
+    path: Path
+    message: str
+    expected: str
+
+
+def find_faults(config: Config) -> list[Fault]:
+    """Every fault of a well-typed configuration, in the order of its fields. Reads the TLS files it names."""
+    return [
+        *_listener_faults(config),
+        *_limit_faults(config),
+        *_timeout_faults(("timeouts",), config.timeouts, Timeouts()),
+        *_pool_faults(config),
+        *_routing_faults(config),
+        *_route_faults(config),
+        *_network_faults(config),
+    ]
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` was probably meant to be."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+# ---- where it listens
+
+
+def _listener_faults(config: Config) -> Iterator[Fault]:
+    places: list[tuple[Path, str]] = [
+        (("listeners", index, "address"), listener.address) for index, listener in enumerate(config.listeners)
+    ]
+    places.append((("admin", "address"), config.admin.address))
+    seen: dict[str, Path] = {}
+    for path, text in places:
+        try:
+            address = parse_address(text)
+        except ValueError as exc:
+            yield Fault(path, f"{text!r}: {exc}", "host:port, [v6]:port or unix:/path")
+            continue
+        key = str(address)
+        if key in seen and not (isinstance(address, TcpAddress) and address.port == 0):
+            yield Fault(path, f"{text!r} is taken by {dotted(seen[key])}", "an address of its own")
+        seen[key] = path
+        if path[0] == "admin" and config.admin.token is None and not is_loopback(address):
+            yield Fault(
+                ("admin", "token"),
+                f"the admin address {text!r} can be reached from other hosts, and no token guards it",
+                "a token (file:/path or ${ENV}), or a loopback address",
+            )
+    if config.admin.token is not None:
+        yield from _secret_faults(("admin", "token"), config.admin.token.reveal())
+    for index, listener in enumerate(config.listeners):
+        if listener.tls is not None:
+            yield from _listener_tls_faults(("listeners", index, "tls"), listener.tls)
+    if config.runtime_dir is not None and not config.runtime_dir.startswith("/"):
+        yield Fault(("runtime_dir",), f"{config.runtime_dir!r} is relative", "an absolute path")
+
+
+def _listener_tls_faults(path: Path, tls: ListenerTls) -> Iterator[Fault]:
+    faults = [*_file_faults((*path, "cert"), tls.cert), *_file_faults((*path, "key"), tls.key)]
+    yield from faults
+    if not faults:
+        yield from _pair_faults((*path, "cert"), tls.cert, tls.key)
+
+
+def _file_faults(path: Path, name: str) -> Iterator[Fault]:
+    try:
+        with open(name, "rb") as file:
+            file.read(1)
+    except OSError as exc:
+        yield Fault(path, f"{name!r} cannot be read: {exc.strerror}", "a PEM file that this user can read")
+
+
+def _pair_faults(path: Path, cert: str, key: str) -> Iterator[Fault]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except (ssl.SSLError, ValueError) as exc:
+        reason = getattr(exc, "reason", None) or str(exc)
+        yield Fault(
+            path,
+            f"{cert!r} and {key!r} cannot be used: {reason.lower().replace('_', ' ')}",
+            "a PEM certificate and its own key, without a passphrase",
+        )
+
+
+def _no_password() -> str:
+    raise ValueError("the key asks for a passphrase")
+
+
+def _secret_faults(path: Path, text: str) -> Iterator[Fault]:
+    if not text:
+        yield Fault(path, "the secret is empty", "a value, file:/path or ${ENV}")
+    elif not all("!" <= char <= "~" for char in text):
+        yield Fault(
+            path, "the secret has spaces, controls or non-ASCII characters", "visible ASCII characters"
+        )
+
+
+# ---- limits and timeouts
+
+
+def _limit_faults(config: Config) -> Iterator[Fault]:
+    default = type(config.limits)()
+    for small, large in (
+        ("target_bytes_max", "head_bytes_max"),
+        ("retry_buffer_bytes_max", "buffered_body_bytes_max"),
+        ("idle_upstream_connections_per_endpoint_max", "upstream_connections_per_endpoint_max"),
+    ):
+        yield from _order_faults(("limits",), config.limits, default, small, large)
+
+
+def _timeout_faults(path: Path, timeouts: Timeouts, default: Timeouts) -> Iterator[Fault]:
+    if timeouts.total_ms:
+        for name in ("connect_ms", "first_byte_ms", "idle_ms"):
+            yield from _order_faults(path, timeouts, default, name, "total_ms")
+
+
+def _order_faults(path: Path, section: Struct, default: Struct, small: str, large: str) -> Iterator[Fault]:
+    value, bound = getattr(section, small), getattr(section, large)
+    if value > bound and value != getattr(default, small):
+        yield Fault((*path, small), f"{value} is more than {large}, which is {bound}", f"at most {bound}")
+
+
+# ---- pools
+
+
+def _pool_faults(config: Config) -> Iterator[Fault]:
+    yield from _name_faults(("pools",), [pool.name for pool in config.pools], "pool")
+    defaults = [index for index, pool in enumerate(config.pools) if pool.default]
+    for index in defaults[1:]:
+        yield Fault(
+            ("pools", index, "default"),
+            f"{dotted(('pools', defaults[0]))} is the default pool already",
+            "one default pool at most",
+        )
+    owners: dict[str, Path] = {}
+    endpoint_count = 0
+    models: set[str] = set()
+    for pool_index, pool in enumerate(config.pools):
+        urls: dict[object, Path] = {}
+        for index, endpoint in enumerate(pool.endpoints):
+            path: Path = ("pools", pool_index, "endpoints", index)
+            endpoint_count += 1
+            models.update(endpoint.models, endpoint.model_rewrite)
+            if endpoint.name in owners:
+                yield Fault(
+                    (*path, "name"),
+                    f"the name {endpoint.name!r} is that of {dotted(owners[endpoint.name])} too",
+                    "a name that no other endpoint has (the default is host:port)",
+                )
+            owners.setdefault(endpoint.name, path)
+            yield from _url_faults((*path, "url"), endpoint.url, urls, path)
+            yield from _endpoint_faults(path, endpoint)
+    if endpoint_count > limits.ENDPOINTS_MAX:
+        yield Fault(
+            ("pools",), f"{endpoint_count} endpoints", f"at most {limits.ENDPOINTS_MAX} in all pools together"
+        )
+    if len(models) > limits.MODELS_MAX:
+        yield Fault(
+            ("pools",), f"{len(models)} model names", f"at most {limits.MODELS_MAX} in all pools together"
+        )
+
+
+def _name_faults(path: Path, names: list[str], what: str) -> Iterator[Fault]:
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if name in seen:
+            yield Fault(
+                (*path, index, "name"),
+                f"{dotted((*path, seen[name]))} is named {name!r} too",
+                f"a name that no other {what} has",
+            )
+        seen.setdefault(name, index)
+
+
+def _url_faults(path: Path, text: str, urls: dict[object, Path], endpoint: Path) -> Iterator[Fault]:
+    expected = "http://host:port or https://host:port, with a path prefix if need be"
+    try:
+        url = parse_endpoint_url(text)
+    except ValueError as exc:
+        yield Fault(path, f"{text!r}: {exc}", expected)
+        return
+    if url.path_prefix.endswith("/v1"):
+        right = text.rstrip("/").removesuffix("/v1")
+        yield Fault(
+            path,
+            f"{text!r} would send /v1/chat/completions to {url.path_prefix}/v1/chat/completions",
+            f"{right}: clients' paths begin with /v1 already",
+        )
+    if url in urls:
+        yield Fault(
+            path,
+            f"{text!r} is the address of {dotted(urls[url])} too",
+            "each address once in a pool (see weight)",
+        )
+    urls.setdefault(url, endpoint)
+
+
+def _endpoint_faults(path: Path, endpoint: Endpoint) -> Iterator[Fault]:
+    known = set(endpoint.models)
+    if len(known) < len(endpoint.models):
+        yield Fault((*path, "models"), "a model is named twice", "each name once")
+    if known:
+        for name in endpoint.model_rewrite:
+            if name not in known:
+                yield Fault(
+                    (*path, "model_rewrite", name),
+                    f"{name!r} is not among this endpoint's models, so that nobody can ask for it",
+                    _among(name, known),
+                )
+    price = endpoint.price
+    if price.gpu_hour is not None and (price.input_per_million_tokens, price.output_per_million_tokens) != (
+        None,
+        None,
+    ):
+        yield Fault((*path, "price", "gpu_hour"), "priced by the hour and by tokens", "one of the two")
+    yield from _endpoint_tls_faults((*path, "tls"), endpoint)
+    auth = endpoint.auth
+    if auth.bearer is not None:
+        yield from _secret_faults((*path, "auth", "bearer"), auth.bearer.reveal())
+        if auth.pass_client_key:
+            yield Fault(
+                (*path, "auth", "pass_client_key"),
+                "the client's key and a key of our own cannot both be sent",
+                "either bearer or pass_client_key",
+            )
+    if endpoint.host is not None:
+        try:
+            parse_address(endpoint.host if _has_port(endpoint.host) else f"{endpoint.host}:80")
+        except ValueError as exc:
+            yield Fault((*path, "host"), f"{endpoint.host!r}: {exc}", "host or host:port")
+
+
+def _has_port(host: str) -> bool:
+    return ":" in host.rpartition("]")[2]
+
+
+def _endpoint_tls_faults(path: Path, endpoint: Endpoint) -> Iterator[Fault]:
+    tls = endpoint.tls
+    if tls == EndpointTls():
+        return
+    if endpoint.url.lower().startswith("http:"):
+        yield Fault(
+            path,
+            f"TLS settings for {endpoint.url!r}, which does not use TLS",
+            "an https URL, or no tls section",
+        )
+    if tls.ca_file is not None:
+        if not tls.verify:
+            yield Fault(
+                (*path, "ca_file"),
+                "given, but verify is false and nothing is checked",
+                "verify: true, or no ca_file",
+            )
+        yield from _ca_faults((*path, "ca_file"), tls.ca_file)
+    if (tls.cert_file is None) != (tls.key_file is None):
+        given, absent = ("cert_file", "key_file") if tls.key_file is None else ("key_file", "cert_file")
+        yield Fault((*path, given), f"given without {absent}", "both or neither")
+    elif tls.cert_file is not None and tls.key_file is not None:
+        faults = [
+            *_file_faults((*path, "cert_file"), tls.cert_file),
+            *_file_faults((*path, "key_file"), tls.key_file),
+        ]
+        yield from faults
+        if not faults:
+            yield from _pair_faults((*path, "cert_file"), tls.cert_file, tls.key_file)
+
+
+def _ca_faults(path: Path, name: str) -> Iterator[Fault]:
+    unreadable = list(_file_faults(path, name))
+    yield from unreadable
+    if unreadable:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=name)
+    except ssl.SSLError:
+        yield Fault(path, f"{name!r} holds no certificate", "a PEM file of trusted authorities")
+
+
+# ---- who gets what
+
+
+def _routing_faults(config: Config) -> Iterator[Fault]:
+    """Pools that no request can reach, because another takes the same models first."""
+    named = {route.pool for route in config.routes}
+    takers: dict[str, int] = {}
+    for index, pool in enumerate(config.pools):
+        for endpoint_index, endpoint in enumerate(pool.endpoints):
+            for model_index, model in enumerate(endpoint.models):
+                first = takers.setdefault(model, index)
+                if first != index and pool.name not in named:
+                    yield Fault(
+                        ("pools", index, "endpoints", endpoint_index, "models", model_index),
+                        f"requests for {model!r} go to pool {config.pools[first].name!r}, which comes first",
+                        "each model in one pool, or a route that names this pool",
+                    )
+    open_pools = [index for index, pool in enumerate(config.pools) if _takes_any_model(pool)]
+    if len(open_pools) > 1:
+        winner = next((index for index in open_pools if config.pools[index].default), open_pools[0])
+        for index in open_pools:
+            pool = config.pools[index]
+            if index != winner and pool.name not in named:
+                yield Fault(
+                    ("pools", index),
+                    f"pools {config.pools[winner].name!r} and {pool.name!r} both take any model",
+                    "the models of its endpoints, or a route that names this pool",
+                )
+
+
+def _takes_any_model(pool: Pool) -> bool:
+    return any(not endpoint.models for endpoint in pool.endpoints)
+
+
+def _route_faults(config: Config) -> Iterator[Fault]:
+    yield from _name_faults(("routes",), [route.name for route in config.routes], "route")
+    pools = {pool.name for pool in config.pools}
+    catch_all: str | None = None
+    matches: list[tuple[RouteMatch, str]] = []
+    for index, route in enumerate(config.routes):
+        path: Path = ("routes", index)
+        if route.pool is not None and route.pool not in pools:
+            yield Fault((*path, "pool"), f"there is no pool {route.pool!r}", _among(route.pool, pools))
+        before = catch_all or next((name for match, name in matches if match == route.match), None)
+        if before is not None:
+            yield Fault(
+                path,
+                f"route {before!r} comes first and takes every request that would match",
+                "the special route first",
+            )
+        elif route.match == RouteMatch():
+            catch_all = route.name
+        matches.append((route.match, route.name))
+        yield from _match_faults((*path, "match"), route.match)
+        yield from _route_timeout_faults((*path, "timeouts"), config.timeouts, route)
+
+
+def _match_faults(path: Path, match: RouteMatch) -> Iterator[Fault]:
+    if match.host is not None:
+        name = match.host.removeprefix("*.")
+        try:
+            parse_address(f"{name}:80")
+        except ValueError:
+            yield Fault(
+                (*path, "host"), f"{match.host!r} is not a host name", "a host without port, or *.domain"
+            )
+    patterns: list[tuple[Path, str]] = [
+        ((*path, "headers", name), value) for name, value in match.headers.items()
+    ]
+    if match.path is not None:
+        patterns.insert(0, ((*path, "path"), match.path))
+        if match.path[0] not in "/*":
+            yield Fault((*path, "path"), f"{match.path!r} matches no path", "a glob that begins with / or *")
+        if "?" in match.path:
+            yield Fault(
+                (*path, "path"),
+                f"{match.path!r} has a query",
+                "a glob over the path alone; * is the only wildcard",
+            )
+    if match.model is not None:
+        patterns.append(((*path, "model"), match.model))
+    for where, pattern in patterns:
+        yield from _glob_faults(where, pattern)
+    lowered = [name.lower() for name in match.headers]
+    for name in match.headers:
+        if lowered.count(name.lower()) > 1:
+            yield Fault(
+                (*path, "headers", name),
+                "the header is named twice (case does not matter)",
+                "each header once",
+            )
+
+
+def _glob_faults(path: Path, pattern: str) -> Iterator[Fault]:
+    if any(char in "[]{}" for char in pattern):
+        yield Fault(
+            path, f"{pattern!r} has brackets, which mean nothing here", "a glob whose only wildcard is *"
+        )
+    if any(char < " " or char == "\x7f" for char in pattern):
+        yield Fault(path, f"{pattern!r} has control characters", "printable text")
+    if "**" in pattern:
+        yield Fault(path, f"{pattern!r} has ** in it", "a single *, which takes slashes too")
+
+
+def _route_timeout_faults(path: Path, timeouts: Timeouts, route: Route) -> Iterator[Fault]:
+    if route.timeouts == RouteTimeouts():
+        return
+    for fault in _timeout_faults(path, effective_timeouts(timeouts, route.timeouts), Timeouts()):
+        name = str(fault.path[-1])
+        if getattr(route.timeouts, name) is not None:
+            yield fault
+        else:  # the route shortened the total; the other value is the global one
+            value = getattr(timeouts, name)
+            yield Fault(
+                (*path, "total_ms"),
+                f"{route.timeouts.total_ms} is less than {name}, which is {value}",
+                f"at least {value}, or a shorter {name} here",
+            )
+
+
+def _network_faults(config: Config) -> Iterator[Fault]:
+    for index, text in enumerate(config.trusted_proxies):
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as exc:
+            try:
+                expected = str(ipaddress.ip_network(text, strict=False))
+            except ValueError:
+                expected = "a network such as 10.0.0.0/8 or fd00::/8"
+            yield Fault(("trusted_proxies", index), f"{text!r}: {exc}", expected)
+
+
+def _among(word: str, known: set[str]) -> str:
+    guess = nearest(word, known)
+    names = ", ".join(sorted(known)[:10]) + (", ..." if len(known) > 10 else "")
+    return f"{guess!r} perhaps; known: {names}" if guess else f"one of: {names}"
+
+
+def dotted(path: Path) -> str:
+    """A path as it is written in messages: pools[0].endpoints[1].url."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
