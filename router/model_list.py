@@ -1,0 +1,101 @@
+"""The model names clients may ask for right now: what GET /v1/models lists.
+
+Configured names count for a pool as long as one of its endpoints is not ejected. Endpoints configured without
+names serve any model; what they have is asked of them, briefly, and the last good answer is kept. Invariant:
+an endpoint that is down makes the list shorter at worst, never an error. Neighbour: slowpath.py answers with
+it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import aiohttp
+import msgspec
+
+from router import limits
+from router.native.loadtable import LoadTable
+from router.schema.config import Config, Endpoint
+
+ASK_TIMEOUT_S = 2.0  # engines answer this from memory
+ASK_BYTES_MAX = 1 << 20  # a list of 4,096 models is 500 KiB
+ASKED_AT_ONCE_MAX = 32  # endpoints without names; a list needs no more of them
+KEPT_S = 30.0  # names change when an engine restarts
+
+logger = logging.getLogger(__name__)
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model] = []
+
+
+_decoder = msgspec.json.Decoder(_Models)
+
+
+class ModelList:
+    """The list of one worker. `state()` gives the configuration in force, slots by endpoint name, and the
+    load table.
+    """
+
+    def __init__(self, state: Callable[[], tuple[Config, Mapping[str, int], LoadTable]]) -> None:
+        self._state = state
+        self._asked: dict[str, tuple[float, list[str]]] = {}  # endpoint name → when, names
+        self._session: aiohttp.ClientSession | None = None
+
+    async def names(self) -> list[str]:
+        """Sorted, each once."""
+        config, slots, load = self._state()
+        now_us = time.monotonic_ns() // 1000
+        found: set[str] = set()
+        nameless: list[Endpoint] = []
+        for pool in config.pools:
+            alive = [
+                endpoint for endpoint in pool.endpoints if not _is_ejected(load, slots, endpoint, now_us)
+            ]
+            if alive:
+                found.update(name for endpoint in pool.endpoints for name in endpoint.models)
+                nameless += [endpoint for endpoint in alive if not endpoint.models]
+        self._asked = {name: entry for name, entry in self._asked.items() if name in slots}
+        answers = await asyncio.gather(*(self._ask(endpoint) for endpoint in nameless[:ASKED_AT_ONCE_MAX]))
+        for names in answers:
+            found.update(names)
+        return sorted(found)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def _ask(self, endpoint: Endpoint) -> list[str]:
+        asked_at, names = self._asked.get(endpoint.name, (0.0, []))
+        now = time.monotonic()
+        if names and now - asked_at < KEPT_S:
+            return names
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S))
+        headers = {"Authorization": f"Bearer {endpoint.auth.bearer.reveal()}"} if endpoint.auth.bearer else {}
+        if endpoint.host:
+            headers["Host"] = endpoint.host
+        url = endpoint.url.rstrip("/") + "/v1/models"
+        try:
+            async with self._session.get(url, headers=headers, ssl=endpoint.tls.verify) as response:
+                body = bytearray()
+                async for data in response.content.iter_any():
+                    body += data
+                    if len(body) > ASK_BYTES_MAX:
+                        raise aiohttp.ClientPayloadError("the list is too long")
+            if response.status == 200:
+                names = [model.id for model in _decoder.decode(body).data][: limits.MODELS_MAX]
+        except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError) as exc:
+            logger.debug("endpoint %s: no model list (%s)", endpoint.name, exc)
+        self._asked[endpoint.name] = (now, names)
+        return names
+
+
+def _is_ejected(load: LoadTable, slots: Mapping[str, int], endpoint: Endpoint, now_us: int) -> bool:
+    slot = slots.get(endpoint.name)
+    return slot is not None and load.is_ejected(slot, now_us)
