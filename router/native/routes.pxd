@@ -63,6 +63,7 @@ cdef struct model_entry_t:
 
 cdef struct snapshot_t:
     uint32_t user_count              # exchanges that look at it
+    timeouts_t default_timeouts      # before a route is known
     uint32_t route_count
     route_t* routes
     uint32_t entry_mask              # model_entry_t table size - 1

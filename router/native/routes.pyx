@@ -164,6 +164,7 @@ cdef class Snapshot:
         names = [sorted({model for member in pool.endpoints for model in tables.endpoints[member].models}) for pool in tables.pools]
         name_count = sum(map(len, names))
 
+        fill_timeouts(&self.snapshot.default_timeouts, tables.timeouts)
         self.snapshot.pool_count = pool_count
         self.snapshot.route_count = len(tables.routes)
         self.snapshot.targets = <target_t*>calloc(3 * pool_count + 2 * name_count + 2, sizeof(target_t))
@@ -265,6 +266,16 @@ cdef fill_policy(Snapshot snapshot, policy_t* policy, tables):
     policy.load_factor = tables.load_factor
 
 
+cdef fill_timeouts(timeouts_t* timeouts, tables):
+    timeouts.connect_us = tables.connect_us
+    timeouts.tls_us = tables.tls_us
+    timeouts.body_us = tables.body_us
+    timeouts.first_byte_us = tables.first_byte_us
+    timeouts.idle_us = tables.idle_us
+    timeouts.total_us = tables.total_us
+    timeouts.write_stall_us = tables.write_stall_us
+
+
 cdef fill_route(Snapshot snapshot, route_t* route, tables, int index):
     cdef int position
     route.name = snapshot.keep(tables.name.encode())
@@ -278,13 +289,7 @@ cdef fill_route(Snapshot snapshot, route_t* route, tables, int index):
     for position, (name, value) in enumerate(tables.headers[:ROUTE_HEADERS_MAX]):
         route.headers[position].name = snapshot.keep(name.encode())
         route.headers[position].value = snapshot.keep(value.encode("latin-1"))
-    route.timeouts.connect_us = tables.timeouts.connect_us
-    route.timeouts.tls_us = tables.timeouts.tls_us
-    route.timeouts.body_us = tables.timeouts.body_us
-    route.timeouts.first_byte_us = tables.timeouts.first_byte_us
-    route.timeouts.idle_us = tables.timeouts.idle_us
-    route.timeouts.total_us = tables.timeouts.total_us
-    route.timeouts.write_stall_us = tables.timeouts.write_stall_us
+    fill_timeouts(&route.timeouts, tables.timeouts)
     if tables.policy is not None:
         route.has_policy = 1
         fill_policy(snapshot, &route.policy, tables.policy)
