@@ -23,14 +23,28 @@ from router.schema.secret import Secret
 DAY_MS = 86_400_000  # no timer needs to run for longer; also keeps microseconds well inside 64 bits
 
 Name = Annotated[
-    str, Meta(min_length=1, max_length=limits.NAME_BYTES_MAX, pattern=r"^[A-Za-z0-9\[][A-Za-z0-9._:\[\]/-]*$")
+    str,
+    Meta(
+        min_length=1,
+        max_length=limits.NAME_BYTES_MAX,
+        pattern=r"^[A-Za-z0-9\[][A-Za-z0-9._:\[\]/-]*$",
+        extra={"expected": f"a name: up to {limits.NAME_BYTES_MAX} letters, digits and . _ : / - [ ]"},
+    ),
 ]
 ModelName = Annotated[str, Meta(min_length=1, max_length=limits.MODEL_BYTES_MAX)]
 Pattern = Annotated[str, Meta(min_length=1, max_length=limits.PATTERN_BYTES_MAX)]
 Milliseconds = Annotated[int, Meta(ge=1, le=DAY_MS)]
 MillisecondsOrOff = Annotated[int, Meta(ge=0, le=DAY_MS)]
 FilePath = Annotated[str, Meta(min_length=1, max_length=4096)]
-HeaderName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+HeaderName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$",
+        extra={"expected": "a header's name"},
+    ),
+]
 Price = Annotated[float, Meta(ge=0, le=1e9)]
 
 
@@ -343,6 +357,7 @@ class Endpoint(_Section, frozen=True, kw_only=True):
         Meta(
             max_length=limits.NAME_BYTES_MAX,
             pattern=r"^([A-Za-z0-9\[][A-Za-z0-9._:\[\]/-]*)?$",
+            extra={"expected": f"a name: up to {limits.NAME_BYTES_MAX} letters, digits and . _ : / - [ ]"},
             description="Shown in metrics and logs, unique among all endpoints; empty: `host:port` "
             "of the URL.",
         ),
@@ -379,7 +394,16 @@ class Endpoint(_Section, frozen=True, kw_only=True):
         default_factory=EndpointAuth
     )
     host: Annotated[
-        Annotated[str, Meta(min_length=1, max_length=261, pattern=r"^[A-Za-z0-9.:\[\]_-]+$")] | None,
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=261,
+                pattern=r"^[A-Za-z0-9.:\[\]_-]+$",
+                extra={"expected": "host or host:port"},
+            ),
+        ]
+        | None,
         Meta(description="Host header it is sent; absent: the URL's host and port."),
     ] = None
 
@@ -449,7 +473,7 @@ class AccessLog(_Section, frozen=True, kw_only=True):
 
     path: Annotated[
         FilePath | None,
-        Meta(description="File, reopened on SIGUSR1; `-` is standard output; absent: no access log."),
+        Meta(description="`stdout`, or a file, which is reopened on SIGUSR1; absent: no access log."),
     ] = None
     buffer_bytes_max: Annotated[
         int,

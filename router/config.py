@@ -1,0 +1,379 @@
+"""The one way to a `Config`, from a file or from options; everything wrong with it is reported at once.
+
+    text ── config_source ──► values with places ── check ──► schema.Config ── schema.validate ──► Config
+    options ────────────────► values
+
+Invariant: a `Config` comes out whole and consistent, or a `ConfigError` with all problems does; nothing is
+half applied. Secrets are read here (`file:/path`) and masked in every dump. Neighbours: cli.py, and the
+supervisor on reload.
+"""
+
+from __future__ import annotations
+
+import os
+import types
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path as FilePath
+from typing import Annotated, Any, NoReturn, Union, get_args, get_origin
+
+import msgspec
+from msgspec import Meta, Struct, structs
+
+from router import limits
+from router.config_source import ConfigProblem, Source, read_source
+from router.schema.config import Config
+from router.schema.secret import MASK, Secret
+from router.schema.validate import Path, find_faults, nearest
+
+SECRET_BYTES_MAX = 8192  # keys are tens of bytes, JWTs a few KiB; a larger file is not a secret but a mistake
+
+
+class ConfigError(Exception):
+    """Why there is no configuration: every problem, in the order of the file."""
+
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
+        ordered = sorted(problems, key=lambda problem: (problem.line or 0, problem.column or 0))
+        super().__init__("\n".join(str(problem) for problem in ordered[: limits.CONFIG_PROBLEMS_MAX]))
+        self.problems = ordered[: limits.CONFIG_PROBLEMS_MAX]
+        self.left_out_count = len(ordered) - len(self.problems)
+
+
+def load_config(path: str | FilePath, environ: Mapping[str, str] | None = None) -> Config:
+    """The configuration in the file at `path`; its `${ENV}` come from `environ`, or the process's own.
+
+    Raises: ConfigError.
+    """
+    file = str(path)
+    try:
+        with open(file, "rb") as stream:
+            data = stream.read(limits.CONFIG_BYTES_MAX + 1)
+    except OSError as exc:
+        problem = ConfigProblem(
+            file, None, None, "", f"cannot be read: {exc.strerror}", "a YAML or JSON file"
+        )
+        raise ConfigError([problem]) from exc
+    if len(data) > limits.CONFIG_BYTES_MAX:
+        _refuse(ConfigProblem(file, None, None, "", "too large", f"at most {limits.CONFIG_BYTES_MAX} bytes"))
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        column = exc.start - data.rfind(b"\n", 0, exc.start)
+        _refuse(ConfigProblem(file, line, column, "", "not UTF-8", "UTF-8 text"))
+    return parse_config(text, file, environ)
+
+
+def parse_config(text: str, file: str = "<text>", environ: Mapping[str, str] | None = None) -> Config:
+    """As load_config, for text that has been read already; `file` is its name in problems.
+
+    Raises: ConfigError.
+    """
+    return _build(read_source(text, file, os.environ if environ is None else environ))
+
+
+def config_from_options(
+    *,
+    endpoints: Sequence[str],
+    listen: Sequence[str] = (),
+    admin: str | None = None,
+    admin_token: str | None = None,
+    workers: int | None = None,
+    policy: str | None = None,
+    access_log: str | None = None,
+    runtime_dir: str | None = None,
+    drain_deadline_ms: int | None = None,
+) -> Config:
+    """What the options of `fairlead serve` stand for; the endpoints make one default pool for any model.
+
+    An absent option is the schema's default. Raises: ConfigError, naming the option.
+    """
+    pool: dict[str, Any] = {
+        "name": "default",
+        "default": True,
+        "endpoints": [{"url": url} for url in endpoints],
+    }
+    values: dict[str, Any] = {"pools": [pool]}
+    source = Source("command line", values)
+    source.options["pools", 0, "endpoints"] = "--endpoint"
+    if listen:
+        values["listeners"] = [{"address": address} for address in listen]
+        source.options["listeners",] = "--listen"
+    if policy is not None:
+        pool["policy"] = {"type": policy}
+        source.options["pools", 0, "policy"] = "--policy"
+    for path, value, option in (
+        (("admin", "address"), admin, "--admin"),
+        (("admin", "token"), admin_token, "--admin-token"),
+        (("workers",), workers, "--workers"),
+        (("access_log", "path"), access_log, "--access-log"),
+        (("runtime_dir",), runtime_dir, "--runtime-dir"),
+        (("drain", "deadline_ms"), drain_deadline_ms, "--drain-deadline"),
+    ):
+        if value is not None:
+            section = values
+            for step in path[:-1]:
+                section = section.setdefault(step, {})
+            section[path[-1]] = value
+            source.options[path] = option
+    return _build(source)
+
+
+def redacted(config: Config) -> dict[str, Any]:
+    """Every value of `config`, defaults included, as plain lists and mappings; secrets masked."""
+    values: dict[str, Any] = msgspec.json.decode(
+        msgspec.json.encode(config, enc_hook=lambda secret: secret.masked())
+    )
+    return values
+
+
+def _refuse(problem: ConfigProblem) -> NoReturn:
+    raise ConfigError([problem])
+
+
+def _build(source: Source) -> Config:
+    if source.values is None:
+        raise ConfigError(source.problems)
+    reported = {problem.path for problem in source.problems}
+    unread = len(source.problems)
+    source.values = _checked(Config, source.values, (), source)
+    # A value that could not be read is wrong once, not once more because what stands in for it is.
+    source.problems[unread:] = [
+        problem for problem in source.problems[unread:] if problem.path not in reported
+    ]
+    if source.problems:
+        raise ConfigError(source.problems)
+    config = msgspec.convert(source.values, Config, dec_hook=lambda _type, secret: secret)
+    for fault in find_faults(config):
+        source.report(*fault)
+    if source.problems:
+        raise ConfigError(source.problems)
+    return config
+
+
+# ---- values against types
+# msgspec.convert stops at the first error; this finds them all and knows where each one is.
+
+
+def _checked(annotation: Any, value: Any, path: Path, source: Source) -> Any:
+    """`value` as msgspec will take it for `annotation`; what it would not take is reported."""
+    inner = _bare(annotation)
+    options = _union_members(inner)
+    if options:
+        if value is None and type(None) in options:
+            return None
+        members = [option for option in options if option is not type(None)]
+        if len(members) > 1:
+            return _checked_tagged(members, value, path, source)
+        return _checked(members[0], value, path, source)
+    if isinstance(inner, type) and issubclass(inner, Struct):
+        return _checked_struct(inner, value, path, source)
+    if get_origin(inner) is tuple:
+        return _checked_list(annotation, value, path, source)
+    if get_origin(inner) is dict:
+        return _checked_dict(annotation, value, path, source)
+    return _checked_leaf(annotation, value, path, source)
+
+
+def _checked_struct(cls: type[Struct], value: Any, path: Path, source: Source) -> Any:
+    if value is None:
+        value = {}  # a key whose fields are all commented out
+    if not isinstance(value, dict):
+        source.report(
+            path, f"{_shown(value)} is not a mapping", f"a mapping with {_some(structs.fields(cls))}"
+        )
+        return value
+    fields = {info.encode_name: info for info in structs.fields(cls)}
+    tag_field = cls.__struct_config__.tag_field
+    result = {}
+    for key, item in value.items():
+        if key == tag_field:
+            result[key] = item
+        elif key not in fields:
+            guess = nearest(key, fields)
+            expected = (
+                f"{guess!r} perhaps" if guess else f"one of: {', '.join(fields)}" if fields else "no key here"
+            )
+            source.report((*path, key), f"unknown key {key!r}", expected, at_key=True)
+        else:
+            result[key] = _checked(fields[key].type, item, (*path, key), source)
+    for name, info in fields.items():
+        if info.required and name not in value:
+            source.report(path, f"the key {name!r} is missing", describe(info.type))
+    return result
+
+
+def _checked_tagged(members: list[Any], value: Any, path: Path, source: Source) -> Any:
+    tags = {member.__struct_config__.tag: member for member in members}
+    tag_field = members[0].__struct_config__.tag_field
+    expected = f"one of: {', '.join(tags)}"
+    if not isinstance(value, dict) or tag_field not in value:
+        what = "is not a mapping" if not isinstance(value, dict) else f"has no {tag_field!r}"
+        source.report(path, f"{_shown(value)} {what}", f"{{{tag_field}: NAME}} with NAME {expected}")
+        return value
+    tag = value[tag_field]
+    if not isinstance(tag, str) or tag not in tags:
+        guess = nearest(str(tag), tags)
+        source.report(
+            (*path, tag_field),
+            f"{_shown(tag)} is unknown",
+            f"{guess!r} perhaps; {expected}" if guess else expected,
+        )
+        return value
+    return _checked_struct(tags[tag], value, path, source)
+
+
+def _checked_list(annotation: Any, value: Any, path: Path, source: Source) -> Any:
+    if not isinstance(value, list):
+        source.report(path, f"{_shown(value)} is not a list", describe(annotation))
+        return value
+    _check_length(annotation, value, path, source)
+    item_type = get_args(_bare(annotation))[0]
+    return [_checked(item_type, item, (*path, index), source) for index, item in enumerate(value)]
+
+
+def _checked_dict(annotation: Any, value: Any, path: Path, source: Source) -> Any:
+    if value is None:
+        value = {}
+    if not isinstance(value, dict):
+        source.report(path, f"{_shown(value)} is not a mapping", describe(annotation))
+        return value
+    _check_length(annotation, value, path, source)
+    key_type, item_type = get_args(_bare(annotation))
+    result = {}
+    for key, item in value.items():
+        try:
+            msgspec.convert(key, key_type)
+        except msgspec.ValidationError:
+            source.report(
+                (*path, key), f"{_shown(key)} cannot be a key here", describe(key_type), at_key=True
+            )
+            continue
+        result[key] = _checked(item_type, item, (*path, key), source)
+    return result
+
+
+def _check_length(annotation: Any, value: Any, path: Path, source: Source) -> None:
+    for meta in _metas(annotation):
+        if (meta.min_length is not None and len(value) < meta.min_length) or (
+            meta.max_length is not None and len(value) > meta.max_length
+        ):
+            source.report(path, f"{len(value)} entries", describe(annotation))
+
+
+def _checked_leaf(annotation: Any, value: Any, path: Path, source: Source) -> Any:
+    inner = _bare(annotation)
+    wants_text = inner is Secret or (isinstance(inner, type) and issubclass(inner, str))
+    if wants_text and value is not None and not isinstance(value, str) and path in source.texts:
+        value = source.texts[path]  # 1.2, 007, true: unquoted, and meant as text
+    if inner is Secret:
+        return _secret(value, path, source)
+    try:
+        msgspec.convert(value, annotation)
+    except msgspec.ValidationError:
+        source.report(path, f"{_shown(value)} is not allowed here", describe(annotation))
+    return value
+
+
+def _secret(value: Any, path: Path, source: Source) -> Any:
+    expected = "file:/path, ${ENV} or the secret itself"
+    if not isinstance(value, str):
+        source.report(path, "not text", expected)
+        return value
+    if value == MASK:
+        source.report(path, "this is the mask of a redacted dump", expected)
+    if not value.startswith("file:"):
+        return Secret(value)
+    name = value.removeprefix("file:")
+    if not name.startswith("/"):
+        source.report(path, f"{value!r} is relative", "an absolute path: file:/path")
+        return value
+    try:
+        with open(name, "rb") as stream:
+            data = stream.read(SECRET_BYTES_MAX + 1)
+        if len(data) > SECRET_BYTES_MAX:
+            source.report(path, f"{name!r} is too large for a secret", f"at most {SECRET_BYTES_MAX} bytes")
+        return Secret(data.decode().strip("\r\n"), value)
+    except OSError as exc:
+        source.report(path, f"{name!r} cannot be read: {exc.strerror}", "a file that this user can read")
+    except UnicodeDecodeError:
+        source.report(path, f"{name!r} is not text", "UTF-8 text")
+    return value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "nothing"
+    text = ("true" if value else "false") if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _some(fields: Sequence[structs.FieldInfo]) -> str:
+    return ", ".join(info.encode_name for info in fields[:6]) + (", ..." if len(fields) > 6 else "")
+
+
+# ---- types in words: for problems, and for the reference page
+
+
+def _bare(annotation: Any) -> Any:
+    while get_origin(annotation) is Annotated:
+        annotation = annotation.__origin__
+    return annotation
+
+
+def _metas(annotation: Any) -> list[Meta]:
+    return [meta for meta in getattr(annotation, "__metadata__", ()) if isinstance(meta, Meta)]
+
+
+def _union_members(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
+
+
+def describe(annotation: Any) -> str:
+    """What a value of `annotation` looks like, in words: "an integer from 1 to 64"."""
+    inner, metas = _bare(annotation), _metas(annotation)
+    members = [member for member in _union_members(inner) if member is not type(None)]
+    if len(members) > 1:
+        return "one of: " + ", ".join(str(member.__struct_config__.tag) for member in members)
+    if members:
+        return describe(members[0])
+    for meta in metas:
+        if meta.extra and "expected" in meta.extra:
+            return str(meta.extra["expected"])
+    if inner is Secret:
+        return "a secret: file:/path, ${ENV} or the text itself"
+    if inner is bool:
+        return "true or false"
+    if inner in (int, float):
+        return ("an integer" if inner is int else "a number") + _range(metas)
+    if isinstance(inner, type) and issubclass(inner, Enum):
+        return "one of: " + ", ".join(str(member.value) for member in inner)
+    if inner is str:
+        return "text" + _length(metas, "character")
+    if isinstance(inner, type) and issubclass(inner, Struct):
+        return "a mapping"
+    if get_origin(inner) is tuple:
+        return "a list" + _length(metas, "item", "s")
+    return "a mapping" + _length(metas, "key")
+
+
+def _range(metas: list[Meta]) -> str:
+    low = next((meta.ge for meta in metas if meta.ge is not None), None)
+    above = next((meta.gt for meta in metas if meta.gt is not None), None)
+    high = next((meta.le for meta in metas if meta.le is not None), None)
+    text = f" from {low}" if low is not None else f" over {above}" if above is not None else ""
+    if high is None:
+        return text
+    return text + (" to" if low is not None else ", at most") + f" {high:.15g}"
+
+
+def _length(metas: list[Meta], what: str, plural: str = "s") -> str:
+    low = next((meta.min_length for meta in metas if meta.min_length), None)
+    high = next((meta.max_length for meta in metas if meta.max_length is not None), None)
+    if low and high:
+        return f" of {low} to {high} {what}{plural}"
+    return f" of at most {high} {what}{plural}" if high else ""
