@@ -2,10 +2,10 @@
 
 Heads are parsed whole: `find_head_end` says when a head is complete (and refuses bad line ends as soon as they
 are seen), `parse_request_head` / `parse_response_head` then fill a `head_t` with spans into the same buffer.
-Nothing here allocates, reads a clock or knows a connection.
+Nothing here allocates, reads a clock or knows a connection. Chunked bodies: `chunk`.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     HTTP1_FIELDS_MAX = 128          # fields in one head; more is HTTP1_TOO_MANY_FIELDS
@@ -18,10 +18,10 @@ cdef enum http1_error:
     HTTP1_BAD_REQUEST_LINE = -2      # not METHOD SP target SP HTTP-version, or HTTP/0.9
     HTTP1_BAD_METHOD = -3            # not a token, or longer than 32 bytes
     HTTP1_BAD_TARGET = -4            # controls, spaces, non-ASCII, fragment, a form the method does not allow
-    HTTP1_BAD_VERSION = -5           # not HTTP/1.0 or HTTP/1.1 (-> 505 when it is well-formed HTTP/d.d)
+    HTTP1_BAD_VERSION = -5           # not HTTP/d.d
     HTTP1_UNSUPPORTED_VERSION = -6   # well-formed version that is not 1.0 or 1.1 -> 505
     HTTP1_BAD_FIELD_NAME = -7        # not a token, whitespace before the colon, no colon, empty
-    HTTP1_BAD_FIELD_VALUE = -8       # controls other than HTAB
+    HTTP1_BAD_FIELD_VALUE = -8       # controls other than HTAB; a Connection value that is no list of tokens
     HTTP1_OBS_FOLD = -9
     HTTP1_TOO_MANY_FIELDS = -10      # -> 431
     HTTP1_BAD_HOST = -11             # none in HTTP/1.1, more than one, or not a valid host[:port]
@@ -47,8 +47,9 @@ cdef enum http1_method:
     METHOD_TRACE = 8
     METHOD_CONNECT = 9
 
-# Fields the router acts on. head_t.known[id] is the index of the field's first occurrence, or -1.
-cdef enum field_id:
+# field_id: fields the router acts on. head_t.known[id] is the index of the field's first occurrence, or -1. (The enum
+# has no name because Cython lets no named enum be an index.)
+cdef enum:
     FIELD_OTHER = 0
     FIELD_HOST = 1
     FIELD_CONTENT_LENGTH = 2
@@ -82,8 +83,9 @@ cdef enum field_id:
     FIELD_COUNT = 30
 
 cdef enum field_flag:
-    FIELD_HOP_BY_HOP = 1             # Connection, Keep-Alive, Proxy-Connection, TE, Trailer, Transfer-Encoding, Upgrade,
-                                     # Proxy-Authenticate, Proxy-Authorization, or named by a Connection field
+    # Connection, Keep-Alive, Proxy-Connection, TE, Trailer, Transfer-Encoding, Upgrade, Proxy-Authenticate,
+    # Proxy-Authorization, or named by a Connection field (but for fields that none may take away, see http1.pyx)
+    FIELD_HOP_BY_HOP = 1
 
 cdef enum target_form:
     TARGET_ORIGIN = 0                # /path?query
@@ -116,37 +118,24 @@ cdef struct head_t:
     int64_t content_length           # -1: none. Equal repeated values (list or lines) are one value
     span_t method_span
     span_t target                    # as received
-    span_t path                      # path?query part: target for origin form, what follows the authority otherwise ("/" if empty)
-    span_t authority                 # absolute form's authority (without userinfo; userinfo is refused), else the Host value
+    # path?query: the target in origin form, "*" in asterisk form, empty in authority form, what follows the authority
+    # in absolute form: "/" if nothing does; when it begins with "?" the sender puts "/" before it (RFC 9112 3.2.1)
+    span_t path
+    span_t authority                 # of an absolute or authority form target (no userinfo), else the Host value
     span_t reason                    # responses
     uint16_t field_count
     int16_t known[30]                # FIELD_COUNT
     field_t fields[128]              # HTTP1_FIELDS_MAX
 
-cdef enum chunk_event:
-    CHUNK_NEED_MORE = 0              # every byte consumed
-    CHUNK_DATA = 1                   # data_offset, data_length say where in this feed
-    CHUNK_LAST = 2                   # the zero-size line has just been consumed; trailers or the end follow
-    CHUNK_TRAILER = 3                # data_offset, data_length: raw trailer-section bytes as they came (validated line by line)
-    CHUNK_END = 4                    # the message is complete; bytes after `position` belong to the next one
-    CHUNK_BAD = -1
-
-cdef struct chunk_t:                 # zero-filled is the start state
-    uint64_t remaining_bytes         # of the current chunk's data
-    uint32_t line_bytes              # of the current size, extension or trailer line, bounded
-    uint32_t trailer_bytes           # of the trailer section so far, bounded
-    uint8_t state
-    uint8_t digits                   # hex digits of the size read so far
-
-# The length of the head that starts at buffer[0], its blank line included; 0 when more bytes are needed; a negative http1_error.
-# `scanned` is 0 at first and carries over: bytes before it are not read again. Leading CRLFs must be skipped by the caller.
+# The length of the head that starts at buffer[0], its blank line included; 0 when more bytes are needed; a negative
+# http1_error. `scanned` is 0 at first and carries over: bytes before it are not read again. Leading CRLFs must be
+# skipped by the caller. Past the bound: HTTP1_HEAD_TOO_LARGE, or HTTP1_TARGET_TOO_LONG when the first line is longer.
 cdef int64_t find_head_end(const uint8_t* buffer, size_t size, size_t* scanned, size_t head_bytes_max) noexcept nogil
 # Fills `head` from the complete head in buffer[0:length_bytes]; HTTP1_OK or an http1_error.
-cdef int parse_request_head(const uint8_t* buffer, size_t length_bytes, size_t target_bytes_max, head_t* head) noexcept nogil
+cdef int parse_request_head(const uint8_t* buffer, size_t length_bytes, size_t target_bytes_max,
+                            head_t* head) noexcept nogil
 cdef int parse_response_head(const uint8_t* buffer, size_t length_bytes, head_t* head) noexcept nogil
-# Parses the raw trailer section (field lines, with or without the final blank line) into head.fields; framing, routing and
-# hop-by-hop fields (RFC 9110 6.5.1) get FIELD_HOP_BY_HOP so that the caller drops them.
+# Parses the raw trailer section (field lines, with or without the final blank line) into head.fields; framing, routing
+# and hop-by-hop fields (RFC 9110 6.5.1) get FIELD_HOP_BY_HOP so that the caller drops them.
 cdef int parse_trailers(const uint8_t* buffer, size_t length_bytes, head_t* head) noexcept nogil
-# Advances `position` over data[position:size] and returns the next chunk_event.
-cdef int chunk_next(chunk_t* chunk, const uint8_t* data, size_t size, size_t* position, size_t* data_offset, size_t* data_length) noexcept nogil
 cdef const char* http1_error_text(int error) noexcept nogil      # a sentence for the error body: what is wrong
