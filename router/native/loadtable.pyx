@@ -17,7 +17,6 @@ endpoint.
 
 from libc.math cimport expm1f
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
 from router.native.segment cimport Segment, segment_attach, segment_create
 
 cdef extern from *:
@@ -138,25 +137,29 @@ cdef uint32_t load_in_flight(load_table_t* table, uint32_t slot) noexcept nogil:
 cdef void load_in_flight_many(
     load_table_t* table, const uint32_t* slots, uint32_t count, uint32_t* in_flight
 ) noexcept nogil:
-    cdef uint32_t index, word_index
+    cdef uint32_t index, word_index, jumps = 0
     cdef uint32_t word_count = (table.column_count + 63) >> 6
     cdef uint64_t active
     cdef const uint32_t* cells
-    cdef bint is_first = True
+    for index in range(count):
+        in_flight[index] = 0
+    if count < SLOTS_PER_LINE:
+        jumps = 1
+    else:
+        for index in range(count):
+            jumps |= slots[index] ^ (slots[0] + index)
     for word_index in range(word_count):
         active = load_u64(&_header(table).active[word_index])
         while active:
             cells = _cell(table, (word_index << 6) + <uint32_t>lowest_bit(active), 0)
             active &= active - 1
-            if is_first:
-                is_first = False
-                for index in range(count):
-                    in_flight[index] = load_u32(cells + slots[index])
-            else:
+            if jumps:
                 for index in range(count):
                     in_flight[index] += load_u32(cells + slots[index])
-    if is_first:
-        memset(in_flight, 0, count * sizeof(uint32_t))
+            else:                    # a pool's slots mostly lie in a row: plain loads of whole words, which vectorise
+                cells += slots[0]
+                for index in range(count):
+                    in_flight[index] += cells[index]
 
 
 # --- estimates -------------------------------------------------------------------------------------------------------

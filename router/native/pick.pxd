@@ -1,7 +1,8 @@
 """One interface for every policy that picks an endpoint: `pick_endpoint(policy, request) -> candidate index`.
 
-A policy sees the candidates (slots of the load table, with weights), the request's key and a random word; it reads the load
-table and returns the position of the winner in the candidate array, or -1 when none is eligible. It allocates nothing.
+A policy sees the candidates (slots of the load table, with weights), the request's key and a random word; it reads the
+load table and returns the position of the winner in the candidate array, or -1 when none is eligible. It allocates
+nothing.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -17,12 +18,13 @@ cdef enum policy_kind:
 
 cdef struct candidate_set_t:         # built aside by a snapshot, read-only while requests use it (but for `turn`)
     uint32_t count
-    uint32_t* slots                  # slots[count] in the load table
+    uint32_t* slots                  # slots[count] in the load table; this and the arrays below come from malloc
     float* weights                   # weights[count], > 0
     uint64_t* identities             # identities[count]: stable hash of the endpoint, for rendezvous and rings
     uint64_t* ring_points            # sorted; bounded_ring only, else NULL
     uint32_t* ring_owners            # candidate position of each point
     uint32_t ring_count
+    double weight_total              # of all candidates; set by candidate_set_build_ring
     uint32_t turn                    # round robin's place
 
 cdef struct pick_request_t:
@@ -32,7 +34,12 @@ cdef struct pick_request_t:
     uint64_t excluded[4]             # bit per candidate position < 256: already tried
     float load_factor                # bounded_ring: 1.25 means at most 1.25x the mean
 
-cdef int pick_endpoint(int policy, load_table_t* table, candidate_set_t* candidates, pick_request_t* request) noexcept nogil
-cdef int candidate_set_build_ring(candidate_set_t* candidates, uint32_t points_per_weight) noexcept nogil   # allocates; 0 or -1
-cdef void candidate_set_free(candidate_set_t* candidates) noexcept nogil                                      # frees the arrays
-cdef uint64_t random_next(uint64_t* state) noexcept nogil                                                     # xorshift/wyrand step
+# The position of the winner. Ejected candidates win only when no other is left, excluded ones never; -1 when every
+# candidate is excluded.
+cdef int pick_endpoint(
+    int policy, load_table_t* table, candidate_set_t* candidates, pick_request_t* request
+) noexcept nogil
+# Allocates the ring; 0, or -1 when there is no memory.
+cdef int candidate_set_build_ring(candidate_set_t* candidates, uint32_t points_per_weight) noexcept nogil
+cdef void candidate_set_free(candidate_set_t* candidates) noexcept nogil     # frees the arrays
+cdef uint64_t random_next(uint64_t* state) noexcept nogil                    # a wyrand step
