@@ -11,20 +11,19 @@ supervisor on reload.
 from __future__ import annotations
 
 import os
-import types
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from pathlib import Path as FilePath
-from typing import Annotated, Any, NoReturn, Union, get_args, get_origin
+from typing import Any, NoReturn, get_args, get_origin
 
 import msgspec
-from msgspec import Meta, Struct, structs
+from msgspec import Struct, structs
 
 from router import limits
 from router.config_source import ConfigProblem, Source, read_source
 from router.schema.config import Config
 from router.schema.secret import MASK, Secret
 from router.schema.validate import Path, find_faults, nearest
+from router.schema.words import bare_type, describe, metas_of, union_members
 
 SECRET_BYTES_MAX = 8192  # keys are tens of bytes, JWTs a few KiB; a larger file is not a secret but a mistake
 
@@ -108,7 +107,7 @@ def config_from_options(
         (("workers",), workers, "--workers"),
         (("access_log", "path"), access_log, "--access-log"),
         (("runtime_dir",), runtime_dir, "--runtime-dir"),
-        (("drain", "deadline_ms"), drain_deadline_ms, "--drain-deadline"),
+        (("drain", "deadline_ms"), drain_deadline_ms, "--drain-deadline-ms"),
     ):
         if value is not None:
             section = values
@@ -157,8 +156,8 @@ def _build(source: Source) -> Config:
 
 def _checked(annotation: Any, value: Any, path: Path, source: Source) -> Any:
     """`value` as msgspec will take it for `annotation`; what it would not take is reported."""
-    inner = _bare(annotation)
-    options = _union_members(inner)
+    inner = bare_type(annotation)
+    options = union_members(inner)
     if options:
         if value is None and type(None) in options:
             return None
@@ -228,7 +227,7 @@ def _checked_list(annotation: Any, value: Any, path: Path, source: Source) -> An
         source.report(path, f"{_shown(value)} is not a list", describe(annotation))
         return value
     _check_length(annotation, value, path, source)
-    item_type = get_args(_bare(annotation))[0]
+    item_type = get_args(bare_type(annotation))[0]
     return [_checked(item_type, item, (*path, index), source) for index, item in enumerate(value)]
 
 
@@ -239,7 +238,7 @@ def _checked_dict(annotation: Any, value: Any, path: Path, source: Source) -> An
         source.report(path, f"{_shown(value)} is not a mapping", describe(annotation))
         return value
     _check_length(annotation, value, path, source)
-    key_type, item_type = get_args(_bare(annotation))
+    key_type, item_type = get_args(bare_type(annotation))
     result = {}
     for key, item in value.items():
         try:
@@ -254,7 +253,7 @@ def _checked_dict(annotation: Any, value: Any, path: Path, source: Source) -> An
 
 
 def _check_length(annotation: Any, value: Any, path: Path, source: Source) -> None:
-    for meta in _metas(annotation):
+    for meta in metas_of(annotation):
         if (meta.min_length is not None and len(value) < meta.min_length) or (
             meta.max_length is not None and len(value) > meta.max_length
         ):
@@ -262,7 +261,7 @@ def _check_length(annotation: Any, value: Any, path: Path, source: Source) -> No
 
 
 def _checked_leaf(annotation: Any, value: Any, path: Path, source: Source) -> Any:
-    inner = _bare(annotation)
+    inner = bare_type(annotation)
     wants_text = inner is Secret or (isinstance(inner, type) and issubclass(inner, str))
     if wants_text and value is not None and not isinstance(value, str) and path in source.texts:
         value = source.texts[path]  # 1.2, 007, true: unquoted, and meant as text
@@ -314,66 +313,3 @@ def _shown(value: Any) -> str:
 
 def _some(fields: Sequence[structs.FieldInfo]) -> str:
     return ", ".join(info.encode_name for info in fields[:6]) + (", ..." if len(fields) > 6 else "")
-
-
-# ---- types in words: for problems, and for the reference page
-
-
-def _bare(annotation: Any) -> Any:
-    while get_origin(annotation) is Annotated:
-        annotation = annotation.__origin__
-    return annotation
-
-
-def _metas(annotation: Any) -> list[Meta]:
-    return [meta for meta in getattr(annotation, "__metadata__", ()) if isinstance(meta, Meta)]
-
-
-def _union_members(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
-
-
-def describe(annotation: Any) -> str:
-    """What a value of `annotation` looks like, in words: "an integer from 1 to 64"."""
-    inner, metas = _bare(annotation), _metas(annotation)
-    members = [member for member in _union_members(inner) if member is not type(None)]
-    if len(members) > 1:
-        return "one of: " + ", ".join(str(member.__struct_config__.tag) for member in members)
-    if members:
-        return describe(members[0])
-    for meta in metas:
-        if meta.extra and "expected" in meta.extra:
-            return str(meta.extra["expected"])
-    if inner is Secret:
-        return "a secret: file:/path, ${ENV} or the text itself"
-    if inner is bool:
-        return "true or false"
-    if inner in (int, float):
-        return ("an integer" if inner is int else "a number") + _range(metas)
-    if isinstance(inner, type) and issubclass(inner, Enum):
-        return "one of: " + ", ".join(str(member.value) for member in inner)
-    if inner is str:
-        return "text" + _length(metas, "character")
-    if isinstance(inner, type) and issubclass(inner, Struct):
-        return "a mapping"
-    if get_origin(inner) is tuple:
-        return "a list" + _length(metas, "item", "s")
-    return "a mapping" + _length(metas, "key")
-
-
-def _range(metas: list[Meta]) -> str:
-    low = next((meta.ge for meta in metas if meta.ge is not None), None)
-    above = next((meta.gt for meta in metas if meta.gt is not None), None)
-    high = next((meta.le for meta in metas if meta.le is not None), None)
-    text = f" from {low}" if low is not None else f" over {above}" if above is not None else ""
-    if high is None:
-        return text
-    return text + (" to" if low is not None else ", at most") + f" {high:.15g}"
-
-
-def _length(metas: list[Meta], what: str, plural: str = "s") -> str:
-    low = next((meta.min_length for meta in metas if meta.min_length), None)
-    high = next((meta.max_length for meta in metas if meta.max_length is not None), None)
-    if low and high:
-        return f" of {low} to {high} {what}{plural}"
-    return f" of at most {high} {what}{plural}" if high else ""

@@ -11,7 +11,7 @@ never changes: a reload makes another one. Units end the names; `_ms` is used in
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, get_args
 
 from msgspec import Meta, Struct, field
 from msgspec.structs import force_setattr
@@ -567,3 +567,8 @@ def effective_timeouts(timeouts: Timeouts, route: RouteTimeouts) -> Timeouts:
         if value is not None:
             values[name] = value
     return Timeouts(**values)
+
+
+def policy_names() -> list[str]:
+    """The policies' names as a configuration writes them."""
+    return [str(policy.__struct_config__.tag) for policy in get_args(Policy)]
