@@ -2,6 +2,7 @@
 
 Fed the decoded body (no chunk framing) in any pieces. In SSE mode it counts events and finds the `usage` object of OpenAI and
 Anthropic streams and llama.cpp's timings; in JSON mode only the usage object is looked for.
+Invariant: the counts depend on the bytes alone, never on how they were split; state is bounded and lives in the struct.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -11,17 +12,32 @@ cdef enum meter_mode:
     METER_SSE = 1
     METER_JSON = 2
 
+cdef struct sse_private_t:           # the meter's own
+    int64_t number                   # integer being read
+    uint8_t text[24]                 # event name, or key inside a usage object, that may continue in the next piece
+    uint8_t head[10]                 # how the event's data begins, white space outside the first key left out
+    uint8_t head_length
+    uint8_t text_length
+    uint8_t line_state
+    uint8_t json_state
+    uint8_t matched                  # bytes matched of the key being looked for
+    uint8_t depth                    # open brackets inside the usage object, its own included
+    uint8_t key
+    uint8_t event_kind               # what the event's name means
+    uint8_t flags
+    uint8_t last_byte                # of the previous piece
+
 cdef struct sse_meter_t:             # zero-filled, mode set, is the start state
     uint8_t mode
-    uint8_t saw_done                 # `data: [DONE]`, or an Anthropic `message_stop` event
-    uint8_t saw_error                # an `error` event, or a data object whose first key is "error"
-    uint8_t has_usage
+    uint8_t saw_done                 # `data: [DONE]`, an Anthropic `message_stop` or the last event of a Responses stream
+    uint8_t saw_error                # an `error` event, or a data object (JSON body) whose first key is "error" and not null
+    uint8_t has_usage                # at least one count below was read
     uint32_t event_count             # events with data, [DONE] not counted
     int64_t prompt_tokens            # -1 until a usage object said so (input_tokens in Anthropic / Responses)
     int64_t completion_tokens        # -1 likewise (output_tokens); the last usage object wins field by field
     int64_t cached_tokens            # prompt_tokens_details.cached_tokens, input_tokens_details.cached_tokens, cache_read_input_tokens
-    uint8_t private_state[256]
+    sse_private_t private_state
 
 cdef void sse_meter_begin(sse_meter_t* meter, int mode) noexcept nogil
-# Returns how many events ended inside `data`.
+# Returns by how much event_count grew: the events that ended inside `data`.
 cdef uint32_t sse_meter_feed(sse_meter_t* meter, const uint8_t* data, size_t size) noexcept nogil
