@@ -49,4 +49,3 @@ cdef class LoadTable:
     cdef load_table_t table
     cdef object _mapping
     cdef readonly int fd             # owned by the table; pass it on, do not close it
-    cdef int _check(self, uint32_t column, uint32_t slot) except -1

@@ -323,15 +323,15 @@ cdef class LoadTable:
         return self.table.column_count
 
     def charge(self, uint32_t column, uint32_t slot):
-        self._check(column, slot)
+        _check(self, column, slot)
         load_charge(&self.table, column, slot)
 
     def release(self, uint32_t column, uint32_t slot):
-        self._check(column, slot)
+        _check(self, column, slot)
         load_release(&self.table, column, slot)
 
     def in_flight(self, uint32_t slot):
-        self._check(0, slot)
+        _check(self, 0, slot)
         return load_in_flight(&self.table, slot)
 
     def in_flight_by_column(self, slot=None):
@@ -339,7 +339,7 @@ cdef class LoadTable:
         cdef uint64_t in_flight
         cdef uint32_t first = 0, end = self.table.slot_count
         if slot is not None:
-            self._check(0, slot)
+            _check(self, 0, slot)
             first = slot
             end = first + 1
         counts = []
@@ -360,7 +360,7 @@ cdef class LoadTable:
         cdef uint64_t settled = 0
         cdef uint32_t slot
         cdef uint32_t* cell
-        self._check(column, 0)
+        _check(self, column, 0)
         for slot in range(self.table.slot_count):
             cell = _cell(&self.table, column, slot)
             settled += load_u32(cell)
@@ -369,7 +369,7 @@ cdef class LoadTable:
         return settled
 
     def reset_slot(self, uint32_t slot):
-        self._check(0, slot)
+        _check(self, 0, slot)
         cdef uint32_t in_flight = load_in_flight(&self.table, slot)
         if in_flight:
             raise ValueError(f"slot {slot} still has {in_flight} attempts in flight")
@@ -382,7 +382,7 @@ cdef class LoadTable:
 
     def view(self, uint32_t slot):
         cdef load_view_t view
-        self._check(0, slot)
+        _check(self, 0, slot)
         load_view(&self.table, slot, &view)
         return {
             "in_flight": view.in_flight,
@@ -394,45 +394,46 @@ cdef class LoadTable:
         }
 
     def observe_ttft(self, uint32_t slot, uint32_t ttft_us, uint64_t now_us):
-        self._check(0, slot)
+        _check(self, 0, slot)
         load_observe_ttft(&self.table, slot, ttft_us, now_us)
 
     def observe_itl(self, uint32_t slot, uint32_t itl_us, uint64_t now_us):
-        self._check(0, slot)
+        _check(self, 0, slot)
         load_observe_itl(&self.table, slot, itl_us, now_us)
 
     def observe_outcome(self, uint32_t slot, bint failed, uint64_t now_us):
-        self._check(0, slot)
+        _check(self, 0, slot)
         load_observe_outcome(&self.table, slot, failed, now_us)
 
     def eject(self, uint32_t slot, uint64_t now_us, uint64_t base_us, uint64_t max_us):
-        self._check(0, slot)
+        _check(self, 0, slot)
         load_eject(&self.table, slot, now_us, base_us, max_us)
 
     def readmit(self, uint32_t slot):
-        self._check(0, slot)
+        _check(self, 0, slot)
         load_readmit(&self.table, slot)
 
     def is_ejected(self, uint32_t slot, uint64_t now_us):
-        self._check(0, slot)
+        _check(self, 0, slot)
         return bool(load_is_ejected(&self.table, slot, now_us))
 
     def churn(self, uint32_t column, uint32_t slot, uint64_t round_count):
         """Charges, observes and releases `round_count` times without the interpreter: contention tests and benches."""
         cdef uint64_t index
-        self._check(column, slot)
+        _check(self, column, slot)
         with nogil:
             for index in range(round_count):
                 load_charge(&self.table, column, slot)
                 load_observe_ttft(&self.table, slot, 1000, index)
                 load_release(&self.table, column, slot)
 
-    cdef int _check(self, uint32_t column, uint32_t slot) except -1:
-        if slot >= self.table.slot_count:
-            raise IndexError(f"slot {slot} of {self.table.slot_count}")
-        if column >= self.table.column_count:
-            raise IndexError(f"column {column} of {self.table.column_count}")
-        return 0
+
+cdef int _check(LoadTable self, uint32_t column, uint32_t slot) except -1:
+    if slot >= self.table.slot_count:
+        raise IndexError(f"slot {slot} of {self.table.slot_count}")
+    if column >= self.table.column_count:
+        raise IndexError(f"column {column} of {self.table.column_count}")
+    return 0
 
 
 cdef LoadTable _open(Segment segment):

@@ -1,7 +1,7 @@
 """Counters and log-linear histograms in shared memory, a column per worker, summed by whoever renders them.
 
-A worker touches only its own column: plain adds, no atomics, no Python. Series are bounded: requests are counted in a fixed
-open-addressed table keyed by (route, endpoint slot, outcome); what does not fit goes to one `overflow` cell.
+A worker touches only its own column: plain adds, no atomics, no Python. Series are bounded: requests are counted in a
+fixed open-addressed table keyed by (route, endpoint slot, outcome); what does not fit goes to one `overflow` cell.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -48,12 +48,12 @@ cdef enum histogram_kind:
 cdef struct metrics_t:               # process-local view of one worker's column
     uint8_t* base
     uint64_t* counters
-    void* private_view
+    void* private_view               # the segment's header: sizes
 
 cdef void metrics_add(metrics_t* metrics, int counter, int64_t amount) noexcept nogil
 cdef void metrics_set(metrics_t* metrics, int counter, int64_t value) noexcept nogil
 cdef void metrics_observe_us(metrics_t* metrics, int kind, uint32_t index, uint64_t value_us) noexcept nogil
-# slot 0xFFFF: no endpoint was picked
+# slot 0xFFFF: no endpoint was picked; route 0xFFFF: none matched
 cdef void metrics_count_request(metrics_t* metrics, uint32_t route, uint32_t slot, uint32_t outcome) noexcept nogil
 
 cdef class MetricsTable:
@@ -62,4 +62,4 @@ cdef class MetricsTable:
     cdef uint8_t* base
     cdef size_t size_bytes
     cdef object _mapping
-    cdef metrics_t column(self, uint32_t index)
+    cdef metrics_t column(self, uint32_t index)      # for the worker that owns it; marks the column as written
