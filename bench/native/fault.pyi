@@ -1,0 +1,3 @@
+KINDS: dict[str, str]
+
+def parse_fault(text: str) -> tuple[str, float, float]: ...
