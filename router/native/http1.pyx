@@ -3,14 +3,14 @@
 Invariant: a head that is accepted has one reading. What two receivers could take differently (a line end, a length, a
 coding, a host) is refused here, so that nothing a peer sends can mean one thing to us and another to the next hop.
 Spans point into the caller's buffer; nothing is allocated, no clock is read, no connection is known. Neighbours:
-`chunk` (bodies), `authority` (hosts), `octets` (character classes), `field_names` (fields known by name); the
-exchange acts on `head_t`.
+`chunk` (bodies), `lines` (line ends), `authority` (hosts), `field_names` (fields known by name), `octets` (character
+classes); the exchange acts on `head_t`.
 
-How it works. `find_head_end` looks at every octet once, sixteen at a time, and judges line ends alone: CR, LF and NUL
-are the octets receivers disagree about most (RFC 9112 2.2), so they are refused before the head is even complete. The
-parse then walks the lines with three scans (token, target, text); each stops at the first octet outside its class,
-and what that octet must be is the whole grammar. A complete head ends in CRLF, which no scan crosses: that is why no
-scan needs a bound of its own.
+How it works. `find_head_end` looks at every octet once, 64 at a time, and judges line ends alone: CR, LF and NUL are
+the octets receivers disagree about most (RFC 9112 2.2), so they are refused before the head is even complete. The
+parse then takes a list of where the lines end and works through them: because no line waits for the one before it to
+be read, the processor overlaps them. Scans (token, target, text) stop at the first octet outside their class, and what
+that octet must be is the whole grammar; a head ends in CRLF, which none of them crosses.
 
 What the RFCs leave to the recipient, and what is done here:
 - A request-target may hold any visible ASCII but "#". RFC 3986 allows fewer, but browsers send | ^ { } [ ] raw in
@@ -32,9 +32,9 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memchr, memcmp, memset
 from router.native.authority cimport authority_is_valid
 from router.native.field_names cimport field_id_of
+from router.native.lines cimport find_blank_line, index_lines, lines_t
 from router.native.octets cimport (
-    OCTET_DIGIT, OCTET_TOKEN, line_breaks, lowest_bit, octet_is, same_name, skip_octets, skip_target, skip_text,
-    skip_token,
+    OCTET_DIGIT, OCTET_TOKEN, octet_is, same_name, skip_octets, skip_target, skip_text, skip_token,
 )
 
 cdef enum:
@@ -62,26 +62,9 @@ cdef enum:
 
 cdef int64_t find_head_end(const uint8_t* buffer, size_t size, size_t* scanned, size_t head_bytes_max) noexcept nogil:
     cdef size_t limit = size if size < head_bytes_max else head_bytes_max
-    cdef size_t position = scanned[0]
-    cdef size_t at
-    cdef uint32_t breaks
-    while position < limit:
-        breaks = line_breaks(buffer + position, limit - position)
-        while breaks:
-            at = position + lowest_bit(breaks)
-            breaks &= breaks - 1
-            if buffer[at] == CR:
-                if at + 1 == limit:
-                    # Its LF may come yet: this one octet is looked at again.
-                    scanned[0] = at
-                    return HTTP1_OK if limit < head_bytes_max else head_over_bound(buffer, limit)
-                if buffer[at + 1] != LF:
-                    return HTTP1_BAD_LINE_END
-                if at == 0 or buffer[at - 1] == LF:
-                    return <int64_t>(at + 2)
-            elif buffer[at] != LF or at == 0 or buffer[at - 1] != CR:
-                return HTTP1_BAD_LINE_END
-        position += 16
+    cdef int64_t end = find_blank_line(buffer, scanned[0], limit)
+    if end != 0:
+        return HTTP1_BAD_LINE_END if end < 0 else end
     scanned[0] = limit
     return HTTP1_OK if limit < head_bytes_max else head_over_bound(buffer, limit)
 
@@ -93,10 +76,12 @@ cdef int64_t head_over_bound(const uint8_t* buffer, size_t size) noexcept nogil:
 
 cdef int parse_request_head(const uint8_t* buffer, size_t length_bytes, size_t target_bytes_max,
                             head_t* head) noexcept nogil:
+    cdef lines_t lines
     cdef size_t position, start, size
     cdef int error
-    if not head_begin(buffer, length_bytes, False, head):
+    if not index_lines(buffer, length_bytes, &lines):
         return HTTP1_BAD_LINE_END
+    head_begin(length_bytes, False, head)
 
     # RFC 9112 3: request-line = method SP request-target SP HTTP-version; 3.1: the method is a case-sensitive token.
     position = skip_token(buffer, 0, length_bytes)
@@ -121,19 +106,15 @@ cdef int parse_request_head(const uint8_t* buffer, size_t length_bytes, size_t t
 
     # RFC 9112 2.3: HTTP-version = "HTTP/" DIGIT "." DIGIT, case-sensitive, and nothing between it and CRLF.
     start = position + 1
-    position = skip_text(buffer, start, length_bytes)
-    if buffer[position] != CR or buffer[position + 1] != LF:
-        return HTTP1_BAD_LINE_END if is_line_break(buffer[position]) else HTTP1_BAD_REQUEST_LINE
-    if memchr(buffer + start, SP, position - start) != NULL:
-        return HTTP1_BAD_REQUEST_LINE
-    error = read_version(buffer + start, position - start, HTTP1_BAD_VERSION, head)
+    size = lines.ends[0] - start
+    error = read_version(buffer + start, size, HTTP1_BAD_VERSION, head)
     if error != HTTP1_OK:
-        return error
+        return HTTP1_BAD_REQUEST_LINE if memchr(buffer + start, SP, size) != NULL else error
     error = read_target_form(buffer, head)
     if error != HTTP1_OK:
         return error
 
-    error = parse_field_lines(buffer, position + 2, length_bytes, head)
+    error = parse_field_lines(buffer, &lines, head)
     if error != HTTP1_OK:
         return error
     # RFC 9112 3.2: 400 to any HTTP/1.1 request without a Host; more than one is refused where the second is met.
@@ -149,14 +130,16 @@ cdef int parse_request_head(const uint8_t* buffer, size_t length_bytes, size_t t
 
 
 cdef int parse_response_head(const uint8_t* buffer, size_t length_bytes, head_t* head) noexcept nogil:
+    cdef lines_t lines
     cdef size_t position, end
     cdef int error
-    if not head_begin(buffer, length_bytes, True, head):
+    if not index_lines(buffer, length_bytes, &lines):
         return HTTP1_BAD_LINE_END
+    head_begin(length_bytes, True, head)
     # RFC 9112 4: status-line = HTTP-version SP status-code SP [ reason-phrase ]
-    end = skip_text(buffer, 0, length_bytes)
-    if buffer[end] != CR or buffer[end + 1] != LF:
-        return HTTP1_BAD_LINE_END if is_line_break(buffer[end]) else HTTP1_BAD_STATUS_LINE
+    end = lines.ends[0]
+    if lines.has_controls and skip_text(buffer, 0, end) != end:
+        return HTTP1_BAD_STATUS_LINE
     if end < 12 or buffer[8] != SP:
         return HTTP1_BAD_STATUS_LINE
     error = read_version(buffer, 8, HTTP1_BAD_STATUS_LINE, head)
@@ -174,55 +157,47 @@ cdef int parse_response_head(const uint8_t* buffer, size_t length_bytes, head_t*
             return HTTP1_BAD_STATUS_LINE
         position += 1
     span_set(&head.reason, position, end - position)
-    return parse_field_lines(buffer, end + 2, length_bytes, head)
+    return parse_field_lines(buffer, &lines, head)
 
 
 cdef int parse_trailers(const uint8_t* buffer, size_t length_bytes, head_t* head) noexcept nogil:
+    cdef lines_t lines
     cdef size_t position = 0
+    cdef uint32_t line
     cdef field_t* field
-    cdef int error
-    memset(head, 0, sizeof(head_t) - sizeof(head.fields))
-    memset(head.known, 0xFF, sizeof(head.known))
-    head.length_bytes = <uint32_t>length_bytes
-    head.content_length = -1
+    head_begin(length_bytes, False, head)
     if length_bytes == 0:
         return HTTP1_OK
-    if length_bytes < 2 or buffer[length_bytes - 2] != CR or buffer[length_bytes - 1] != LF:
+    if not index_lines(buffer, length_bytes, &lines):
         return HTTP1_BAD_TRAILER
-    while position < length_bytes and buffer[position] != CR:
+    for line in range(lines.count):
+        if lines.ends[line] == position:
+            # The section's blank line, which the caller may have left out, is the last.
+            return HTTP1_OK if position + 2 == length_bytes else HTTP1_BAD_TRAILER
         if head.field_count == HTTP1_TRAILERS_MAX:
             return HTTP1_TOO_MANY_FIELDS
         field = &head.fields[head.field_count]
-        error = read_field_line(buffer, &position, length_bytes, field)
-        if error != HTTP1_OK:
+        if read_field_line(buffer, length_bytes, position, lines.ends[line], lines.has_controls, field) != HTTP1_OK:
             return HTTP1_BAD_TRAILER
         if field.id != FIELD_OTHER and head.known[field.id] < 0:
             head.known[field.id] = head.field_count
         field.flags = 0 if 1 << field.id & TRAILER_FIELDS else FIELD_HOP_BY_HOP
         head.field_count += 1
-    # Either the section's blank line is there, and last, or the caller left it out.
-    return HTTP1_OK if position == length_bytes or position + 2 == length_bytes else HTTP1_BAD_TRAILER
+        position = lines.ends[line] + 2
+    return HTTP1_OK
 
 
-cdef inline bint head_begin(const uint8_t* buffer, size_t length_bytes, bint is_response, head_t* head) noexcept nogil:
-    # The final CRLF is what every later scan relies on to stop.
-    if length_bytes < 4 or buffer[length_bytes - 2] != CR or buffer[length_bytes - 1] != LF:
-        return False
+cdef inline void head_begin(size_t length_bytes, bint is_response, head_t* head) noexcept nogil:
     memset(head, 0, sizeof(head_t) - sizeof(head.fields))
     memset(head.known, 0xFF, sizeof(head.known))
     head.length_bytes = <uint32_t>length_bytes
     head.is_response = is_response
     head.content_length = -1
-    return True
 
 
 cdef inline void span_set(span_t* span, size_t offset, size_t length) noexcept nogil:
     span.offset = <uint32_t>offset
     span.length = <uint32_t>length
-
-
-cdef inline bint is_line_break(uint8_t octet) noexcept nogil:
-    return octet == CR or octet == LF or octet == 0
 
 
 cdef inline bint is_space(uint8_t octet) noexcept nogil:
@@ -310,41 +285,46 @@ cdef int read_target_form(const uint8_t* buffer, head_t* head) noexcept nogil:
     return HTTP1_OK
 
 
-cdef inline int read_field_line(const uint8_t* buffer, size_t* position, size_t end, field_t* field) noexcept nogil:
-    # RFC 9112 5: field-line = field-name ":" OWS field-value OWS, then CRLF. 5.1: no whitespace between name and colon.
-    cdef size_t start = position[0]
-    cdef size_t at = skip_token(buffer, start, end)
+cdef inline int read_field_line(const uint8_t* buffer, size_t length_bytes, size_t start, size_t end,
+                                bint has_controls, field_t* field) noexcept nogil:
+    # RFC 9112 5: field-line = field-name ":" OWS field-value OWS; 5.1: no whitespace between name and colon.
+    cdef size_t at = skip_token(buffer, start, length_bytes)  # the line's CR stops it
     if buffer[at] != b":" or at == start:
         # RFC 9112 5.2: a line that begins with whitespace is obs-fold (2.2 on the one after the start line).
         return HTTP1_OBS_FOLD if is_space(buffer[start]) else HTTP1_BAD_FIELD_NAME
     span_set(&field.name, start, at - start)
     field.id = field_id_of(buffer + start, at - start)
-    at += 1
-    while is_space(buffer[at]):
-        at += 1
-    start = at
-    # RFC 9110 5.5: VCHAR, obs-text, SP and HTAB; CR, LF and NUL are "invalid and dangerous".
-    at = skip_text(buffer, at, end)
-    if buffer[at] != CR or buffer[at + 1] != LF:
-        return HTTP1_BAD_LINE_END if is_line_break(buffer[at]) else HTTP1_BAD_FIELD_VALUE
-    position[0] = at + 2
-    while at > start and is_space(buffer[at - 1]):
-        at -= 1
-    span_set(&field.value, start, at - start)
+    start = at + 1
+    while start < end and is_space(buffer[start]):
+        start += 1
+    while end > start and is_space(buffer[end - 1]):
+        end -= 1
+    # RFC 9110 5.5: VCHAR, obs-text, SP and HTAB; the rest is "invalid and dangerous".
+    if has_controls and skip_text(buffer, start, end) != end:
+        return HTTP1_BAD_FIELD_VALUE
+    span_set(&field.value, start, end - start)
     return HTTP1_OK
 
 
-cdef int parse_field_lines(const uint8_t* buffer, size_t position, size_t end, head_t* head) noexcept nogil:
+cdef int parse_field_lines(const uint8_t* buffer, lines_t* lines, head_t* head) noexcept nogil:
+    cdef size_t position = lines.ends[0] + 2
+    cdef uint32_t line = 1
     cdef field_t* field
     cdef const uint8_t* value
     cdef int error
-    while position < end and buffer[position] != CR:
+    while True:
+        if line == lines.count:
+            return HTTP1_BAD_LINE_END                         # no blank line
+        if lines.ends[line] == position:
+            break
         if head.field_count == HTTP1_FIELDS_MAX:
             return HTTP1_TOO_MANY_FIELDS
         field = &head.fields[head.field_count]
-        error = read_field_line(buffer, &position, end, field)
+        error = read_field_line(buffer, head.length_bytes, position, lines.ends[line], lines.has_controls, field)
         if error != HTTP1_OK:
             return error
+        position = lines.ends[line] + 2
+        line += 1
         field.flags = FIELD_HOP_BY_HOP if 1 << field.id & HOP_BY_HOP_FIELDS else 0
         if field.id != FIELD_OTHER:
             value = buffer + field.value.offset
@@ -366,7 +346,7 @@ cdef int parse_field_lines(const uint8_t* buffer, size_t position, size_t end, h
             if head.known[field.id] < 0:
                 head.known[field.id] = head.field_count
         head.field_count += 1
-    if position + 2 != end:
+    if position + 2 != head.length_bytes:
         return HTTP1_BAD_LINE_END
     # RFC 9112 6.1, 6.3: both together is request smuggling or response splitting until proven otherwise.
     if head.has_transfer_encoding and head.content_length >= 0:

@@ -1,4 +1,4 @@
-"""The octet classes that HTTP's and URI's grammars are made of, and scans that judge sixteen octets at a time.
+"""The octet classes that HTTP's and URI's grammars are made of, and scans of many octets at a time.
 
 Invariant: a scan never reads at or past `end`, and the wide and the plain form of a scan give the same answer (a test
 holds every octet at every distance from the end against the grammar). What is here is constant data and inline C, so
@@ -6,7 +6,7 @@ there is no module to import at run time. Neighbours: `http1` (heads), `chunk` (
 port).
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef extern from *:
     """
@@ -93,11 +93,26 @@ cdef extern from *:
         return skip_octets(octets, position, end, OCTET_TARGET);
     }
 
-    static inline uint32_t line_breaks_16(const uint8_t* octets) {
-        __m128i block = _mm_loadu_si128((const __m128i*)octets);
-        __m128i breaks = _mm_or_si128(_mm_cmpeq_epi8(block, _mm_set1_epi8('\\r')),
-                                      _mm_cmpeq_epi8(block, _mm_set1_epi8('\\n')));
-        return (uint32_t)_mm_movemask_epi8(_mm_or_si128(breaks, _mm_cmpeq_epi8(block, _mm_setzero_si128())));
+    static inline uint64_t join_masks(__m128i first, __m128i second, __m128i third, __m128i fourth) {
+        return (uint64_t)(uint32_t)_mm_movemask_epi8(first) | (uint64_t)(uint32_t)_mm_movemask_epi8(second) << 16
+            | (uint64_t)(uint32_t)_mm_movemask_epi8(third) << 32 | (uint64_t)(uint32_t)_mm_movemask_epi8(fourth) << 48;
+    }
+
+    static inline int line_masks_64(const uint8_t* octets, uint64_t* cr, uint64_t* lf) {
+        __m128i block[4], is_cr[4], is_lf[4], is_other = _mm_setzero_si128();
+        int turn;
+        for (turn = 0; turn < 4; turn++) {
+            block[turn] = _mm_loadu_si128((const __m128i*)(octets + 16 * turn));
+            is_cr[turn] = _mm_cmpeq_epi8(block[turn], _mm_set1_epi8('\\r'));
+            is_lf[turn] = _mm_cmpeq_epi8(block[turn], _mm_set1_epi8('\\n'));
+            is_other = _mm_or_si128(is_other, _mm_cmpeq_epi8(block[turn], _mm_set1_epi8(0x7f)));
+            is_other = _mm_or_si128(is_other, _mm_andnot_si128(
+                _mm_or_si128(_mm_or_si128(is_cr[turn], is_lf[turn]), _mm_cmpeq_epi8(block[turn], _mm_set1_epi8('\\t'))),
+                _mm_cmpeq_epi8(_mm_min_epu8(block[turn], _mm_set1_epi8(0x1f)), block[turn])));
+        }
+        *cr = join_masks(is_cr[0], is_cr[1], is_cr[2], is_cr[3]);
+        *lf = join_masks(is_lf[0], is_lf[1], is_lf[2], is_lf[3]);
+        return _mm_movemask_epi8(is_other) != 0;
     }
     #else
     static inline size_t skip_token(const uint8_t* octets, size_t position, size_t end) {
@@ -109,17 +124,34 @@ cdef extern from *:
     static inline size_t skip_target(const uint8_t* octets, size_t position, size_t end) {
         return skip_octets(octets, position, end, OCTET_TARGET);
     }
+
+    static inline int line_masks_64(const uint8_t* octets, uint64_t* cr, uint64_t* lf) {
+        int at, has_controls = 0;
+        *cr = *lf = 0;
+        for (at = 0; at < 64; at++) {
+            *cr |= (uint64_t)(octets[at] == '\\r') << at;
+            *lf |= (uint64_t)(octets[at] == '\\n') << at;
+            has_controls |= !(octet_classes[octets[at]] & OCTET_TEXT) && octets[at] != '\\r' && octets[at] != '\\n';
+        }
+        return has_controls;
+    }
     #endif
 
-    static inline uint32_t line_breaks(const uint8_t* octets, size_t size) {
-        uint32_t mask = 0;
-        size_t at;
-    #if defined(__SSSE3__)
-        if (size >= 16) return line_breaks_16(octets);
-    #endif
-        for (at = 0; at < size && at < 16; at++)
-            mask |= (uint32_t)(octets[at] == '\\r' || octets[at] == '\\n' || octets[at] == 0) << at;
-        return mask;
+    /* Near the end the last 64 octets are taken, those before `position` shifted out; a short text is padded. */
+    static inline int line_masks(const uint8_t* octets, size_t position, size_t end, uint64_t* cr, uint64_t* lf) {
+        uint8_t padded[64];
+        size_t rest = end - position;
+        int has_controls;
+        if (rest >= 64) return line_masks_64(octets + position, cr, lf);
+        if (end >= 64) {
+            has_controls = line_masks_64(octets + end - 64, cr, lf);
+            *cr >>= 64 - rest;
+            *lf >>= 64 - rest;
+            return has_controls;
+        }
+        memset(padded, ' ', sizeof padded);
+        memcpy(padded, octets + position, rest);
+        return line_masks_64(padded, cr, lf);
     }
 
     /* Setting bit 5 folds letters and, of what is neither control nor letter, only @[\\]^_ onto something else, none of
@@ -153,7 +185,8 @@ cdef extern from *:
         return 1;
     }
 
-    static inline uint32_t lowest_bit(uint32_t mask) { return (uint32_t)__builtin_ctz(mask); }
+    static inline uint32_t lowest_bit(uint64_t mask) { return (uint32_t)__builtin_ctzll(mask); }
+    static inline uint32_t count_bits(uint64_t mask) { return (uint32_t)__builtin_popcountll(mask); }
     """
     enum:
         OCTET_TOKEN
@@ -170,6 +203,8 @@ cdef extern from *:
     size_t skip_target(const uint8_t* octets, size_t position, size_t end) noexcept nogil
     # Whether text is `name` in any case; `name` is lower-case letters, digits and "-" only.
     bint same_name(const uint8_t* text, const char* name, size_t size) noexcept nogil
-    # A bit for each CR, LF and NUL in the first min(size, 16) octets.
-    uint32_t line_breaks(const uint8_t* octets, size_t size) noexcept nogil
-    uint32_t lowest_bit(uint32_t mask) noexcept nogil           # mask != 0
+    # A bit for each CR and for each LF in the 64 octets from `position` < end, or those up to `end` if they are fewer.
+    # Returns whether a control other than CR, LF and HTAB is among them (or in the 64 octets before the end).
+    bint line_masks(const uint8_t* octets, size_t position, size_t end, uint64_t* cr, uint64_t* lf) noexcept nogil
+    uint32_t lowest_bit(uint64_t mask) noexcept nogil           # mask != 0
+    uint32_t count_bits(uint64_t mask) noexcept nogil
