@@ -149,8 +149,8 @@ def _bind(
         sock.bind(sockaddr)
     except OSError as exc:
         advice = {
-            errno.EADDRINUSE: "another process listens there; stop it, choose another port, or replace a running "
-            "router with `fairlead upgrade`",
+            errno.EADDRINUSE: "another process listens there; stop it, choose another port, "
+            "or replace a running router with `fairlead upgrade`",
             errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE",
             errno.EADDRNOTAVAIL: "this machine has no such address",
         }.get(exc.errno or 0, "check the address")

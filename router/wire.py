@@ -50,7 +50,7 @@ class Start(Frame, frozen=True, kw_only=True):
     load_fd: int
     metrics_fd: int
     version: int
-    config: bytes  # msgpack of router.schema.config.Config
+    config: bytes  # encode_config
     slots: dict[str, int]  # endpoint identity → slot of the load table
     routes: dict[str, int] = {}  # route name → index in the metrics table
     config_path: str = ""
@@ -177,11 +177,10 @@ class TakeoverOffer(Frame, frozen=True, kw_only=True):
 
     pid: int
     sockets: list[InheritedSocket]
-    has_tables: bool
     column_count: int
     columns_in_use: list[int]
-    slots: bytes  # SlotDirectory.dump()
-    routes: dict[str, int]
+    endpoints: bytes  # shared_state.DirectoryState of the slots
+    routes: bytes  # and of the route indexes
 
 
 class TakeoverReady(Frame, frozen=True, kw_only=True):
@@ -253,9 +252,7 @@ AnyFrame = (
 
 
 def encode_config(config: Config) -> bytes:
-    """The configuration for a worker, its secrets included: for private sockets between our own processes
-    only.
-    """
+    """The configuration for a worker, secrets included: for sockets between our own processes only."""
     return _config_encoder.encode(config)
 
 
@@ -264,15 +261,15 @@ def decode_config(data: bytes) -> Config:
     return _config_decoder.decode(data)
 
 
-def _reveal(value: object) -> str:
+def _reveal(value: object) -> tuple[str, str | None]:
     if isinstance(value, Secret):
-        return value.reveal()
+        return value.reveal(), value.source
     raise NotImplementedError(f"{type(value)} has no place in a configuration")
 
 
 def _conceal(wanted: type, value: Any) -> Any:
     if wanted is Secret:
-        return Secret(value)
+        return Secret(*value)
     raise NotImplementedError(f"{wanted} has no place in a configuration")
 
 

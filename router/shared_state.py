@@ -1,0 +1,174 @@
+"""The shared tables and who has which slot, column and route index in them: the supervisor's share of the
+data plane's state.
+
+Invariant: a column has one writer at a time, and a slot or route index is reset before it goes to another
+owner. The tables hold columns for two generations of workers, so that a takeover goes on counting in the same
+memory. Neighbours: slots.py (the directories), native/loadtable and native/metrics (the tables),
+supervisor.py, takeover.py (which passes them on).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from router import limits, wire
+from router.native.loadtable import LoadTable
+from router.native.metrics import MetricsTable
+from router.schema.config import Config
+from router.slots import SlotDirectory
+
+GENERATIONS = 2  # the one that drains and the one that takes over
+
+logger = logging.getLogger("fairlead.supervisor")
+
+
+class DirectoryState(msgspec.Struct, frozen=True, kw_only=True):
+    """A SlotDirectory on its way to the next supervisor."""
+
+    names: tuple[str, ...]
+    configured: tuple[str, ...]
+
+
+class SharedState:
+    """Both tables, the directories over them, and the columns this generation writes."""
+
+    def __init__(
+        self,
+        load: LoadTable,
+        metrics: MetricsTable,
+        endpoints: SlotDirectory,
+        routes: SlotDirectory,
+        columns: Sequence[int],
+        *,
+        inherited: bool,
+    ) -> None:
+        self.load = load
+        self.metrics = metrics
+        self.endpoints = endpoints
+        self.routes = routes
+        self.columns = columns  # by worker index
+        self.writers: dict[int, int] = {}  # of earlier generations: column → process that has not exited yet
+        self._inherited = inherited
+        self._settles = True
+
+    @property
+    def load_fd(self) -> int:
+        return self.load.fd
+
+    @property
+    def metrics_fd(self) -> int:
+        return self.metrics.fd
+
+    @classmethod
+    def create(cls, worker_count: int) -> SharedState:
+        """Empty tables."""
+        column_count = GENERATIONS * worker_count
+        return cls(
+            LoadTable.create(limits.ENDPOINTS_MAX, column_count),
+            MetricsTable.create(column_count, limits.ROUTES_MAX, limits.ENDPOINTS_MAX),
+            SlotDirectory(limits.ENDPOINTS_MAX),
+            SlotDirectory(limits.ROUTES_MAX),
+            range(worker_count),
+            inherited=False,
+        )
+
+    @classmethod
+    def inherit(cls, offer: wire.TakeoverOffer, fds: Sequence[int], worker_count: int) -> SharedState:
+        """The tables of the running supervisor with columns nobody writes, or empty ones where those do not
+        fit.
+        """
+        free = [column for column in range(offer.column_count) if column not in offer.columns_in_use]
+        if len(free) < worker_count:
+            logger.warning(
+                "takeover: %d columns are free for %d workers; counting starts anew", len(free), worker_count
+            )
+            return cls.create(worker_count)
+        try:
+            load, metrics = LoadTable.attach(fds[0]), MetricsTable.attach(fds[1])
+            endpoints, routes = (
+                SlotDirectory.from_names(slot_count, state.names, state.configured)
+                for slot_count, state in (
+                    (limits.ENDPOINTS_MAX, msgspec.msgpack.decode(offer.endpoints, type=DirectoryState)),
+                    (limits.ROUTES_MAX, msgspec.msgpack.decode(offer.routes, type=DirectoryState)),
+                )
+            )
+        except (OSError, ValueError) as exc:
+            logger.warning("takeover: the tables are of another version (%s); counting starts anew", exc)
+            return cls.create(worker_count)
+        return cls(load, metrics, endpoints, routes, free[:worker_count], inherited=True)
+
+    def assign(self, config: Config) -> tuple[dict[str, int], dict[str, int]]:
+        """Slots by endpoint name and metric indexes by route name. Raises: SlotsExhausted; nothing has
+        changed then.
+        """
+        names = [endpoint.name for pool in config.pools for endpoint in pool.endpoints]
+        slots = self.endpoints.assign(names, self.load.in_flight)
+        routes = self.routes.assign(route_names(config), lambda _index: 0)
+        for slot in slots.reused:
+            self.load.reset_slot(slot)
+            self.metrics.reset_slot(slot)
+        for index in routes.reused:
+            self.metrics.reset_route(index)
+        return slots.slots, routes.slots
+
+    def settle_when_gone(self, pid_by_column: Mapping[int, int]) -> None:
+        """Settles the columns of the generation before as its processes exit."""
+        if not self._inherited:
+            return  # Those count in memory of their own.
+        self.writers = dict(pid_by_column)
+        for column, pid in pid_by_column.items():
+            watch_exit(pid, functools.partial(self._writer_gone, column))
+
+    def _writer_gone(self, column: int) -> None:
+        self.writers.pop(column, None)
+        self.settle(column)
+
+    def leave(self) -> dict[int, int]:
+        """The next generation settles from here on; earlier writers it has to watch."""
+        self._settles = False
+        return dict(self.writers)
+
+    def settle(self, column: int) -> None:
+        """Takes over what the dead worker of `column` left: its open attempts are none, its counts stay
+        counted.
+        """
+        if not self._settles:
+            return
+        attempt_count = self.load.clear_column(column)
+        self.metrics.fold_column(column)
+        if attempt_count:
+            logger.warning("column %d: %d attempts of a dead worker settled", column, attempt_count)
+
+    @staticmethod
+    def dump(directory: SlotDirectory) -> bytes:
+        """A directory for a TakeoverOffer."""
+        state = DirectoryState(names=directory.names(), configured=directory.configured())
+        return msgspec.msgpack.encode(state)
+
+
+def route_names(config: Config) -> list[str]:
+    """What requests are counted by: the configured routes, then one per pool for requests that match none."""
+    return [*(route.name for route in config.routes), *(f"pool/{pool.name}" for pool in config.pools)]
+
+
+def watch_exit(pid: int, on_exit: Callable[[], None]) -> None:
+    """Calls `on_exit` once process `pid`, which need not be a child, is gone."""
+    loop = asyncio.get_running_loop()
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        on_exit()
+        return
+
+    def gone() -> None:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        on_exit()
+
+    loop.add_reader(pidfd, gone)

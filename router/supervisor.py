@@ -1,0 +1,552 @@
+"""The supervisor: holds the listening sockets and the shared tables, keeps N workers running, and changes
+them without a gap.
+
+No traffic passes here, so this loop answers when the workers are busy. Its life: open sockets → start workers
+→ ready → (reload, certificates, a successor) → drain → exit. Invariant: a configuration is in force on all
+workers or on none, and what is refused leaves the old one untouched. Neighbours: worker_process.py (one
+worker), shared_state.py (tables), takeover.py (control socket), admin.py (what is seen from outside), app.py
+(puts it together).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from router import limits, metrics, sdnotify, wire
+from router.config import ConfigError, load_config, redacted
+from router.listeners import Listener, open_listener, sockets_from_systemd
+from router.schema.config import Config
+from router.schema.secret import Secret
+from router.shared_state import SharedState
+from router.slots import SlotsExhausted
+from router.snapshot import build_tables
+from router.takeover import ControlServer, Predecessor, TakeoverError, control_path
+from router.tls_watch import Pair, TlsWatch, check_pair
+from router.worker_process import Plan, WorkerProcess, WorkerState, worker_command
+
+WATCH_S = 1.0  # between looks at heartbeats
+WATCH_LATE_S = 3.0  # a look this late means that we were stopped ourselves: heartbeats wait unread
+START_FAILURES_MAX = 3  # of one worker before the first is ready: then the start has failed
+# An idle client gets this long to send one more request and be told `Connection: close`: closing under its
+# feet would fail that request. On exit somebody waits for us; a successor lets us take our time.
+IDLE_GRACE_MS = 1_000
+IDLE_GRACE_TAKEOVER_MS = 5_000
+CUT_S = 2.0  # from the fast exit's first word to SIGKILL
+
+logger = logging.getLogger("fairlead.supervisor")
+
+
+class StartError(Exception):
+    """The router cannot start; the message says why and what to do."""
+
+
+class Supervisor:
+    """One generation of the router, from its sockets to its exit."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        config_path: Path | None = None,
+        command: Sequence[str] | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self.config = config
+        self.version = 1
+        self.started_at = time.time()
+        self.traffic_addresses: list[str] = []
+        self.admin_address = ""
+        self._config_path = config_path
+        self._command = list(command) if command is not None else worker_command()
+        self._arguments = list(arguments)
+        self._listeners: list[Listener] = []
+        self._admin: Listener | None = None
+        self._shared: SharedState | None = None
+        self._encoded = wire.encode_config(config)
+        self._slots: dict[str, int] = {}
+        self._routes: dict[str, int] = {}
+        self._workers: list[WorkerProcess] = []
+        self._control: ControlServer | None = None
+        self._changed = asyncio.Event()  # a worker's state
+        self._stop = asyncio.Event()  # first signal, or a successor
+        self._hurry = asyncio.Event()  # second signal
+        self._is_ready = False
+        self._is_draining = False
+        self._handed_over = False
+        self._stop_signalled = False
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tls_watch = TlsWatch(self._on_tls_change)
+        self._reload_failure = ""
+
+    # ---- start
+
+    def open_sockets(self, predecessor: Predecessor | None = None) -> Listener:
+        """Listens on every configured address; the admin listener, for whoever serves it. Raises:
+        ListenError.
+        """
+        inherited = predecessor.sockets if predecessor is not None else sockets_from_systemd()
+        for listener in self.config.listeners:
+            sockets = inherited.pop(listener.address, [])
+            self._listeners.append(open_listener(listener.address, self.config.workers, sockets))
+        address = self.config.admin.address
+        if predecessor is not None:
+            admin_sockets, predecessor.admin_sockets = predecessor.admin_sockets, []
+        else:
+            admin_sockets = inherited.pop(address, [])
+        self._admin = open_listener(address, 1, admin_sockets)
+        for left_over in (sock for socks in inherited.values() for sock in socks):
+            left_over.close()
+        self.traffic_addresses = [listener.bound_address for listener in self._listeners]
+        self.admin_address = self._admin.bound_address
+        return self._admin
+
+    async def start(self, predecessor: Predecessor | None = None) -> None:
+        """Starts the workers and returns when all accept. Raises: StartError."""
+        if predecessor is not None:
+            self._shared = SharedState.inherit(predecessor.offer, predecessor.table_fds, self.config.workers)
+        else:
+            self._shared = SharedState.create(self.config.workers)
+        pairs = _tls_pairs(self.config)
+        try:
+            for index, pair in pairs.items():
+                _check_pair(self.config.listeners[index].address, pair)
+            self._slots, self._routes = self._shared.assign(self.config)
+            build_tables(self.config, self._slots)
+        except (SlotsExhausted, ValueError) as exc:
+            raise StartError(f"the configuration cannot be served: {exc}") from exc
+        self._workers = [
+            WorkerProcess(
+                index,
+                column,
+                tables=self._shared,
+                plan=self._plan,
+                command=self._command,
+                on_change=self._changed.set,
+            )
+            for index, column in enumerate(self._shared.columns)
+        ]
+        self._tls_watch.watch(pairs)
+        self._spawn(self._watch_workers())
+        while not all(worker.state is WorkerState.READY for worker in self._workers):
+            for worker in self._workers:
+                if worker.restart_count and (worker.failure or worker.restart_count >= START_FAILURES_MAX):
+                    raise StartError(
+                        f"worker {worker.index} cannot start: {worker.failure or 'see its messages above'}"
+                    )
+            if self._stop.is_set():
+                raise StartError("told to stop while starting")
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def open_control(self, *, replaces: bool) -> None:
+        """Opens the control socket, in the place of a predecessor's when it `replaces` one. Raises:
+        TakeoverError.
+        """
+        path = control_path(self.config, self.admin_address)
+        self._control = ControlServer(path, self)
+        await self._control.open(replaces=replaces)
+
+    async def take_over(self, predecessor: Predecessor) -> None:
+        """The workers accept: tells the running supervisor to drain, and settles its columns as its workers
+        exit.
+
+        Raises: TakeoverError.
+        """
+        pid_by_column = await predecessor.take_over()
+        assert self._shared is not None
+        self._shared.settle_when_gone(pid_by_column)
+        sdnotify.notify(f"MAINPID={os.getpid()}")
+
+    def announce(self) -> None:
+        """Ready: says so to the log, to systemd and to /readyz."""
+        self._is_ready = True
+        self._spawn(self._tls_watch.run())
+        interval_s = sdnotify.watchdog_interval_s()
+        if interval_s is not None:
+            self._spawn(_feed_watchdog(interval_s))
+        places = f"traffic {', '.join(self.traffic_addresses)}; admin {self.admin_address}"
+        sdnotify.notify("READY=1", f"STATUS={places}")
+        logger.info("ready: %s; %d workers", places, len(self._workers))
+
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT drain (twice: exit fast), SIGHUP reloads, SIGUSR1 reopens the access log."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop_signal, signal.Signals(number).name)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self.reload()))
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_logs)
+
+    def _plan(self, index: int) -> Plan:
+        """What worker `index` serves when it starts now."""
+        listeners = [
+            wire.WorkerListener(
+                fd=sock.fileno(),
+                listener_index=listener_index,
+                tls=_tls_pairs(self.config).get(listener_index),
+            )
+            for listener_index, listener in enumerate(self._listeners)
+            for sock in (listener.share(index, self.config.workers) if listener.sockets else ())
+        ]
+        return Plan(
+            version=self.version,
+            config=self._encoded,
+            slots=self._slots,
+            routes=self._routes,
+            listeners=listeners,
+        )
+
+    async def _watch_workers(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            due = loop.time() + WATCH_S
+            await asyncio.sleep(WATCH_S)
+            now = loop.time()
+            if now - due < WATCH_LATE_S:
+                for worker in self._workers:
+                    worker.watch(now)
+
+    # ---- end
+
+    async def stopped(self) -> None:
+        """Returns when the router is to end: a signal, or a successor that is ready."""
+        await self._stop.wait()
+
+    async def drain(self, close_admin: Callable[[], Awaitable[None]]) -> None:
+        """Fails readiness, waits for balancers to see it, then lets every stream finish up to the deadline.
+
+        A successor answers the admin port at once; without one it is answered to the end.
+        """
+        self._is_draining = True
+        drain = self.config.drain
+        if self._handed_over:
+            await close_admin()
+        else:
+            sdnotify.notify("STOPPING=1")
+            if drain.propagation_ms:
+                logger.info("draining: /readyz fails; still accepting for %d ms", drain.propagation_ms)
+                await _wait(self._hurry, drain.propagation_ms / 1000)
+        # Our copies first: while one of us holds a socket the kernel goes on queueing connections for it.
+        for listener in self._listeners:
+            listener.close()
+        ended = asyncio.ensure_future(self._workers_ended())
+        if not self._hurry.is_set():
+            logger.info("draining: no new connections; open streams have %d ms", drain.deadline_ms)
+            self._drain_workers()
+            hurry = asyncio.ensure_future(self._hurry.wait())
+            # The workers keep the deadline themselves; one that does not is killed a little later.
+            timeout_s = drain.deadline_ms / 1000 + CUT_S
+            await asyncio.wait([ended, hurry], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+        if not ended.done():
+            await self._cut()
+        await ended
+        if self._control is not None:
+            await self._control.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await close_admin()
+        logger.info("stopped")
+
+    async def abandon(self) -> None:
+        """Stops what a failed start has begun."""
+        await self._cut()
+        for listener in self._listeners:
+            listener.close()
+        for task in list(self._tasks):
+            task.cancel()
+
+    def _drain_workers(self) -> None:
+        deadline_ms = self.config.drain.deadline_ms
+        grace_ms = IDLE_GRACE_TAKEOVER_MS if self._handed_over else IDLE_GRACE_MS
+        for worker in self._workers:
+            worker.drain(deadline_ms, min(grace_ms, deadline_ms))
+
+    async def _cut(self) -> None:
+        """The fast exit: open streams are reset, then whatever is left is killed."""
+        for worker in self._workers:
+            worker.drain(0, 0)
+        ended = asyncio.ensure_future(self._workers_ended())
+        done, _ = await asyncio.wait([ended], timeout=CUT_S)
+        if not done:
+            for worker in self._workers:
+                worker.kill()
+            await ended
+
+    async def _workers_ended(self) -> None:
+        for worker in self._workers:
+            await worker.ended()
+
+    def _on_stop_signal(self, name: str) -> None:
+        if self._stop_signalled:
+            logger.info("%s: exiting at once", name)
+            self._hurry.set()
+        else:
+            logger.info("%s: draining", name)
+        self._stop_signalled = True
+        self._stop.set()
+        self._changed.set()
+
+    def _reopen_logs(self) -> None:
+        for worker in self._workers:
+            worker.tell(wire.ReopenLog())
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ---- reload
+
+    async def reload(self) -> wire.ReloadAnswer:
+        """Loads the configuration file again and puts it in force on all workers, or on none."""
+        async with self._reloading:
+            sdnotify.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            refusal = await self._reload()
+            sdnotify.notify("READY=1")
+        self._reload_failure = refusal
+        if refusal:
+            logger.error("reload refused, version %d stays in force: %s", self.version, refusal)
+            return wire.ReloadAnswer(ok=False, message=refusal, version=self.version)
+        logger.info("reloaded: version %d is in force", self.version)
+        return wire.ReloadAnswer(ok=True, message=f"version {self.version} is in force", version=self.version)
+
+    async def _reload(self) -> str:
+        shared = self._shared
+        if shared is None or not self._is_ready or self._is_draining:
+            return "the router is starting or draining"
+        if self._config_path is None:
+            return "the router was started without --config: there is no file to load again"
+        loop = asyncio.get_running_loop()
+        try:
+            config = await loop.run_in_executor(None, load_config, self._config_path)
+        except ConfigError as exc:
+            return str(exc)
+        fixed = _needs_restart(self.config, config)
+        if fixed:
+            return f"{', '.join(fixed)}: cannot change in a running process; use `fairlead upgrade`"
+        old_pairs, pairs = _tls_pairs(self.config), _tls_pairs(config)
+        new_pairs = {index: pair for index, pair in pairs.items() if old_pairs.get(index) != pair}
+        try:
+            for index, pair in new_pairs.items():
+                _check_pair(config.listeners[index].address, pair)
+            slots, routes = shared.assign(config)
+            build_tables(config, slots)
+        except (SlotsExhausted, ValueError) as exc:
+            return str(exc)
+        version = self.version + 1
+        encoded = wire.encode_config(config)
+        refusal = await self._prepare(
+            wire.Prepare(version=version, config=encoded, slots=slots, routes=routes)
+        )
+        if refusal:
+            shared.assign(self.config)
+            return refusal
+        # From here on it is decided: a worker that dies now starts again with the new version.
+        self.config, self.version, self._encoded = config, version, encoded
+        self._slots, self._routes = slots, routes
+        await asyncio.gather(
+            *(self._activate(worker, version) for worker in self._workers if worker.is_alive)
+        )
+        self._tls_watch.watch(pairs)
+        for index, pair in new_pairs.items():
+            self._on_tls_change(index, pair)
+        return ""
+
+    async def _prepare(self, frame: wire.Prepare) -> str:
+        """Phase one on all workers: the first refusal, or nothing."""
+        workers = [worker for worker in self._workers if worker.is_alive]
+        try:
+            async with asyncio.timeout(limits.RELOAD_TIMEOUT_MS / 1000):
+                refusals = await asyncio.gather(*(worker.prepare(frame) for worker in workers))
+        except TimeoutError:
+            refusals = ["not every worker prepared the configuration in time"]
+        refusal = next(filter(None, refusals), "")
+        if refusal:
+            for worker in workers:
+                worker.tell(wire.Abort(version=frame.version))
+        return refusal
+
+    async def _activate(self, worker: WorkerProcess, version: int) -> None:
+        try:
+            async with asyncio.timeout(limits.RELOAD_TIMEOUT_MS / 1000):
+                await worker.activate(version)
+        except TimeoutError:
+            logger.error(
+                "worker %d does not answer; it is replaced by one that has version %d", worker.index, version
+            )
+            worker.restart()
+
+    def _on_tls_change(self, listener_index: int, pair: Pair) -> None:
+        for worker in self._workers:
+            worker.tell(wire.SetTls(listener_index=listener_index, certificate=pair[0], key=pair[1]))
+
+    # ---- a successor (takeover.Successor)
+
+    def offer_takeover(self) -> tuple[wire.TakeoverOffer, list[int]]:
+        """What the next generation needs to start beside this one, and the descriptors in order."""
+        if self._shared is None or not self._is_ready or self._is_draining or self._admin is None:
+            raise TakeoverError("the running router is starting or draining; try again later")
+        shared = self._shared
+        sockets: list[wire.InheritedSocket] = []
+        fds: list[int] = []
+        for listener in self._listeners:
+            for sock in listener.sockets:
+                sockets.append(wire.InheritedSocket(address=listener.address))
+                fds.append(sock.fileno())
+        for sock in self._admin.sockets:
+            sockets.append(wire.InheritedSocket(address=self._admin.address, is_admin=True))
+            fds.append(sock.fileno())
+        offer = wire.TakeoverOffer(
+            pid=os.getpid(),
+            sockets=sockets,
+            column_count=shared.load.column_count,
+            columns_in_use=sorted({*shared.columns, *shared.writers}),
+            endpoints=shared.dump(shared.endpoints),
+            routes=shared.dump(shared.routes),
+        )
+        return offer, [*fds, shared.load_fd, shared.metrics_fd]
+
+    def hand_over(self) -> dict[int, int]:
+        """The successor serves: stop. The processes that still write, by column."""
+        self._handed_over = True
+        self._is_draining = True
+        assert self._shared is not None
+        writers = self._shared.leave()
+        writers |= {worker.column: worker.pid for worker in self._workers if worker.pid is not None}
+        self._drain_workers()  # None is restarted from here on: the columns are the successor's to settle.
+        self._stop.set()
+        logger.info("a successor has taken over")
+        return writers
+
+    def upgrade_plan(self) -> wire.UpgradePlan:
+        """How this process was started."""
+        return wire.UpgradePlan(pid=os.getpid(), arguments=self._arguments, working_directory=os.getcwd())
+
+    # ---- seen from outside (admin.Status)
+
+    def readiness(self, require_backend: bool) -> list[str]:
+        """Why traffic should not come here now; nothing when it should."""
+        reasons = []
+        if self._is_draining:
+            reasons.append("draining")
+        elif not self._is_ready:
+            reasons.append("starting")
+        if not any(worker.state is WorkerState.READY for worker in self._workers):
+            reasons.append("no worker is ready")
+        if require_backend and not self._any_endpoint_alive():
+            reasons.append("every endpoint is ejected")
+        return reasons
+
+    def _any_endpoint_alive(self) -> bool:
+        now_us = time.monotonic_ns() // 1000
+        return self._shared is not None and any(
+            not self._shared.load.is_ejected(slot, now_us) for slot in self._slots.values()
+        )
+
+    def admin_token(self) -> Secret | None:
+        return self.config.admin.token
+
+    def render_metrics(self) -> bytes:
+        """The Prometheus page."""
+        assert self._shared is not None
+        return metrics.render(self._shared.metrics, self._shared.load, self._names())
+
+    def describe_config(self) -> dict[str, Any]:
+        """The configuration in force, secrets masked."""
+        return {
+            "version": self.version,
+            "reload_failure": self._reload_failure,
+            "config": redacted(self.config),
+        }
+
+    def describe_workers(self) -> list[dict[str, Any]]:
+        now = asyncio.get_running_loop().time()
+        return [worker.describe(now) for worker in self._workers]
+
+    async def describe_pools(self) -> list[dict[str, Any]]:
+        """Upstream connections per worker, as the cores see them."""
+        answers = await asyncio.gather(*(worker.query("pools") for worker in self._workers))
+        return [{"worker": index, **row} for index, rows in enumerate(answers) for row in rows]
+
+    def describe_endpoints(self) -> list[dict[str, Any]]:
+        """One row per configured endpoint, from the shared tables: no worker is asked."""
+        shared = self._shared
+        if shared is None:
+            return []
+        now_us = time.monotonic_ns() // 1000
+        rows = []
+        for pool in self.config.pools:
+            for endpoint in pool.endpoints:
+                slot = self._slots[endpoint.name]
+                view = shared.load.view(slot)
+                ejected_us = view["ejected_until_us"] - now_us
+                rows.append(
+                    {
+                        "name": endpoint.name,
+                        "url": endpoint.url,
+                        "pool": pool.name,
+                        "slot": slot,
+                        "models": list(endpoint.models),
+                        "in_flight": view["in_flight"],
+                        "attempts": view["attempts"],
+                        "error_ratio": round(view["error_ratio"], 4),
+                        "ttft_ewma_ms": round(view["ttft_us"] / 1000, 3),
+                        "itl_ewma_ms": round(view["itl_us"] / 1000, 3),
+                        "ejected_for_s": round(ejected_us / 1e6, 1) if ejected_us > 0 else 0,
+                    }
+                )
+        return rows
+
+
+def _tls_pairs(config: Config) -> dict[int, Pair]:
+    return {
+        index: (listener.tls.cert, listener.tls.key)
+        for index, listener in enumerate(config.listeners)
+        if listener.tls is not None
+    }
+
+
+def _check_pair(address: str, pair: Pair) -> None:
+    try:
+        check_pair(pair)
+    except OSError as exc:
+        raise ValueError(
+            f"listener {address}: certificate {pair[0]} with key {pair[1]} cannot be used ({exc.strerror or exc})"
+        ) from exc
+
+
+def _needs_restart(old: Config, new: Config) -> list[str]:
+    """The settings that differ and that a process has only one of."""
+    fixed: dict[str, Callable[[Config], object]] = {
+        "listeners": lambda config: [
+            (entry.address, entry.tls and entry.tls.min_version) for entry in config.listeners
+        ],
+        "admin.address": lambda config: config.admin.address,
+        "workers": lambda config: config.workers,
+        "limits": lambda config: config.limits,
+        "access_log": lambda config: config.access_log,
+        "runtime_dir": lambda config: config.runtime_dir,
+    }
+    return [name for name, read in fixed.items() if read(old) != read(new)]
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+
+
+async def _feed_watchdog(interval_s: float) -> None:
+    while True:
+        sdnotify.notify("WATCHDOG=1")
+        await asyncio.sleep(interval_s)
