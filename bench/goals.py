@@ -1,0 +1,183 @@
+"""The figures of the data plane and what each must reach and aims at.
+
+A figure is measured by scenarios.py and judged here; ratios are to nginx in the same run. The bounds are
+those the project set before it was built, so that no result could move them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Scenario(StrEnum):
+    """What can be asked for with --scenario; one scenario gives one or more figures."""
+
+    REQUEST = "request"
+    LOCKSTEP = "lockstep"
+    PACED = "paced"
+    LATENCY = "latency"
+    TLS = "tls"
+    MEMORY = "memory"
+    MANY = "many"
+    PICK = "pick"
+    SOAK = "soak"
+
+
+class JudgedBy(StrEnum):
+    """What of a figure is held against its bounds."""
+
+    RATIO = "ratio"
+    VALUE = "value"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One row of the report; must and aim are upper bounds."""
+
+    key: str
+    scenario: Scenario
+    text: str
+    unit: str
+    judged_by: JudgedBy = JudgedBy.NOTHING
+    must: float | None = None
+    aim: float | None = None
+
+    def verdict(self, value: float, ratio: float | None) -> str:
+        """`aim`, `must` or `missed`: the best bound that is met; empty when nothing is asked."""
+        judged = ratio if self.judged_by is JudgedBy.RATIO else value
+        if self.judged_by is JudgedBy.NOTHING or judged is None:
+            return ""
+        if self.aim is not None and judged <= self.aim:
+            return "aim"
+        if self.must is not None and judged <= self.must:
+            return "must"
+        return "missed"
+
+
+FIGURES = (
+    Figure(
+        key="request",
+        scenario=Scenario.REQUEST,
+        text="CPU per request, 32 connections",
+        unit="us",
+        judged_by=JudgedBy.RATIO,
+        must=0.90,
+        aim=0.75,
+    ),
+    Figure(
+        key="lockstep",
+        scenario=Scenario.LOCKSTEP,
+        text="CPU per event, 32 streams in lockstep",
+        unit="us",
+        judged_by=JudgedBy.RATIO,
+        must=1.05,
+        aim=0.92,
+    ),
+    Figure(
+        key="paced",
+        scenario=Scenario.PACED,
+        text="CPU per event, 256 streams, 20 ms",
+        unit="us",
+        judged_by=JudgedBy.RATIO,
+        must=1.05,
+        aim=0.95,
+    ),
+    Figure(
+        key="paced_one_core",
+        scenario=Scenario.PACED,
+        text="the same, all on one core",
+        unit="us",
+        judged_by=JudgedBy.RATIO,
+        must=1.05,
+        aim=0.95,
+    ),
+    Figure(
+        key="latency",
+        scenario=Scenario.LATENCY,
+        text="added p50, one connection",
+        unit="us",
+        judged_by=JudgedBy.RATIO,
+        must=1.05,
+        aim=1.0,
+    ),
+    Figure(
+        key="latency_one_core",
+        scenario=Scenario.LATENCY,
+        text="the same, all on one core",
+        unit="us",
+        judged_by=JudgedBy.RATIO,
+        must=1.05,
+        aim=1.0,
+    ),
+    Figure(
+        key="tls",
+        scenario=Scenario.TLS,
+        text="CPU per request, TLS to the client",
+        unit="us",
+        judged_by=JudgedBy.RATIO,
+        must=1.1,
+        aim=1.0,
+    ),
+    Figure(
+        key="memory",
+        scenario=Scenario.MEMORY,
+        text="user memory per open stream",
+        unit="KiB",
+        judged_by=JudgedBy.VALUE,
+        must=5.0,
+        aim=1.0,
+    ),
+    Figure(
+        key="many",
+        scenario=Scenario.MANY,
+        text="RSS with 10,000 paced streams",
+        unit="MiB",
+        judged_by=JudgedBy.VALUE,
+        must=250.0,
+        aim=120.0,
+    ),
+    Figure(key="many_cpu", scenario=Scenario.MANY, text="CPU per event with these", unit="us"),
+    Figure(
+        key="pick_8",
+        scenario=Scenario.PICK,
+        text="pick over 8 endpoints",
+        unit="ns",
+        judged_by=JudgedBy.VALUE,
+        must=50.0,
+        aim=20.0,
+    ),
+    Figure(
+        key="pick_64",
+        scenario=Scenario.PICK,
+        text="pick over 64 endpoints",
+        unit="ns",
+        judged_by=JudgedBy.VALUE,
+        must=100.0,
+        aim=40.0,
+    ),
+    Figure(
+        key="pick_1024",
+        scenario=Scenario.PICK,
+        text="pick over 1,024 endpoints",
+        unit="ns",
+        judged_by=JudgedBy.VALUE,
+        must=1000.0,
+        aim=400.0,
+    ),
+    Figure(
+        key="soak",
+        scenario=Scenario.SOAK,
+        text="RSS growth after the second load",
+        unit="%",
+        judged_by=JudgedBy.VALUE,
+        must=2.0,
+        aim=None,
+    ),
+)
+
+
+def figures_of(scenario: Scenario) -> list[Figure]:
+    """The figures a scenario gives, in the report's order."""
+    return [figure for figure in FIGURES if figure.scenario is scenario]

@@ -1,0 +1,3 @@
+"""Types of the floor's relay; what it does is told in relay.pyx."""
+
+def serve(port: int, upstream_ports: list[int]) -> None: ...

@@ -1,0 +1,34 @@
+"""The proxies that are measured side by side, one small module each.
+
+A module says what its proxy needs, writes its configuration into a temporary folder, and starts it; base.py
+holds what they share. Every one runs with a single worker, least connections (or the nearest it has),
+kept-alive upstreams, no buffering of answers and no access log. Order here is the order of the report.
+"""
+
+from bench.peers.base import PeerProxy
+from bench.peers.direct import Direct
+from bench.peers.envoy import Envoy
+from bench.peers.fairlead import Fairlead
+from bench.peers.floor import Floor
+from bench.peers.haproxy import HAProxy
+from bench.peers.litellm import LiteLLM
+from bench.peers.nginx import Nginx
+from bench.peers.sglang_router import SglangRouter
+from bench.peers.vllm_router import VllmRouter
+
+BASE = "nginx"  # what ratios are to
+
+
+def all_peers() -> list[PeerProxy]:
+    """Every proxy this bench knows, installed or not."""
+    return [
+        Nginx(),
+        Fairlead(),
+        Floor(),
+        HAProxy(),
+        Envoy(),
+        SglangRouter(),
+        VllmRouter(),
+        LiteLLM(),
+        Direct(),
+    ]
