@@ -15,7 +15,7 @@ class Histogram:
     def quantile_us(self, quantile: float) -> float:
         """The value that `quantile` (0..1) of the samples do not exceed, within 1/16; 0 when empty."""
     def cumulative(self, boundaries_us: Sequence[float]) -> list[int]:
-        """How many samples are at or below each boundary (ascending); a cut bucket counts by the part below."""
+        """How many samples are at or below each boundary (ascending); a cut bucket counts in part."""
     def buckets(self) -> list[tuple[int, int]]:
         """(first value in us, count) of each bucket that is not empty."""
     def record_evenly(self, sample_count: int) -> None:

@@ -1,4 +1,4 @@
-"""The load table as Python sees it: the supervisor creates it and settles columns, admin and metrics read it."""
+"""The load table as Python sees it: the supervisor creates and settles it, admin and metrics read it."""
 
 from typing import TypedDict
 
@@ -20,7 +20,7 @@ class LoadTable:
     """The segment's descriptor, owned by the table: pass it to children, do not close it."""
     @staticmethod
     def create(slot_count: int, column_count: int) -> LoadTable:
-        """A zeroed table of `slot_count` slots, rounded up to a cache line of cells, and `column_count` columns."""
+        """A zeroed table; `slot_count` is rounded up to a whole cache line of cells."""
     @staticmethod
     def attach(fd: int) -> LoadTable:
         """The table behind a descriptor made by `create` elsewhere; `fd` stays the caller's.

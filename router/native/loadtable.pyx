@@ -16,7 +16,7 @@ endpoint.
 """
 
 from libc.math cimport expm1f
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from router.native.segment cimport Segment, segment_attach, segment_create
 
 cdef extern from *:
@@ -128,38 +128,44 @@ cdef void load_release(load_table_t* table, uint32_t column, uint32_t slot) noex
     store_u32(cell, in_flight - 1)
 
 
-cdef uint32_t load_in_flight(load_table_t* table, uint32_t slot) noexcept nogil:
-    cdef uint32_t in_flight
-    load_in_flight_many(table, &slot, 1, &in_flight)
+cdef inline uint32_t _in_flight(load_table_t* table, uint32_t word_count, uint32_t slot) noexcept nogil:
+    cdef uint32_t word_index, in_flight = 0
+    cdef uint64_t active
+    for word_index in range(word_count):
+        active = load_u64(&_header(table).active[word_index])
+        while active:
+            in_flight += load_u32(_cell(table, (word_index << 6) + <uint32_t>lowest_bit(active), slot))
+            active &= active - 1
     return in_flight
+
+
+cdef uint32_t load_in_flight(load_table_t* table, uint32_t slot) noexcept nogil:
+    return _in_flight(table, (table.column_count + 63) >> 6, slot)
 
 
 cdef void load_in_flight_many(
     load_table_t* table, const uint32_t* slots, uint32_t count, uint32_t* in_flight
 ) noexcept nogil:
-    cdef uint32_t index, word_index, jumps = 0
     cdef uint32_t word_count = (table.column_count + 63) >> 6
+    cdef uint32_t index, word_index, jumps = 0
     cdef uint64_t active
     cdef const uint32_t* cells
     for index in range(count):
-        in_flight[index] = 0
-    if count < SLOTS_PER_LINE:
-        jumps = 1
-    else:
+        jumps |= slots[index] ^ (slots[0] + index)
+    if jumps or count < SLOTS_PER_LINE:
         for index in range(count):
-            jumps |= slots[index] ^ (slots[0] + index)
+            in_flight[index] = _in_flight(table, word_count, slots[index])
+        return
+    # A pool's slots mostly lie in a row: column by column, and by plain loads of whole words, which vectorise.
+    for index in range(count):
+        in_flight[index] = 0
     for word_index in range(word_count):
         active = load_u64(&_header(table).active[word_index])
         while active:
-            cells = _cell(table, (word_index << 6) + <uint32_t>lowest_bit(active), 0)
+            cells = _cell(table, (word_index << 6) + <uint32_t>lowest_bit(active), slots[0])
             active &= active - 1
-            if jumps:
-                for index in range(count):
-                    in_flight[index] += load_u32(cells + slots[index])
-            else:                    # a pool's slots mostly lie in a row: plain loads of whole words, which vectorise
-                cells += slots[0]
-                for index in range(count):
-                    in_flight[index] += cells[index]
+            for index in range(count):
+                in_flight[index] += cells[index]
 
 
 # --- estimates -------------------------------------------------------------------------------------------------------

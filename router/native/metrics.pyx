@@ -8,7 +8,7 @@ and empties it, gauges being dropped, under a sequence number by which readers n
 histogram (the struct), the exchange and drivers (writers), router/metrics.py (the reader), supervisor (folds).
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from router.native.histogram cimport Histogram, histogram_merge, histogram_record, histogram_t
 from router.native.segment cimport Segment, segment_attach, segment_create
@@ -211,8 +211,8 @@ cdef uint64_t _begin_change(MetricsTable table) noexcept:
     """Makes the sequence odd and returns it. A process that died changing is waited for, then passed."""
     cdef uint64_t* sequence = &_header(table).sequence
     cdef uint64_t seen
-    cdef int attempt
-    for attempt in range(READ_TRIES_MAX):
+    cdef int _attempt
+    for _attempt in range(READ_TRIES_MAX):
         seen = load_u64(sequence)
         if not seen & 1 and swap_u64(sequence, seen, seen + 1):
             fence()
@@ -366,8 +366,8 @@ cdef class MetricsTable:
 
     def counters(self):
         cdef uint64_t before
-        cdef int attempt
-        for attempt in range(READ_TRIES_MAX):
+        cdef int _attempt
+        for _attempt in range(READ_TRIES_MAX):
             before = load_u64(&_header(self).sequence)
             totals = self.column_counters(self.column_count)
             for index in self.columns():
@@ -384,9 +384,9 @@ cdef class MetricsTable:
     def requests(self):
         cdef uint64_t before, key
         cdef uint32_t index, place
-        cdef int attempt
+        cdef int _attempt
         cdef column_t* column
-        for attempt in range(READ_TRIES_MAX):
+        for _attempt in range(READ_TRIES_MAX):
             before = load_u64(&_header(self).sequence)
             counts = {}
             for index in range(self.column_count + 1):
@@ -405,8 +405,8 @@ cdef class MetricsTable:
 
     def requests_overflow(self):
         cdef uint64_t before
-        cdef int attempt
-        for attempt in range(READ_TRIES_MAX):
+        cdef int _attempt
+        for _attempt in range(READ_TRIES_MAX):
             before = load_u64(&_header(self).sequence)
             total = _column(self, self.column_count).overflow
             for index in self.columns():
@@ -418,13 +418,13 @@ cdef class MetricsTable:
     def histogram(self, int kind, uint32_t index):
         cdef uint64_t before
         cdef uint32_t column
-        cdef int attempt
+        cdef int _attempt
         cdef Histogram merged
         _check(kind, HISTOGRAM_KIND_COUNT)
         cdef int64_t at = _histogram_index(_header(self), kind, index)
         if at < 0:
             raise IndexError(f"histogram index {index}")
-        for attempt in range(READ_TRIES_MAX):
+        for _attempt in range(READ_TRIES_MAX):
             before = load_u64(&_header(self).sequence)
             merged = Histogram()
             for column in range(self.column_count + 1):

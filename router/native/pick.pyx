@@ -11,7 +11,7 @@ candidate sets, the exchange that asks and then charges.
 """
 
 from libc.math cimport ceil, log1p
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -111,8 +111,6 @@ cdef int _pick_of_two(
     load_table_t* table, candidate_set_t* candidates, pick_request_t* request, int checks
 ) noexcept nogil:
     cdef uint32_t[2] pair
-    cdef uint32_t[2] slots
-    cdef uint32_t[2] in_flight
     cdef float[2] load
     cdef uint32_t count = candidates.count
     cdef uint32_t found
@@ -126,14 +124,10 @@ cdef int _pick_of_two(
         found = _draw_two(table, candidates, request, checks, pair)
         if found < 2:
             return <int>pair[0] if found else -1
-    slots[0] = candidates.slots[pair[0]]
-    slots[1] = candidates.slots[pair[1]]
-    load_in_flight_many(table, slots, 2, in_flight)
-    load[0] = <float>in_flight[0] / candidates.weights[pair[0]]
-    load[1] = <float>in_flight[1] / candidates.weights[pair[1]]
-    if load[0] == load[1]:
-        return <int>pair[request.random & 1]
-    return <int>pair[load[1] < load[0]]
+    # in_flight / weight, both sides times both weights; without branches, which would be missed half the time.
+    load[0] = <float><int>load_in_flight(table, candidates.slots[pair[0]]) * candidates.weights[pair[1]]
+    load[1] = <float><int>load_in_flight(table, candidates.slots[pair[1]]) * candidates.weights[pair[0]]
+    return <int>pair[(load[1] < load[0]) | ((load[1] == load[0]) & (request.random & 1))]
 
 
 cdef uint32_t _draw_two(
@@ -142,9 +136,9 @@ cdef uint32_t _draw_two(
     """Two distinct eligible candidates, uniformly; returns how many there are, at most 2."""
     cdef uint64_t state = request.random
     cdef uint32_t count = candidates.count
-    cdef uint32_t found = 0, draw, position
+    cdef uint32_t found = 0, draw, _attempt, position
     if count > SCAN_COUNT_MAX:
-        for draw in range(2 * DRAWS_MAX):
+        for _attempt in range(2 * DRAWS_MAX):
             position = _scale(random_next(&state) >> 32, count)
             if found == 1 and position == pair[0]:
                 continue
@@ -173,8 +167,8 @@ cdef int _pick_in_turn(
 ) noexcept nogil:
     # The next turn begins behind the winner: the one behind a skipped candidate does not get its share on top.
     cdef uint32_t count = candidates.count
-    cdef uint32_t step, position = candidates.turn
-    for step in range(count):
+    cdef uint32_t _step, position = candidates.turn
+    for _step in range(count):
         if position >= count:
             position = 0
         if _is_eligible(table, candidates, request, checks, position):
@@ -206,7 +200,7 @@ cdef int _pick_least(
                 ties_total = 0
             ties_total += ties
             best_bits = bits[lowest]
-            if _scale(random_next(&state) >> 32, ties_total) < ties:     # else the winner so far stays, as its ties merit
+            if _scale(random_next(&state) >> 32, ties_total) < ties:     # else the winner so far stays
                 best = <int>start + lowest
         start += size
     return best
@@ -280,7 +274,7 @@ cdef int _pick_rendezvous(
     load_table_t* table, candidate_set_t* candidates, pick_request_t* request, int checks, uint64_t key
 ) noexcept nogil:
     # Weighted rendezvous: argmax of -w / ln(u), u = hash(key, identity) in (0, 1), (Schindelhauer, Schomaker,
-    # "Weighted Distributed Hash Tables", SPAA 2005), here as argmin of -ln(u) / w. Removing one moves only its own keys.
+    # "Weighted Distributed Hash Tables", SPAA 2005), here as argmin of -ln(u) / w. Removing one moves but its keys.
     # -ln(u) >= 1 - u, so the candidate of the lowest (1 - u) / w is the winner where weights are equal, and elsewhere
     # sets a bound that leaves few logarithms to compute.
     cdef uint32_t[BLOCK_COUNT] bits
@@ -329,13 +323,13 @@ cdef int _pick_on_ring(
     load_table_t* table, candidate_set_t* candidates, pick_request_t* request, int checks, uint64_t key
 ) noexcept nogil:
     # Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam, arXiv 1608.01350), weighted: from the
-    # key's place walk on to the first owner under its share of (1 + epsilon) times the load with this request counted in,
+    # key's place walk on to the first owner under its share of (1 + epsilon) times the load with this request,
     #   capacity = ceil(load_factor * (total_in_flight + 1) * weight / weight_total)
     # over eligible candidates. Capacities sum to more than the total, so somebody is under his.
     cdef uint32_t[BLOCK_COUNT] in_flight
     cdef uint64_t total = 0
     cdef double weight_total = 0.0, load_factor = request.load_factor, scale
-    cdef uint32_t start = 0, size, index, owner, place
+    cdef uint32_t start = 0, size, index, _step, owner, place
     cdef int first_eligible = -1
     while start < candidates.count:
         size = min(candidates.count - start, <uint32_t>BLOCK_COUNT)
@@ -355,7 +349,7 @@ cdef int _pick_on_ring(
         load_factor = 1.0
     scale = load_factor * <double>(total + 1) / weight_total
     place = _ring_place(candidates, multiply_fold(key ^ WYRAND_XOR, HASH_FOLD))
-    for index in range(candidates.ring_count):
+    for _step in range(candidates.ring_count):
         owner = candidates.ring_owners[place]
         if _is_eligible(table, candidates, request, checks, owner):
             if first_eligible < 0:
@@ -514,7 +508,7 @@ cdef class CandidateSet:
     def bench_loop(self, int policy, LoadTable table not None, uint64_t pick_count, uint64_t now_us=0):
         cdef pick_request_t request
         cdef timespec start, end
-        cdef uint64_t index, state = 1
+        cdef uint64_t _index, state = 1
         cdef int64_t winners = 0
         self._check(table)
         memset(&request, 0, sizeof(request))
@@ -522,7 +516,7 @@ cdef class CandidateSet:
         request.now_us = now_us
         with nogil:
             clock_gettime(CLOCK_MONOTONIC, &start)
-            for index in range(pick_count):
+            for _index in range(pick_count):
                 request.random = random_next(&state)
                 request.key = request.random
                 winners += pick_endpoint(policy, &table.table, &self.candidates, &request)

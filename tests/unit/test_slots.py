@@ -1,4 +1,4 @@
-"""Slots stay with their endpoints over reloads and change hands only when nobody can still mean the old one."""
+"""Slots stay with their endpoints over reloads; they change hands when nobody can mean the old one."""
 
 from collections import defaultdict
 
