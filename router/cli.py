@@ -24,7 +24,7 @@ import click
 
 from router import limits
 from router.config import ConfigError, config_from_options, load_config, redacted
-from router.schema.config import Config, policy_names
+from router.schema.config import Admin, Config, policy_names
 
 EXIT_BAD_CONFIG = 78
 
@@ -288,7 +288,7 @@ def _control_address(
             "admin_address": admin or settings.admin.address,
             "runtime_dir": runtime_dir or settings.runtime_dir,
         }
-    return {"admin_address": admin or "127.0.0.1:9090", "runtime_dir": runtime_dir}
+    return {"admin_address": admin or Admin().address, "runtime_dir": runtime_dir}
 
 
 def _loaded(ctx: click.Context, file: Path) -> Config:

@@ -23,7 +23,7 @@ from router.config_source import ConfigProblem, Source, read_source
 from router.schema.config import Config
 from router.schema.secret import MASK, Secret
 from router.schema.validate import Path, find_faults, nearest
-from router.schema.words import bare_type, describe, metas_of, union_members
+from router.schema.words import bare_type, describe, fields_of, metas_of, union_members
 
 SECRET_BYTES_MAX = 8192  # keys are tens of bytes, JWTs a few KiB; a larger file is not a secret but a mistake
 
@@ -179,10 +179,12 @@ def _checked_struct(cls: type[Struct], value: Any, path: Path, source: Source) -
         value = {}  # a key whose fields are all commented out
     if not isinstance(value, dict):
         source.report(
-            path, f"{_shown(value)} is not a mapping", f"a mapping with {_some(structs.fields(cls))}"
+            path,
+            f"{_shown(value)} is not a mapping",
+            f"a mapping with {_some(list(fields_of(cls).values()))}",
         )
         return value
-    fields = {info.encode_name: info for info in structs.fields(cls)}
+    fields = fields_of(cls)
     tag_field = cls.__struct_config__.tag_field
     result = {}
     for key, item in value.items():

@@ -102,8 +102,12 @@ def read_source(text: str, file: str, environ: Mapping[str, str]) -> Source:
         # JSON is YAML but for tabs, which valid JSON has only between its tokens
         text = text.replace("\t", " ")
     try:
-        node = _Loader(text).get_single_node()
-        if node is None:
+        deep = _too_deep(text)
+        node = None if deep else _Loader(text).get_single_node()
+        if deep:
+            message = f"nested deeper than {limits.CONFIG_DEPTH_MAX} levels"
+            source.problems.append(ConfigProblem(file, *deep, "", message, "what the schema describes"))
+        elif node is None:
             source.report((), "the file is empty", "at least pools")
         else:
             _Reader(source, environ).read(node, (), frozenset())
@@ -117,9 +121,21 @@ def read_source(text: str, file: str, environ: Mapping[str, str]) -> Source:
         line = text.count("\n", 0, position) + 1
         column = position - (text.rfind("\n", 0, position) + 1) + 1
         source.problems.append(ConfigProblem(file, line, column, "", "not YAML: a control character", ""))
-    except RecursionError:
-        source.problems.append(ConfigProblem(file, 1, 1, "", "not readable: nested too deeply", ""))
     return source
+
+
+def _too_deep(text: str) -> Mark | None:
+    """Where the text nests deeper than it may; events come one by one, a tree would be built by recursion."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > limits.CONFIG_DEPTH_MAX:
+                mark: Any = event.start_mark
+                return Mark(mark.line + 1, mark.column + 1)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return None
 
 
 class _Reader:

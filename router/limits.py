@@ -94,7 +94,8 @@ NAME_BYTES_MAX = 128  # of pools, routes, endpoints: they become label values
 MODEL_BYTES_MAX = 256  # BODY_MODEL_BYTES_MAX of native/body.pxd
 PATTERN_BYTES_MAX = 256  # of a glob: bounds the time of one match
 CONFIG_BYTES_MAX = 16 * MIB  # 4096 endpoints of 2 KiB each, twice over
-CONFIG_NODES_MAX = 1_000_000  # values after YAML aliases are expanded: stops an exponential file
+CONFIG_NODES_MAX = 200_000  # values, YAML aliases expanded: 4096 endpoints of 48; stops an exponential file
+CONFIG_DEPTH_MAX = 32  # the schema needs 7; libyaml's composer overruns the C stack at some 10,000
 CONFIG_PROBLEMS_MAX = 100  # reported at once; the rest is counted
 
 # ---- attempts

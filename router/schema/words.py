@@ -7,12 +7,20 @@ cannot disagree.
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from enum import Enum
+from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from router.schema.secret import Secret
+
+
+@cache
+def fields_of(cls: type[Struct]) -> Mapping[str, structs.FieldInfo]:
+    """The fields by name; msgspec evaluates every annotation anew each time it is asked."""
+    return {info.encode_name: info for info in structs.fields(cls)}
 
 
 def bare_type(annotation: Any) -> Any:
