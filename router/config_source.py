@@ -213,6 +213,9 @@ class _Reader:
             )
             return None
         text = self._substituted(node.value, path)
+        if any("\ud800" <= char <= "\udfff" for char in text):  # bytes of the environment that are not UTF-8
+            self._source.report(path, f"{text!r} is not valid Unicode", "UTF-8 text")
+            return None
         if node.style:
             return text
         value = _plain(text)

@@ -67,6 +67,11 @@ def test_json_is_read_like_yaml() -> None:
     assert parse_config(text.replace("1e0", "3"), "f.json", {}).workers == 3
 
 
+def test_json_escapes_are_read() -> None:
+    text = '{"pools": [{"name": "a", "endpoints": [{"url": "http://h", "models": ["\\u00e9", "a\\\\b"]}]}]}'
+    assert parse_config(text, "f.json", {}).pools[0].endpoints[0].models == ("é", "a\\b")
+
+
 def test_every_field_of_an_endpoint_arrives() -> None:
     config = config_of(
         """
@@ -166,6 +171,11 @@ def test_empty_variable_is_an_absent_value() -> None:
 def test_environment_cannot_add_structure() -> None:
     problem = the_problem_of("timeouts: ${T}\n" + POOLS, T="{connect_ms: 1}")
     assert problem[2:4] == ("timeouts", "'{connect_ms: 1}' is not a mapping")
+
+
+def test_environment_that_is_not_utf_8_is_refused() -> None:
+    problem = the_problem_of("runtime_dir: /${D}\n" + POOLS, D="\udcff")
+    assert problem[2:4] == ("runtime_dir", "'/\\udcff' is not valid Unicode")
 
 
 def test_secret_comes_from_its_file_without_the_line_end(tmp_path: Path) -> None:
