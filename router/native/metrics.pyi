@@ -5,7 +5,7 @@ from router.native.histogram import Histogram
 COUNTER_NAMES: dict[int, str]
 """Name by counter number."""
 HISTOGRAM_KINDS: dict[str, int]
-"""Kind by name: route_ttft, route_e2e, route_router_time (by route), endpoint_ttft, endpoint_itl (by slot)."""
+"""Kind by name: route_ttft, route_e2e, route_router_time (by route); endpoint_ttft, endpoint_itl."""
 GAUGES: frozenset[str]
 """Counters that say how things stand: they go with their worker."""
 NO_INDEX: int

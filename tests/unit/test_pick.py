@@ -1,0 +1,151 @@
+"""What a pick does at its edges: nobody there, nobody left, one left, another process's load."""
+
+import pytest
+
+from router.native.loadtable import LoadTable
+from router.native.pick import CandidateSet, random_words
+from tests.oracle.pick import Policy
+
+ALL = list(Policy)
+NOW_US = 1_000_000
+
+
+@pytest.mark.parametrize("policy", ALL)
+def test_no_candidates_give_no_winner(policy: Policy) -> None:
+    assert CandidateSet([], points_per_weight=10).pick(policy, LoadTable.create(1, 1)) == -1
+
+
+@pytest.mark.parametrize("policy", ALL)
+@pytest.mark.parametrize("count", [1, 3, 40, 256])
+def test_excluding_everybody_gives_no_winner(policy: Policy, count: int) -> None:
+    table = LoadTable.create(count, 1)
+    candidates = CandidateSet(range(count), points_per_weight=10)
+    for is_anybody_ejected in (False, True):
+        if is_anybody_ejected:
+            table.eject(0, NOW_US, 10, 10)
+        assert candidates.pick(policy, table, random=5, now_us=NOW_US, excluded=range(count)) == -1
+
+
+@pytest.mark.parametrize("policy", ALL)
+@pytest.mark.parametrize("count", [2, 40, 300])
+def test_the_only_eligible_candidate_wins_however_rare(policy: Policy, count: int) -> None:
+    table = LoadTable.create(count, 1)
+    candidates = CandidateSet(range(count), points_per_weight=10)
+    survivor = count - 1
+    for slot in range(survivor):
+        table.eject(slot, NOW_US, 10, 10)
+    for word in random_words(1, 20):
+        assert candidates.pick(policy, table, random=word, key=word, now_us=NOW_US) == survivor
+
+
+@pytest.mark.parametrize("policy", ALL)
+@pytest.mark.parametrize("count", [4, 40])
+def test_with_everybody_ejected_those_not_tried_yet_are_tried(policy: Policy, count: int) -> None:
+    table = LoadTable.create(count, 1)
+    candidates = CandidateSet(range(count), points_per_weight=10)
+    for slot in range(count):
+        table.eject(slot, NOW_US, 10, 10)
+    excluded = {0, 2}
+    winners = {
+        candidates.pick(policy, table, random=word, key=word, now_us=NOW_US, excluded=excluded)
+        for word in random_words(1, 40 * count)
+    }
+    assert winners == set(range(count)) - excluded
+
+
+@pytest.mark.parametrize("policy", ALL)
+def test_an_ejection_ends_by_itself(policy: Policy) -> None:
+    table = LoadTable.create(2, 1)
+    candidates = CandidateSet(range(2), points_per_weight=10)
+    table.eject(0, NOW_US, 10, 10)
+    words = random_words(1, 40)
+
+    def winners(now_us: int) -> set[int]:
+        return {candidates.pick(policy, table, random=word, key=word, now_us=now_us) for word in words}
+
+    assert winners(NOW_US + 9) == {1}
+    assert winners(NOW_US + 10) == {0, 1}
+
+
+@pytest.mark.parametrize("policy", [Policy.P2C, Policy.LEAST_IN_FLIGHT])
+def test_load_of_another_process_counts(policy: Policy) -> None:
+    table = LoadTable.create(2, 2)
+    other = LoadTable.attach(table.fd)
+    candidates = CandidateSet([0, 1])
+    other.charge(1, 0)
+    assert {candidates.pick(policy, table, random=word) for word in random_words(1, 20)} == {1}
+    other.charge(1, 1)
+    other.charge(1, 1)
+    assert {candidates.pick(policy, table, random=word) for word in random_words(1, 20)} == {0}
+
+
+@pytest.mark.parametrize("policy", [Policy.P2C, Policy.LEAST_IN_FLIGHT])
+def test_load_counts_in_proportion_to_weight(policy: Policy) -> None:
+    table = LoadTable.create(2, 1)
+    candidates = CandidateSet([0, 1], weights=[1.0, 4.0])
+    table.charge(0, 0)
+    for in_flight in range(4):
+        winners = {candidates.pick(policy, table, random=word) for word in random_words(1, 20)}
+        assert winners == {1}, in_flight
+        table.charge(0, 1)
+    assert {candidates.pick(policy, table, random=word) for word in random_words(1, 20)} == {0, 1}
+
+
+def test_round_robin_goes_round_and_gives_a_skipped_turn_to_no_neighbour() -> None:
+    table = LoadTable.create(4, 1)
+    candidates = CandidateSet(range(4))
+    table.eject(1, NOW_US, 10, 10)
+    turns = [candidates.pick(Policy.ROUND_ROBIN, table, now_us=NOW_US) for _ in range(9)]
+    assert turns == [0, 2, 3] * 3
+
+
+@pytest.mark.parametrize("policy", [Policy.RENDEZVOUS, Policy.BOUNDED_RING])
+def test_a_key_keeps_its_endpoint_whatever_the_random_word(policy: Policy) -> None:
+    table = LoadTable.create(16, 1)
+    candidates = CandidateSet(range(16), points_per_weight=100)
+    assert len({candidates.pick(policy, table, key=99, random=word) for word in random_words(1, 50)}) == 1
+    without_key = {candidates.pick(policy, table, random=word) for word in random_words(1, 200)}
+    assert without_key == set(range(16))
+
+
+def test_without_a_ring_the_bounded_ring_is_a_rendezvous() -> None:
+    table = LoadTable.create(16, 1)
+    candidates = CandidateSet(range(16))
+    assert candidates.ring() == []
+    for key in random_words(1, 50):
+        winner = candidates.pick(Policy.RENDEZVOUS, table, key=key)
+        assert candidates.pick(Policy.BOUNDED_RING, table, key=key) == winner
+
+
+def test_a_hot_key_spills_to_the_next_owner_when_its_endpoint_is_full() -> None:
+    table = LoadTable.create(4, 1)
+    candidates = CandidateSet(range(4), points_per_weight=100)
+    owners = []
+    for _ in range(8):
+        owner = candidates.pick(Policy.BOUNDED_RING, table, key=5, load_factor=1.25)
+        table.charge(0, owner)
+        owners.append(owner)
+    assert owners[0] == owners[3]  # capacity is 1 for the first three, then 2
+    assert len(set(owners[:3])) == 3
+    assert max(table.in_flight(slot) for slot in range(4)) == 3  # ceil(1.25 * 8 / 4)
+
+
+def test_huge_weights_do_not_make_a_huge_ring() -> None:
+    candidates = CandidateSet(range(3), weights=[1e6, 1e6, 1.0], points_per_weight=100)
+    points = candidates.ring()
+    assert len(points) <= (1 << 20) + 3
+    assert {owner for _, owner in points} == {0, 1, 2}
+
+
+def test_positions_beyond_the_mask_cannot_be_excluded() -> None:
+    with pytest.raises(ValueError, match="below 256"):
+        CandidateSet(range(300)).pick(Policy.P2C, LoadTable.create(300, 1), excluded=[256])
+
+
+def test_candidates_must_lie_in_the_table_and_have_weight() -> None:
+    with pytest.raises(IndexError, match="slot 16 of 16"):
+        CandidateSet([16]).pick(Policy.P2C, LoadTable.create(16, 1))
+    with pytest.raises(ValueError, match="above 0"):
+        CandidateSet([0, 1], weights=[1.0, 0.0])
+    with pytest.raises(ValueError, match="equally many"):
+        CandidateSet([0, 1], weights=[1.0])
