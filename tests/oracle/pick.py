@@ -1,4 +1,4 @@
-"""Every pick policy, slow and obvious: what native/pick must answer for the same candidates, request and random word."""
+"""Every pick policy, slow and obvious: what native/pick must answer for the same candidates and request."""
 
 from __future__ import annotations
 
