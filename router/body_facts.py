@@ -1,9 +1,9 @@
-"""The slow, certain reading of what a request asks for, when the native scan is in doubt or the body is not JSON.
+"""The slow, certain reading of what a request asks for: where the native scan is in doubt or the body is no JSON.
 
-Three doors, one a place where an API carries its model: a JSON body, a multipart form, the path. A body is refused
-only where routing cannot go on: it is not readable at all, or its model is not a string. Everything else that is
-wrong with it is the engine's to judge, so an odd `stream` or bound counts as absent.
-Neighbours: router/native/body.pyx reads most JSON bodies first and never contradicts this module; dispatch.py asks.
+Three doors, one a place where an API carries its model: a JSON body, a multipart form, the path. A body is
+refused only where routing cannot go on: it is not readable at all, or its model is not a string. Everything else
+that is wrong with it is the engine's to judge, so an odd `stream` or bound counts as absent.
+Neighbours: router/native/body.pyx reads most JSON bodies first and never contradicts this; dispatch.py asks.
 """
 
 import json
@@ -67,8 +67,8 @@ def read_body_facts(
 ) -> tuple[str | None, bool, str | None]:
     """Model, whether a stream is asked for, and user of any request.
 
-    A model in the path outranks one in the body, as it does in the APIs that have one there. A body that is neither
-    a JSON object nor a form names no model, which is no error: engines have APIs of their own.
+    A model in the path outranks one in the body, as it does in the APIs that have one there. A body that is
+    neither a JSON object nor a form names no model, which is no error: engines have APIs of their own.
 
     Raises: BodyUnreadable.
     """
@@ -94,9 +94,9 @@ def read_json_facts(body: bytes) -> BodyFacts:
     """The facts of a whole JSON body.
 
     A member that comes twice counts as it was written last: so do the parsers of the engines (Python's json,
-    nlohmann::json, serde_json's Value), and the router must not send a request to another model than the one that
-    the engine then reads. Of the bounds on output, max_completion_tokens counts before max_output_tokens and
-    max_tokens, which OpenAI deprecates.
+    nlohmann::json, serde_json's Value), and the router must not send a request to another model than the one
+    that the engine then reads. Of the bounds on output, max_completion_tokens counts before max_output_tokens
+    and max_tokens, which OpenAI deprecates.
 
     Raises: BodyUnreadable.
     """
@@ -117,7 +117,7 @@ def read_json_facts(body: bytes) -> BodyFacts:
 def read_json_prefix_facts(body: bytes) -> BodyFacts:
     """The facts that the first part of a JSON object already holds; what is cut off is absent.
 
-    For bodies too large to be held: slower than the whole reading, and only asked when the native scan is in doubt.
+    For bodies too large to be held: slower than the whole reading, and only asked when the scan is in doubt.
 
     Raises: BodyUnreadable when its model is not a string.
     """
@@ -169,7 +169,7 @@ def _facts_of(members: dict[str, object]) -> BodyFacts:
 def read_multipart_facts(content_type: str, body: bytes, complete: bool) -> BodyFacts:
     """The facts of a multipart/form-data body (RFC 7578), or of as much of it as has arrived.
 
-    `model` is None until the whole field is there; nothing behind the first MULTIPART_SCAN_BYTES_MAX is looked at.
+    `model` is None until the whole field is there; nothing behind MULTIPART_SCAN_BYTES_MAX is looked at.
 
     Raises: BodyUnreadable.
     """
@@ -210,7 +210,7 @@ def _form_fields(body: bytes, delimiter: bytes) -> Iterator[tuple[str, bytes]]:
             return
         start = preamble + len(separator)
     while True:
-        # `start` is just after a delimiter: two hyphens end the form, else the line may only hold white space.
+        # `start` is just after a delimiter: two hyphens end the form, else only white space may follow.
         line_end = body.find(b"\r\n", start, end)
         if line_end < 0 or body.startswith(b"--", start) or body[start:line_end].strip(b" \t"):
             return
@@ -241,11 +241,12 @@ def _unquote_string(raw: str) -> str:
 
 
 def model_from_path(path: str) -> str | None:
-    """The model that the path names, percent-decoded; a query is left out. None where the body is to name it."""
+    """The model that the path names, percent-decoded and fit to print; None where the body is to name it."""
     path = path.partition("?")[0]
     for pattern in _MODEL_PATHS:
         match = pattern.search(path)
         if match is not None:
             model = unquote(match[1])
-            return model if len(model.encode("utf-8", "replace")) <= MODEL_BYTES_MAX and model.isprintable() else None
+            fits = len(model.encode("utf-8", "replace")) <= MODEL_BYTES_MAX
+            return model if fits and model.isprintable() else None
     return None

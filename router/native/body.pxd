@@ -1,12 +1,14 @@
 """The few facts routing needs from a JSON request body, found while its bytes arrive and without building a tree.
 
-Resumable: `body_scan_feed` may be given the body in any pieces. The scanner does not validate JSON; where its reading could
-differ from a real parser's (escapes in a wanted key or value, a wanted key twice, nesting over the bound, not an object) it says
-`in_doubt`, and the caller asks msgspec (router/body_facts.py) when the whole body is there.
+Resumable: `body_scan_feed` may be given the body in any pieces. The scanner does not validate JSON; where its reading
+could differ from a real parser's (escapes in a wanted key or value, a wanted key twice, nesting over the bound, not an
+object) it says `in_doubt`, and the caller asks msgspec (router/body_facts.py) when the whole body is there.
 Invariant: a fact that is flagged and not in doubt is what a JSON parser would say, once BODY_COMPLETE is set too.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from router.native.hash cimport hash_bytes, hash_stream_t
+from router.native.json_skip cimport json_skip_t
 
 cdef enum:
     BODY_MODEL_BYTES_MAX = 256
@@ -25,16 +27,13 @@ cdef enum body_flag:
     BODY_NOT_OBJECT = 128            # the first non-space byte is not '{' (in doubt as well)
 
 cdef struct body_private_t:          # the scanner's own
-    uint64_t lanes[4]                # running hash of the prompt, when it comes in pieces
-    uint8_t stripe[64]               # its bytes that do not fill a stripe yet
-    uint32_t hashed_bytes            # of the prompt, `stripe` included
-    uint32_t depth                   # open brackets inside the current top-level value
+    hash_stream_t prompt_hash        # of the prompt, when it comes in pieces
+    json_skip_t skip                 # inside the current top-level value; its escape_pending also inside a key
     uint16_t seen_keys               # bit per wanted key
     uint16_t text_length             # bytes in `text`, or of the model or user so far
     uint8_t text[24]                 # a key, number or literal that may continue in the next piece
     uint8_t state
     uint8_t key
-    uint8_t escape_pending           # the last byte was a backslash inside a string
     uint8_t prompt_open              # inside the prompt's value
 
 cdef struct body_scan_t:             # zero-filled is the start state
@@ -45,14 +44,12 @@ cdef struct body_scan_t:             # zero-filled is the start state
     uint64_t model_offset            # of the model string's content (inside the quotes) in the whole body
     uint32_t model_length
     uint32_t user_length
-    uint64_t prompt_offset           # where the value of "messages" / "prompt" / "input" / "inputs" / "text" / "query" begins
+    uint64_t prompt_offset           # where the first value of "messages", "prompt", "input(s)", "text", "query" begins
     uint64_t prompt_length           # 0 until that value has ended
     uint64_t prompt_key              # 64-bit hash of the value's first BODY_PROMPT_KEY_BYTES bytes (or all of it)
-    uint8_t model[256]               # valid UTF-8 without quotes, backslashes or controls when flagged: fit to print as it is
+    uint8_t model[256]               # when flagged: UTF-8 without quotes, backslashes, controls: JSON as it is
     uint8_t user[256]                # likewise
     body_private_t private_state
 
 cdef void body_scan_begin(body_scan_t* scan) noexcept nogil
 cdef void body_scan_feed(body_scan_t* scan, const uint8_t* data, size_t size) noexcept nogil
-# A fast 64-bit hash, the same in every process, run and machine; not for secrets or hostile tables.
-cdef uint64_t hash_bytes(const uint8_t* data, size_t size, uint64_t seed) noexcept nogil

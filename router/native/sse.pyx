@@ -199,30 +199,15 @@ cdef inline bint is_space(uint8_t c) noexcept nogil:
 
 
 cdef void step_in_object(sse_meter_t* meter, uint8_t c) noexcept nogil:
-    """One byte inside the usage object. Every string is read as if it were a key; only a colon after it makes it one."""
+    """One byte inside the usage object, strings and digits left to the runs below."""
     cdef sse_private_t* state = &meter.private_state
     if state.json_state == IN_STRING:
-        if c == c'"':
-            state.json_state = AFTER_STRING
-        elif c == c"\\":
-            state.json_state = IN_STRING_ESCAPE
-            state.text_length = TEXT_TOO_LONG
-        elif state.text_length < TEXT_BYTES:
-            state.text[state.text_length] = c
-            state.text_length += 1
-        else:
-            state.text_length = TEXT_TOO_LONG
+        state.text_length = TEXT_TOO_LONG                        # a control
         return
     if state.json_state == IN_STRING_ESCAPE:
         state.json_state = IN_STRING
         return
     if state.json_state == IN_NUMBER:
-        if c"0" <= c <= c"9":
-            state.number = state.number * 10 + (c - c"0")
-            if state.number > <int64_t> NUMBER_MAX:
-                state.number = 0
-                state.key = KEY_OTHER
-            return
         if c == c"." or c == c"e" or c == c"E" or c == c"+" or c == c"-":
             state.key = KEY_OTHER                                # not an integer
             return
@@ -261,6 +246,56 @@ cdef void step_in_object(sse_meter_t* meter, uint8_t c) noexcept nogil:
             state.flags &= ~IN_DETAILS
 
 
+cdef inline const uint8_t* read_string(sse_private_t* state, const uint8_t* p, const uint8_t* end) noexcept nogil:
+    """Every string is kept as if it were a key; only a colon after it makes it one."""
+    cdef const uint8_t* first = p
+    while p < end and p[0] != c'"' and p[0] != c"\\" and p[0] >= c" ":
+        p += 1
+    if state.text_length + (p - first) > TEXT_BYTES:
+        state.text_length = TEXT_TOO_LONG
+    else:
+        memcpy(state.text + state.text_length, first, <size_t> (p - first))
+        state.text_length += <uint8_t> (p - first)
+    if p == end or p[0] < c" ":
+        return p                                                 # a control may be the line's end: the caller's
+    if p[0] == c'"':
+        state.json_state = AFTER_STRING
+    else:
+        state.text_length = TEXT_TOO_LONG
+        state.json_state = IN_STRING_ESCAPE
+    return p + 1
+
+
+cdef inline const uint8_t* read_digits(sse_private_t* state, const uint8_t* p, const uint8_t* end) noexcept nogil:
+    while p < end and c"0" <= p[0] <= c"9":
+        state.number = state.number * 10 + (p[0] - c"0")
+        if state.number > <int64_t> NUMBER_MAX:
+            state.number = 0
+            state.key = KEY_OTHER
+        p += 1
+    return p
+
+
+cdef inline const uint8_t* read_object(
+    sse_meter_t* meter, const uint8_t* p, const uint8_t* end, bint in_lines
+) noexcept nogil:
+    """Inside the usage object: to its end, the line's or the piece's."""
+    cdef sse_private_t* state = &meter.private_state
+    while p < end and state.json_state >= IN_OBJECT:
+        if in_lines and (p[0] == c"\n" or p[0] == c"\r"):
+            break
+        if state.json_state == IN_STRING and p[0] >= c" ":
+            p = read_string(state, p, end)
+            continue
+        if state.json_state == IN_NUMBER:
+            p = read_digits(state, p, end)
+            if p == end or (in_lines and (p[0] == c"\n" or p[0] == c"\r")):
+                break
+        step_in_object(meter, p[0])
+        p += 1
+    return p
+
+
 cdef inline void step_in_key(sse_private_t* state, uint8_t c, const char* key, int length) noexcept nogil:
     if c == <uint8_t> key[state.matched]:
         state.matched += 1
@@ -270,9 +305,8 @@ cdef inline void step_in_key(sse_private_t* state, uint8_t c, const char* key, i
         state.json_state = SEEN_QUOTE if c == c'"' else SEEK
 
 
-cdef inline void step_json(sse_meter_t* meter, uint8_t c, uint8_t before) noexcept nogil:
-    """One byte of data; `before` is the byte before it."""
-    cdef sse_private_t* state = &meter.private_state
+cdef inline void step_json(sse_private_t* state, uint8_t c, uint8_t before) noexcept nogil:
+    """One byte of data on the way to the object; `before` is the byte before it."""
     if state.json_state == SEEK:
         if c == c'"' and before != c"\\":
             state.json_state = SEEN_QUOTE
@@ -288,7 +322,7 @@ cdef inline void step_json(sse_meter_t* meter, uint8_t c, uint8_t before) noexce
         step_in_key(state, c, USAGE_KEY, 6)
     elif state.json_state == IN_TIMINGS_KEY:
         step_in_key(state, c, TIMINGS_KEY, 8)
-    elif state.json_state == AT_KEY_COLON or state.json_state == AT_OBJECT:
+    else:                                                        # AT_KEY_COLON or AT_OBJECT
         if is_space(c):
             return
         if state.json_state == AT_KEY_COLON and c == c":":
@@ -301,8 +335,6 @@ cdef inline void step_json(sse_meter_t* meter, uint8_t c, uint8_t before) noexce
                 state.flags |= IN_TIMINGS
         else:
             state.json_state = SEEN_QUOTE if c == c'"' else SEEK
-    else:
-        step_in_object(meter, c)
 
 
 cdef inline const uint8_t* read_json(
@@ -321,10 +353,16 @@ cdef inline const uint8_t* read_json(
                 continue
             if p == end:
                 break
+        elif state.json_state >= IN_OBJECT:
+            p = read_object(meter, p, end, in_lines)
+            if p == end:
+                break
         c = p[0]
         if in_lines and (c == c"\n" or c == c"\r"):
             return p
-        step_json(meter, c, (p - 1)[0] if p > begin else state.last_byte)
+        if state.json_state >= IN_OBJECT:
+            continue
+        step_json(state, c, (p - 1)[0] if p > begin else state.last_byte)
         p += 1
     return p
 
@@ -421,8 +459,10 @@ cdef inline uint32_t end_line(sse_meter_t* meter) noexcept nogil:
         # Lines of one event are joined by line feeds: white space between tokens, and never part of a string.
         if state.json_state == IN_STRING or state.json_state == IN_STRING_ESCAPE:
             state.json_state = SEEK
+        elif state.json_state >= IN_OBJECT:
+            step_in_object(meter, c"\n")
         elif state.json_state != SEEK:
-            step_json(meter, c"\n", c"\n")
+            step_json(state, c"\n", c"\n")
     elif state.line_state == IN_EVENT_NAME:
         state.event_kind = <uint8_t> name_event(state)
     state.line_state = LINE_START

@@ -1,8 +1,8 @@
 """The slow, obvious reading of a JSON request body that router/native/body.pyx is held equal to.
 
-`read` parses with the json module and walks the top-level members with its raw decoder, on the body decoded as latin-1, so that
-every index is a byte offset. It says which bodies the scanner has to be in doubt about, too: doubt is part of the contract, and a
-scanner that doubted everything would be useless.
+`read` parses with the json module and walks the top-level members with its raw decoder, on the body decoded as
+latin-1, so that every index is a byte offset. It says which bodies the scanner has to be in doubt about, too:
+doubt is part of the contract, and a scanner that doubted everything would be useless.
 """
 
 import json
@@ -97,12 +97,10 @@ def take(reading: Reading, key: str, value: object, raw: str, start: int) -> Non
             reading.stream = value
         else:
             reading.in_doubt = True
-    elif type(value) is not int or len(raw.lstrip("-")) > 18:
-        reading.in_doubt = True
-    elif reading.max_tokens is not None and reading.max_tokens != value:
-        reading.in_doubt = True
-    else:
+    elif type(value) is int and len(raw.lstrip("-")) <= 18 and reading.max_tokens in (None, value):
         reading.max_tokens = value
+    else:
+        reading.in_doubt = True
 
 
 def depth_of(value: object) -> int:

@@ -1,4 +1,7 @@
-"""The slow, obvious reading of a response body that router/native/sse.pyx is held equal to: whole text, split into lines."""
+"""The slow, obvious reading of a response body that router/native/sse.pyx is held equal to.
+
+The whole text, split into lines, events and JSON values; what it says binds where every event is valid JSON.
+"""
 
 import json
 import re
@@ -33,8 +36,8 @@ class Reading:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int | None = None
-    usage_seen: bool = False         # a usage object outranks llama.cpp's timings
-    is_plain: bool = True            # every event was JSON or [DONE]: only then is the reading binding
+    usage_seen: bool = False  # a usage object outranks llama.cpp's timings
+    is_plain: bool = True  # every event was JSON or [DONE]: only then is the reading binding
 
 
 def parse(text: str) -> object:
