@@ -1,9 +1,9 @@
 """One client connection of a mock engine: its socket, its buffers, and the one exchange it carries at a time.
 
-Sockets are registered once, edge-triggered for both directions. Pipelined requests wait in the inbox; while one is answered
-no more than PIPELINE_MAX bytes are read ahead, which is enough to see the client leave. Invariant: `finish_exchange`
-runs exactly once for each exchange begun, whoever ends it, and gives the sequence back. A closed connection is freed only
-after the batch of events in which it died.
+Sockets are registered once, edge-triggered for both directions. Pipelined requests wait in the inbox; while one is
+answered no more than PIPELINE_MAX bytes are read ahead, which is enough to see the client leave. Invariant:
+`finish_exchange` runs exactly once for each exchange begun, whoever ends it, and gives the sequence back. A closed
+connection is freed only after the batch of events in which it died.
 """
 
 from bench.native.exposition cimport observe_e2e
@@ -13,7 +13,7 @@ from bench.native.request cimport dechunk, dechunk_t, parse_head
 from bench.native.step cimport SEQUENCE_FINISHED, step_abort, step_release
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc
 from libc.string cimport memset
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -172,8 +172,8 @@ cdef int next_request(conn_t* conn, uint8_t** body, size_t* size, size_t* messag
         return 0
     head_size = parse_head(data, held_bytes, &conn.request)
     if head_size < 0 or (head_size == 0 and held_bytes > HEAD_MAX):
-        refuse_message(conn, b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
-                             b"content-length: 30\r\n\r\nInvalid HTTP request received.")
+        refuse_message(conn, b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\n"
+                             b"connection: close\r\ncontent-length: 30\r\n\r\nInvalid HTTP request received.")
         return -1
     if head_size == 0:
         return 0

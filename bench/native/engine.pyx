@@ -1,11 +1,13 @@
 """Mock engines and the epoll loop that hosts any number of them in one thread, with no Python per request.
 
-An `Engine` is one listening address with a model state of its own; an `EngineLoop` waits for all of them. One timerfd, armed
-for the earliest moment anything is due (an engine's step, a delayed fault), makes the loop's epoll descriptor readable in
-time, so the loop can run in a thread of its own (`run`) or inside another loop (`fileno` and `poll`). A step's events go out
-together when it ends, as those of a real engine do; a late step does not push the next one back.
+An `Engine` is one listening address with a model state of its own; an `EngineLoop` waits for all of them. One
+timerfd, armed for the earliest moment anything is due (an engine's step, a delayed fault), makes the loop's epoll
+descriptor readable in time, so the loop can run in a thread of its own (`run`) or inside another loop (`fileno` and
+`poll`). A step's events go out together when it ends, as those of a real engine do; a late step does not push the
+next one back.
 
-`poll` holds the lock while it handles events; doors for other threads (`stats`, `set_faults`, `step`, `stop`) take it too.
+`poll` holds the lock while it handles events; doors for other threads (`stats`, `set_faults`, `step`, `stop`) take it
+too.
 """
 
 from bench.native.connection cimport (
@@ -16,7 +18,7 @@ from bench.native.exchange cimport engine_set_faults, exchange_event, exchange_t
 from bench.native.exposition cimport write_stats
 from bench.native.out cimport out_free, out_t
 from bench.native.step cimport SEQUENCE_FREE, step_begin, step_class_t, step_end, step_model_free, step_model_init
-from libc.errno cimport EINTR, errno
+from libc.errno cimport errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
@@ -238,10 +240,9 @@ cdef void tell_time(loop_t* loop) noexcept nogil:
 
 cdef void accept_all(loop_t* loop, engine_t* engine, uint64_t now_us) noexcept nogil:
     cdef int one = 1
-    cdef int taken
     cdef int fd
     cdef conn_t* conn
-    for taken in range(ACCEPTS_MAX):
+    for _ in range(ACCEPTS_MAX):
         fd = accept4(engine.listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd < 0:
             return
@@ -322,8 +323,9 @@ cdef class EngineLoop:
 
     def add(self, *, host="127.0.0.1", port=0, models=("mock",), engine_class="8b-h100", double speed=1.0, faults="",
             int answer_tokens=0, backlog=4096):
-        """A new engine, listening at once. `engine_class` is a name of CLASSES, `instant` (no timers), `manual` (steps when
-        `step` is called) or `fixed:MS` (every step takes that long). Speed 0 is `instant`. Raises: ValueError, OSError.
+        """A new engine, listening at once. `engine_class` is a name of CLASSES, `instant` (no timers), `manual` (steps
+        when `step` is called) or `fixed:MS` (every step takes that long). Speed 0 is `instant`.
+        Raises: ValueError, OSError.
         """
         if self.loop.engine_count == ENGINES_MAX:
             raise ValueError(f"at most {ENGINES_MAX} engines in one loop")
@@ -393,7 +395,8 @@ cdef class Engine:
     cdef readonly int port
     cdef readonly str engine_class
 
-    def __cinit__(self, EngineLoop loop, host, port, models, engine_class, double speed, faults, int answer_tokens, backlog):
+    def __cinit__(self, EngineLoop loop, host, port, models, engine_class, double speed, faults,
+                  int answer_tokens, backlog):
         cdef engine_t* engine = &self.engine
         self.host_loop = loop
         self.engine_class = "instant" if speed == 0 else engine_class
@@ -431,7 +434,7 @@ cdef class Engine:
             return
         if self.engine_class == "manual" or self.engine_class.startswith("fixed:"):
             timing.floor_ms = float(self.engine_class[6:]) if self.engine_class != "manual" else 0.0
-            timing.kv_tokens = 16_000_000        # enough for ten thousand streams: these classes test the proxy, not the cache
+            timing.kv_tokens = 16_000_000        # enough for ten thousand streams: these test the proxy, not the cache
         elif self.engine_class in CLASSES:
             (timing.floor_ms, timing.base_ms, timing.token_ms, timing.attention_ms, timing.context_ms,
              timing.kv_tokens) = CLASSES[self.engine_class]
@@ -446,9 +449,15 @@ cdef class Engine:
 
     cdef listen(self, host, port, backlog):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.listener = socket.socket(family, socket.SOCK_STREAM)
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind((host, port))
+        with socket.socket(family, socket.SOCK_STREAM) as holder:
+            # A port the kernel chose is lost when listening stops (the `refuse` fault); one asked for is kept.
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if port == 0:
+                holder.bind((host, 0))
+                port = holder.getsockname()[1]
+            self.listener = socket.socket(family, socket.SOCK_STREAM)
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.listener.bind((host, port))
         self.listener.listen(backlog)
         self.listener.setblocking(False)
         self.port = self.engine.port = self.listener.getsockname()[1]
@@ -471,7 +480,8 @@ cdef class Engine:
         return json.loads(raw)
 
     def set_faults(self, str faults):
-        """Replace the faults in force, `KIND[:ARG][@RATE]` with commas; empty clears. From any thread. Raises: ValueError."""
+        """Replace the faults in force, `KIND[:ARG][@RATE]` with commas; empty clears. From any thread.
+        Raises: ValueError."""
         for each in filter(None, faults.split(",")):
             parse_fault(each)
         raw = faults.encode()

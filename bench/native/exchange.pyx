@@ -1,8 +1,9 @@
 """A mock engine's exchange, read top-down: event, request, route, inference, answer; and every fault on demand.
 
-A request is answered at once when its path generates nothing or the engine has no step model; else it is submitted, and
-each step that gives it a token calls `exchange_token`. `deliver` is the one place that writes what is ready: a stream's events
-as they come, a whole body when all is there. Faults that depend on how much was said are sprung there, at `fault_is_due`.
+A request is answered at once when its path generates nothing or the engine has no step model; else it is submitted,
+and each step that gives it a token calls `exchange_token`. `deliver` is the one place that writes what is ready: a
+stream's events as they come, a whole body when all is there. Faults that depend on how much was said are sprung
+there, at `fault_is_due`.
 """
 
 from bench.native.connection cimport (
@@ -199,8 +200,12 @@ cdef void deliver_stream(conn_t* conn, uint64_t now_us) noexcept nogil:
         if fault_is_due(conn):
             spring_fault(conn, now_us)
             return
-        if conn.written_tokens == conn.ready_tokens or outbox.size - outbox.taken > OUTBOX_MAX:
+        if conn.written_tokens == conn.ready_tokens:
             break
+        if outbox.size - outbox.taken > OUTBOX_MAX:
+            conn_flush(conn, now_us)
+            if not conn_is_open(conn) or outbox.taken < outbox.size:
+                return                       # goes on when the socket has room again
         if conn.written_tokens == 0:
             reply_stream_begin(outbox, answer)
         reply_stream_token(outbox, answer, conn.written_tokens)
@@ -297,7 +302,8 @@ cdef void exchange_wake(conn_t* conn, uint64_t now_us) noexcept nogil:
 
 # --- inference requests -------------------------------------------------------------------------------------------
 
-cdef int32_t output_tokens(const engine_t* engine, const facts_t* facts, uint64_t seed, bint* reached_max) noexcept nogil:
+cdef int32_t output_tokens(const engine_t* engine, const facts_t* facts, uint64_t seed,
+                           bint* reached_max) noexcept nogil:
     """How long the answer will be: as long as asked, or its natural length when that is shorter."""
     cdef int64_t tokens = facts.tokens_max if facts.tokens_max > 0 else OUTPUT_TOKENS_DEFAULT
     cdef int64_t natural = engine.answer_tokens
@@ -333,8 +339,8 @@ cdef bint submit(conn_t* conn, const facts_t* facts) noexcept nogil:
         hashes = <uint64_t*> malloc(hash_max * sizeof(uint64_t))
         if hashes != NULL:
             hash_count = hash_prompt_blocks(facts.prompt.data, facts.prompt.size, hashes, hash_max)
-    conn.sequence = step_submit(&engine.step, conn.answer.prompt_tokens, conn.answer.completion_tokens, hashes, hash_count,
-                                conn)
+    conn.sequence = step_submit(&engine.step, conn.answer.prompt_tokens, conn.answer.completion_tokens, hashes,
+                                hash_count, conn)
     free(hashes)
     if conn.sequence < 0:
         return False

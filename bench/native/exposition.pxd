@@ -32,6 +32,7 @@ cdef struct telemetry_t:
 cdef void observe_ttft(telemetry_t* telemetry, uint64_t elapsed_us) noexcept nogil
 cdef void observe_itl(telemetry_t* telemetry, uint64_t elapsed_us) noexcept nogil
 cdef void observe_e2e(telemetry_t* telemetry, uint64_t elapsed_us) noexcept nogil
-cdef void write_metrics(out_t* out, const telemetry_t* telemetry, const step_model_t* step, const char* model) noexcept nogil
+cdef void write_metrics(out_t* out, const telemetry_t* telemetry, const step_model_t* step,
+                        const char* model) noexcept nogil
 cdef void write_stats(out_t* out, const telemetry_t* telemetry, const step_model_t* step) noexcept nogil
-cdef void write_load_report(out_t* out, const step_model_t* step, uint8_t report_format) noexcept nogil      # a header line
+cdef void write_load_report(out_t* out, const step_model_t* step, uint8_t report_format) noexcept nogil   # a header

@@ -1,8 +1,8 @@
 """What a mock engine tells about itself: vLLM's metrics text, the load-report header, its own counters as JSON.
 
-Metric names, labels and bucket bounds are those of vLLM's V1 engine, so that a scraper written for it reads a mock unchanged.
-Times are wall-clock times as clients see them: an engine sped up tenfold reports a tenth. The load report follows ORCA
-(Open Request Cost Aggregation) as vLLM writes it: two named metrics, JSON or TEXT.
+Metric names, labels and bucket bounds are those of vLLM's V1 engine, so that a scraper written for it reads a mock
+unchanged. Times are wall-clock times as clients see them: an engine sped up tenfold reports a tenth. The load report
+follows ORCA (Open Request Cost Aggregation) as vLLM writes it: two named metrics, JSON or TEXT.
 """
 
 from bench.native.out cimport out_bytes, out_float, out_free, out_int, out_t, out_text
@@ -10,10 +10,12 @@ from bench.native.request cimport REPORT_JSON
 from bench.native.step cimport BLOCK_TOKENS, step_kv_usage, step_model_t
 from libc.stdint cimport uint8_t, uint64_t
 
-cdef double[22] TTFT_BOUNDS = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40,
-                               80, 160, 640, 2560]
-cdef double[19] ITL_BOUNDS = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80]
-cdef double[21] E2E_BOUNDS = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680]
+cdef double[22] TTFT_BOUNDS = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10,
+                               20, 40, 80, 160, 640, 2560]
+cdef double[19] ITL_BOUNDS = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20,
+                              40, 80]
+cdef double[21] E2E_BOUNDS = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920,
+                              7680]
 
 
 cdef void observe(histogram_t* histogram, const double* bounds, int bound_count, uint64_t elapsed_us) noexcept nogil:
@@ -74,10 +76,10 @@ cdef void write_sample(out_t* out, const char* name, const char* suffix, const c
         out_text(out, b"\n")
 
 
-cdef void write_one(out_t* out, const char* name, const char* kind, const char* help_text, const char* suffix,
-                    const char* model, double value) noexcept nogil:
+cdef void write_one(out_t* out, const char* name, const char* kind, const char* help_text, const char* model,
+                    double value) noexcept nogil:
     write_type(out, name, kind, help_text)
-    write_sample(out, name, suffix, model, NULL, NULL, value)
+    write_sample(out, name, b"", model, NULL, NULL, value)
 
 
 cdef void write_histogram(out_t* out, const char* name, const char* help_text, const char* model,
@@ -102,27 +104,31 @@ cdef void write_histogram(out_t* out, const char* name, const char* help_text, c
     write_sample(out, name, b"_sum", model, NULL, NULL, histogram.sum_s)
 
 
-cdef void write_metrics(out_t* out, const telemetry_t* telemetry, const step_model_t* step, const char* model) noexcept nogil:
-    write_one(out, b"num_requests_running", b"gauge", b"Requests in the execution batch.", b"", model, step.running.count)
-    write_one(out, b"num_requests_waiting", b"gauge", b"Requests waiting to be admitted.", b"", model, step.waiting.count)
-    write_one(out, b"kv_cache_usage_perc", b"gauge", b"KV-cache usage, 1 is all.", b"", model, step_kv_usage(step))
-    write_one(out, b"prefix_cache_queries", b"counter", b"Prompt tokens looked up in the prefix cache.", b"_total", model,
-              <double> step.query_tokens)
-    write_one(out, b"prefix_cache_hits", b"counter", b"Prompt tokens found in the prefix cache.", b"_total", model,
+cdef void write_metrics(out_t* out, const telemetry_t* telemetry, const step_model_t* step,
+                        const char* model) noexcept nogil:
+    write_one(out, b"num_requests_running", b"gauge", b"Requests in the execution batch.", model,
+              step.running.count)
+    write_one(out, b"num_requests_waiting", b"gauge", b"Requests waiting to be admitted.", model,
+              step.waiting.count)
+    write_one(out, b"kv_cache_usage_perc", b"gauge", b"KV-cache usage, 1 is all.", model, step_kv_usage(step))
+    write_one(out, b"prefix_cache_queries_total", b"counter", b"Prompt tokens looked up in the prefix cache.",
+              model, <double> step.query_tokens)
+    write_one(out, b"prefix_cache_hits_total", b"counter", b"Prompt tokens found in the prefix cache.", model,
               <double> step.hit_tokens)
-    write_one(out, b"num_preemptions", b"counter", b"Preemptions by the engine.", b"_total", model,
+    write_one(out, b"num_preemptions_total", b"counter", b"Preemptions by the engine.", model,
               <double> step.preemption_count)
-    write_one(out, b"prompt_tokens", b"counter", b"Prefill tokens processed.", b"_total", model,
+    write_one(out, b"prompt_tokens_total", b"counter", b"Prefill tokens processed.", model,
               <double> telemetry.prompt_tokens)
-    write_one(out, b"generation_tokens", b"counter", b"Generation tokens processed.", b"_total", model,
+    write_one(out, b"generation_tokens_total", b"counter", b"Generation tokens processed.", model,
               <double> telemetry.generation_tokens)
-    write_type(out, b"request_success", b"counter", b"Requests that finished.")
-    write_sample(out, b"request_success", b"_total", model, b"finished_reason", b"stop",
+    write_type(out, b"request_success_total", b"counter", b"Requests that finished.")
+    write_sample(out, b"request_success_total", b"", model, b"finished_reason", b"stop",
                  <double> (telemetry.finished - telemetry.finished_length))
-    write_sample(out, b"request_success", b"_total", model, b"finished_reason", b"length",
+    write_sample(out, b"request_success_total", b"", model, b"finished_reason", b"length",
                  <double> telemetry.finished_length)
-    write_sample(out, b"request_success", b"_total", model, b"finished_reason", b"abort", <double> telemetry.aborted)
-    write_histogram(out, b"time_to_first_token_seconds", b"Time to first token.", model, &telemetry.ttft, TTFT_BOUNDS, 22)
+    write_sample(out, b"request_success_total", b"", model, b"finished_reason", b"abort", <double> telemetry.aborted)
+    write_histogram(out, b"time_to_first_token_seconds", b"Time to first token.", model, &telemetry.ttft, TTFT_BOUNDS,
+                    22)
     write_histogram(out, b"inter_token_latency_seconds", b"Time between tokens.", model, &telemetry.itl, ITL_BOUNDS, 19)
     write_histogram(out, b"e2e_request_latency_seconds", b"Whole request.", model, &telemetry.e2e, E2E_BOUNDS, 21)
     write_type(out, b"cache_config_info", b"gauge", b"Cache configuration.")
@@ -170,8 +176,8 @@ cdef void write_stats(out_t* out, const telemetry_t* telemetry, const step_model
     write_count(out, b"steps", step.step_count)
     write_count(out, b"preemptions", step.preemption_count)
     write_count(out, b"events", telemetry.events)
-    write_count(out, b"prompt_tokens", telemetry.prompt_tokens)
-    write_count(out, b"generation_tokens", telemetry.generation_tokens)
+    write_count(out, b"prompt_tokens_total", telemetry.prompt_tokens)
+    write_count(out, b"generation_tokens_total", telemetry.generation_tokens)
     write_count(out, b"prefix_query_tokens", step.query_tokens)
     write_count(out, b"prefix_hit_tokens", step.hit_tokens)
     write_count(out, b"connections_accepted", telemetry.connections_accepted)

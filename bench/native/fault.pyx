@@ -1,7 +1,8 @@
-"""Faults a mock engine makes on demand, written KIND[:ARG][@RATE]: `reset:3@0.1` resets one stream in ten after 3 tokens.
+"""Faults a mock engine makes on demand, written KIND[:ARG][@RATE]: `reset:3@0.1` resets one stream in ten after 3
+tokens.
 
-An engine holds up to FAULTS_MAX of them; a request meets the first whose rate draws it, and a request's own `x-mock-fault`
-header comes before these. KINDS is the one list: name, default argument, what it does.
+An engine holds up to FAULTS_MAX of them; a request meets the first whose rate draws it, and a request's own `x-mock-
+fault` header comes before these. KINDS is the one list: name, default argument, what it does.
 """
 
 from libc.stdint cimport uint8_t
@@ -50,7 +51,8 @@ cdef kind_t[24] TABLE = [
     kind_t(FAULT_STORM, b"storm", 100), kind_t(FAULT_DRIP, b"drip", 0),
     kind_t(FAULT_CLOSE_DELIMITED, b"close-delimited", 0), kind_t(FAULT_HTTP10, b"http10", 0),
     kind_t(FAULT_NO_KEEPALIVE, b"no-keepalive", 0), kind_t(FAULT_SLOW, b"slow", 10), kind_t(FAULT_FLAP, b"flap", 2000),
-    kind_t(FAULT_SICK, b"sick", 503), kind_t(FAULT_IDLE_CLOSE, b"idle-close", 1000), kind_t(FAULT_REFUSE, b"refuse", 1000),
+    kind_t(FAULT_SICK, b"sick", 503), kind_t(FAULT_IDLE_CLOSE, b"idle-close", 1000),
+    kind_t(FAULT_REFUSE, b"refuse", 1000),
 ]
 
 

@@ -76,4 +76,5 @@ cdef void respond_error(conn_t* conn, int status, const char* kind, const char* 
 
 
 cdef void write_surplus(out_t* outbox) noexcept nogil:
-    out_text(outbox, b"HTTP/1.1 200 OK\r\ncontent-length: 17\r\ncontent-type: application/json\r\n\r\n{\"poisoned\":true}")
+    out_text(outbox, b"HTTP/1.1 200 OK\r\ncontent-length: 17\r\ncontent-type: application/json\r\n\r\n"
+                     b"{\"poisoned\":true}")

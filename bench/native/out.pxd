@@ -1,6 +1,7 @@
 """A byte buffer that grows and is drained from the front: what a mock engine has received, or has still to send."""
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport strlen
 
 cdef struct out_t:               # zero-filled is the empty buffer
     uint8_t* data
@@ -10,7 +11,8 @@ cdef struct out_t:               # zero-filled is the empty buffer
 
 cdef void out_reserve(out_t* out, size_t more) noexcept nogil        # aborts the process when memory is out
 cdef void out_bytes(out_t* out, const void* data, size_t size) noexcept nogil
-cdef void out_text(out_t* out, const char* text) noexcept nogil      # text ends with NUL
+cdef inline void out_text(out_t* out, const char* text) noexcept nogil:      # text ends with NUL
+    out_bytes(out, text, strlen(text))       # here, so that the compiler counts the literals
 cdef void out_int(out_t* out, int64_t value) noexcept nogil
 cdef void out_hex(out_t* out, uint64_t value, int digits) noexcept nogil
 cdef void out_float(out_t* out, double value) noexcept nogil

@@ -1,14 +1,14 @@
 """A byte buffer that grows and is drained from the front.
 
-Invariant: taken <= size <= capacity. Memory is kept between messages (a connection reuses it) and given back only when a
-large message has passed, so that ten thousand idle connections stay small. Running out of memory ends the process: a
-mock that limps would be worse than none.
+Invariant: taken <= size <= capacity. Memory is kept between messages (a connection reuses it) and given back only
+when a large message has passed, so that ten thousand idle connections stay small. Running out of memory ends the
+process: a mock that limps would be worse than none.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport abort, free, realloc
-from libc.string cimport memcpy, memmove, strlen
+from libc.string cimport memcpy, memmove
 
 cdef enum:
     CAPACITY_MIN = 512
@@ -38,10 +38,6 @@ cdef void out_bytes(out_t* out, const void* data, size_t size) noexcept nogil:
     out_reserve(out, size)
     memcpy(out.data + out.size, data, size)
     out.size += size
-
-
-cdef void out_text(out_t* out, const char* text) noexcept nogil:
-    out_bytes(out, text, strlen(text))
 
 
 cdef void out_int(out_t* out, int64_t value) noexcept nogil:

@@ -1,23 +1,23 @@
 """Response bodies of a mock engine: whole JSON, or a stream event by event, in each dialect it speaks.
 
-The answer's words follow from the prompt's seed alone, so a test knows them without a model (`answer_text`). In a stream
-each event is one HTTP chunk, as ASGI servers send them. What does not change between a stream's token events is written
-once, into `answer_t.prefix`. Shapes: OpenAI and Anthropic API references, vLLM, SGLang and Ollama servers.
+The answer's words follow from the prompt's seed alone, so a test knows them without a model (`answer_text`). In a
+stream each event is one HTTP chunk, as ASGI servers send them. What does not change between a stream's token events
+is written once, into `answer_t.prefix`. Shapes: OpenAI and Anthropic API references, vLLM, SGLang and Ollama servers.
 """
 
 from bench.native.out cimport out_bytes, out_chunk_begin, out_chunk_end, out_float, out_hex, out_int, out_t, out_text
 from bench.native.request cimport span_t
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy
 
 cdef (const char*)[64] WORDS = [
-    b"the", b"a", b"river", b"light", b"moves", b"under", b"stone", b"quiet", b"morning", b"opens", b"with", b"small",
-    b"birds", b"over", b"green", b"hills", b"and", b"then", b"wind", b"turns", b"slowly", b"through", b"old", b"trees",
-    b"where", b"water", b"keeps", b"time", b"for", b"every", b"road", b"that", b"leads", b"home", b"after", b"rain",
-    b"clear", b"sky", b"above", b"long", b"fields", b"carry", b"warm", b"dust", b"into", b"summer", b"while", b"distant",
-    b"bells", b"answer", b"each", b"other", b"across", b"valley", b"until", b"night", b"brings", b"stars", b"back", b"to",
-    b"their", b"places", b"again", b"softly",
+    b"the", b"a", b"river", b"light", b"moves", b"under", b"stone", b"quiet", b"morning", b"opens", b"with",
+    b"small", b"birds", b"over", b"green", b"hills", b"and", b"then", b"wind", b"turns", b"slowly", b"through",
+    b"old", b"trees", b"where", b"water", b"keeps", b"time", b"for", b"every", b"road", b"that", b"leads",
+    b"home", b"after", b"rain", b"clear", b"sky", b"above", b"long", b"fields", b"carry", b"warm", b"dust",
+    b"into", b"summer", b"while", b"distant", b"bells", b"answer", b"each", b"other", b"across", b"valley",
+    b"until", b"night", b"brings", b"stars", b"back", b"to", b"their", b"places", b"again", b"softly",
 ]
 cdef const char* BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
@@ -188,8 +188,8 @@ cdef void out_response_object(out_t* out, const answer_t* answer, bint completed
     out_text(out, b"\",\"model\":\"")
     out_text(out, answer.model)
     out_text(out, b"\",\"error\":null,\"incomplete_details\":null,\"instructions\":null,\"metadata\":{},"
-                  b"\"parallel_tool_calls\":true,\"temperature\":1.0,\"tool_choice\":\"auto\",\"tools\":[],\"top_p\":1.0,"
-                  b"\"output\":[")
+                  b"\"parallel_tool_calls\":true,\"temperature\":1.0,\"tool_choice\":\"auto\",\"tools\":[],"
+                  b"\"top_p\":1.0,\"output\":[")
     if completed:
         out_response_item(out, answer, True)
     out_text(out, b"],\"usage\":")

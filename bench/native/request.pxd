@@ -48,7 +48,7 @@ cdef struct facts_t:
 
 # Size of the head, 0: not all here yet, -1: not HTTP/1.x.
 cdef int64_t parse_head(const uint8_t* data, size_t size, request_t* request) noexcept nogil
-# Undo the chunked coding in place: 1 all here (body is data[:written], message ends at `read`), 0 more to come, -1 malformed.
+# Undo the chunked coding in place: 1 all here (body is data[:written], message ends at `read`), 0 not yet, -1 bad.
 cdef int dechunk(dechunk_t* state, uint8_t* data, size_t size) noexcept nogil
 cdef bint scan_json(const uint8_t* data, size_t size, facts_t* facts) noexcept nogil      # False: not a JSON object
 cdef void scan_multipart(const uint8_t* data, size_t size, facts_t* facts) noexcept nogil

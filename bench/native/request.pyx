@@ -1,7 +1,7 @@
 """What a mock engine reads of a request: head, framing, and the few body fields that shape the answer.
 
-Tolerant on purpose: an engine's server takes what a strict proxy must refuse, and a test of the proxy must see what came
-through. JSON is walked, not validated: brackets, strings and the members of the top object must add up, no more.
+Tolerant on purpose: an engine's server takes what a strict proxy must refuse, and a test of the proxy must see what
+came through. JSON is walked, not validated: brackets, strings and the members of the top object must add up, no more.
 Everything is a span into the caller's buffer; nothing allocates.
 """
 

@@ -1,4 +1,5 @@
-"""The step model of an engine: continuous batching, chunked prefill, KV blocks with a prefix cache. No clock, no sockets."""
+"""The step model of an engine: continuous batching, chunked prefill, KV blocks with a prefix cache. No clock, no
+sockets."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
@@ -86,7 +87,7 @@ cdef int32_t step_submit(step_model_t* model, int32_t prompt_tokens, int32_t out
                          int32_t hash_count, void* owner) noexcept nogil
 cdef void step_abort(step_model_t* model, int32_t index) noexcept nogil      # at once, also in mid-step
 cdef void step_release(step_model_t* model, int32_t index) noexcept nogil    # hand a finished sequence's slot back
-cdef double step_begin(step_model_t* model) noexcept nogil      # plan a step: its length in ms, or -1 with nothing to do
+cdef double step_begin(step_model_t* model) noexcept nogil      # plan a step: its length in ms; -1: nothing to do
 cdef int32_t step_end(step_model_t* model) noexcept nogil       # how many of emitted[] got a token
 cdef double step_kv_usage(const step_model_t* model) noexcept nogil          # share of blocks referenced, 0-1
 cdef int32_t hash_prompt_blocks(const uint8_t* prompt, size_t size, uint64_t* hashes, int32_t hash_max) noexcept nogil

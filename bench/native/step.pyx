@@ -1,22 +1,24 @@
 """The step model of an engine: one step is one batch iteration.
 
-A sequence waits, is admitted first come first served while blocks last, has its prompt computed in chunks, then gets one
-token a step. Its full prompt blocks become shared at its first token; blocks nobody references stay in the prefix cache
-until they are the least recently used. Out of blocks, the newest running sequence is put back and computed again.
+A sequence waits, is admitted first come first served while blocks last, has its prompt computed in chunks, then gets
+one token a step. Its full prompt blocks become shared at its first token; blocks nobody references stay in the prefix
+cache until they are the least recently used. Out of blocks, the newest running sequence is put back and computed
+again.
 
-Invariant: every block is either in the free list (references 0) or held by as many sequences as `references` says; every
-sequence slot is in exactly one queue, or finished. Time is an output here, never read: `step_begin` says how long the
-step takes, and the caller calls `step_end` that much later. The timing formula and its figures: see CLASSES and step_begin.
+Invariant: every block is either in the free list (references 0) or held by as many sequences as `references` says;
+every sequence slot is in exactly one queue, or finished. Time is an output here, never read: `step_begin` says how
+long the step takes, and the caller calls `step_end` that much later. The timing formula and its figures: see CLASSES
+and step_begin.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
-# (floor, base, per token, attention per token pair, per context token) in ms, KV tokens. The 8B rows and the floors and
-# per-token figures of all rows come from Vidur's public profiles (L40S scaled by datasheet). For the other rows attention is
-# 4 * hidden * layers FLOP per pair at half of peak, context is KV bytes per token at 70 % of bandwidth (both reproduce the 8B
-# rows), base is half the floor, and KV tokens are 90 % of memory less the weights.
+# (floor, base, per token, attention per token pair, per context token) in ms, KV tokens. The 8B rows and the floors
+# and per-token figures of all rows come from Vidur's public profiles (L40S scaled by datasheet). For the other rows
+# attention is 4 * hidden * layers FLOP per pair at half of peak, context is KV bytes per token at 70 % of bandwidth
+# (both reproduce the 8B rows), base is half the floor, and KV tokens are 90 % of memory less the weights.
 CLASSES = {
     "8b-a100": (9.8, 5.0, 0.0665, 3.4e-6, 9.2e-5, 400_000),
     "8b-h100": (5.6, 3.5, 0.0225, 1.06e-6, 5.6e-5, 400_000),
@@ -298,7 +300,7 @@ cdef inline int32_t target_tokens(const sequence_t* sequence) noexcept nogil:
 
 
 cdef bint admit(step_model_t* model, int32_t index) noexcept nogil:
-    """Give a waiting sequence the blocks of its prompt, shared ones where the cache has them; False: not enough free."""
+    """Give a waiting sequence the blocks of its prompt, shared ones where the cache has them; False: too few free."""
     cdef sequence_t* sequence = &model.sequences[index]
     cdef int32_t target = target_tokens(sequence)
     cdef int32_t need = (target + BLOCK_TOKENS - 1) // BLOCK_TOKENS
@@ -320,7 +322,7 @@ cdef bint admit(step_model_t* model, int32_t index) noexcept nogil:
             free_list_remove(model, block)
         model.blocks[block].references += 1
         hold_block(sequence, block)
-    for at in range(hits, need):
+    for _ in range(hits, need):
         hold_block(sequence, block_take(model))
     sequence.computed_tokens = hits * BLOCK_TOKENS
     if not sequence.admitted:
@@ -352,7 +354,8 @@ cdef double plan_chunk(step_model_t* model, int32_t index, int32_t* budget) noex
 
 
 cdef double step_begin(step_model_t* model) noexcept nogil:
-    # t = max(floor, base + token * tokens) + attention * sum n_j (ctx_j + n_j / 2) + context * sum(decode contexts) + overhead
+    # t = max(floor, base + token * tokens) + attention * sum n_j (ctx_j + n_j / 2)
+    #     + context * sum(decode contexts) + overhead
     # with n_j the chunk a prefilling sequence computes after the ctx_j tokens it has (linear part: Vidur profiles).
     cdef int32_t budget = CHUNK_BUDGET_TOKENS
     cdef int32_t index, following
@@ -438,7 +441,7 @@ cdef double step_kv_usage(const step_model_t* model) noexcept nogil:
 
 
 cdef int32_t hash_prompt_blocks(const uint8_t* prompt, size_t size, uint64_t* hashes, int32_t hash_max) noexcept nogil:
-    """Chained hashes of the prompt's full blocks, a token being four bytes: equal prefixes give equal heads. The count."""
+    """Chained hashes of the prompt's full blocks, four bytes a token: equal prefixes give equal heads. The count."""
     cdef uint64_t chain = 0x9E3779B97F4A7C15ULL
     cdef uint64_t word
     cdef size_t block_bytes = BLOCK_TOKENS * 4
