@@ -27,10 +27,11 @@ cdef void load_charge(load_table_t* table, uint32_t column, uint32_t slot) noexc
 # Never below zero; counts an underflow instead.
 cdef void load_release(load_table_t* table, uint32_t column, uint32_t slot) noexcept nogil
 cdef uint32_t load_in_flight(load_table_t* table, uint32_t slot) noexcept nogil
-# in_flight[i] of slots[i], in one call: what a pick over many candidates uses.
+# in_flight[i] of slots[i], or of slot + i, in one call: what a pick over many candidates uses.
 cdef void load_in_flight_many(
     load_table_t* table, const uint32_t* slots, uint32_t count, uint32_t* in_flight
 ) noexcept nogil
+cdef void load_in_flight_row(load_table_t* table, uint32_t slot, uint32_t count, uint32_t* in_flight) noexcept nogil
 cdef void load_observe_ttft(load_table_t* table, uint32_t slot, uint32_t ttft_us, uint64_t now_us) noexcept nogil
 cdef void load_observe_itl(load_table_t* table, uint32_t slot, uint32_t itl_us, uint64_t now_us) noexcept nogil
 cdef void load_observe_outcome(load_table_t* table, uint32_t slot, bint failed, uint64_t now_us) noexcept nogil

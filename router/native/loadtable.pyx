@@ -147,25 +147,33 @@ cdef void load_in_flight_many(
     load_table_t* table, const uint32_t* slots, uint32_t count, uint32_t* in_flight
 ) noexcept nogil:
     cdef uint32_t word_count = (table.column_count + 63) >> 6
-    cdef uint32_t index, word_index, jumps = 0
+    cdef uint32_t index
+    for index in range(count):
+        in_flight[index] = _in_flight(table, word_count, slots[index])
+
+
+cdef void load_in_flight_row(load_table_t* table, uint32_t slot, uint32_t count, uint32_t* in_flight) noexcept nogil:
+    # Column by column and by plain loads of whole aligned words, which vectorise where atomic ones do not.
+    cdef uint32_t word_count = (table.column_count + 63) >> 6
+    cdef uint32_t index, word_index
     cdef uint64_t active
     cdef const uint32_t* cells
-    for index in range(count):
-        jumps |= slots[index] ^ (slots[0] + index)
-    if jumps or count < SLOTS_PER_LINE:
-        for index in range(count):
-            in_flight[index] = _in_flight(table, word_count, slots[index])
-        return
-    # A pool's slots mostly lie in a row: column by column, and by plain loads of whole words, which vectorise.
-    for index in range(count):
-        in_flight[index] = 0
+    cdef bint is_first = True
     for word_index in range(word_count):
         active = load_u64(&_header(table).active[word_index])
         while active:
-            cells = _cell(table, (word_index << 6) + <uint32_t>lowest_bit(active), slots[0])
+            cells = _cell(table, (word_index << 6) + <uint32_t>lowest_bit(active), slot)
             active &= active - 1
-            for index in range(count):
-                in_flight[index] += cells[index]
+            if is_first:
+                is_first = False
+                for index in range(count):
+                    in_flight[index] = cells[index]
+            else:
+                for index in range(count):
+                    in_flight[index] += cells[index]
+    if is_first:
+        for index in range(count):
+            in_flight[index] = 0
 
 
 # --- estimates -------------------------------------------------------------------------------------------------------

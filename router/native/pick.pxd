@@ -16,7 +16,7 @@ cdef enum policy_kind:
     POLICY_LEAST_IN_FLIGHT = 4       # full scan
     POLICY_RANDOM = 5
 
-cdef struct candidate_set_t:         # built aside by a snapshot, read-only while requests use it (but for `turn`)
+cdef struct candidate_set_t:         # built aside from zeroes, read-only while requests use it (but for `turn`, `shape`)
     uint32_t count
     uint32_t* slots                  # slots[count] in the load table; this and the arrays below come from malloc
     float* weights                   # weights[count], > 0
@@ -26,6 +26,7 @@ cdef struct candidate_set_t:         # built aside by a snapshot, read-only whil
     uint32_t ring_count
     double weight_total              # of all candidates; set by candidate_set_build_ring
     uint32_t turn                    # round robin's place
+    uint32_t shape                   # found by the first pick: slots in a row, equal weights
 
 cdef struct pick_request_t:
     uint64_t key                     # hash of the affinity key; 0: none (hash policies then use `random`)

@@ -16,7 +16,8 @@ from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from router.native.loadtable cimport (
-    LoadTable, load_ejections_end_us, load_in_flight, load_in_flight_many, load_is_ejected, load_table_t
+    LoadTable, load_ejections_end_us, load_in_flight, load_in_flight_many, load_in_flight_row, load_is_ejected,
+    load_table_t
 )
 
 cdef extern from *:
@@ -31,6 +32,9 @@ cdef extern from *:
 cdef enum:
     CHECK_EXCLUDED = 1
     CHECK_EJECTED = 2
+    SHAPE_KNOWN = 1
+    SHAPE_IN_A_ROW = 2               # slots[i] == slots[0] + i, as a pool's mostly are
+    SHAPE_EQUAL_WEIGHTS = 4
     EXCLUDABLE_COUNT = 256           # pick_request_t.excluded has a bit for so many positions
     SCAN_COUNT_MAX = 16              # up to so many candidates a scan is cheaper than drawing again and again
     DRAWS_MAX = 8                    # with half of many candidates ineligible, 1 pick in 256 comes to the scan
@@ -76,6 +80,8 @@ cdef int pick_endpoint(
     cdef int checks = 0
     if candidates.count == 0:
         return -1
+    if not candidates.shape:
+        candidates.shape = _shape(candidates)
     if request.excluded[0] | request.excluded[1] | request.excluded[2] | request.excluded[3]:
         checks |= CHECK_EXCLUDED
     if request.now_us < load_ejections_end_us(table):
@@ -84,6 +90,23 @@ cdef int pick_endpoint(
     if position < 0 and checks & CHECK_EJECTED:
         position = _pick(policy, table, candidates, request, checks & ~CHECK_EJECTED)
     return position
+
+
+cdef uint32_t _shape(candidate_set_t* candidates) noexcept nogil:
+    cdef uint32_t position, jumps = 0, differing = 0
+    for position in range(candidates.count):
+        jumps |= candidates.slots[position] ^ (candidates.slots[0] + position)
+        differing |= candidates.weights[position] != candidates.weights[0]
+    return SHAPE_KNOWN | (0 if jumps else SHAPE_IN_A_ROW) | (0 if differing else SHAPE_EQUAL_WEIGHTS)
+
+
+cdef inline void _read_in_flight(
+    load_table_t* table, candidate_set_t* candidates, uint32_t start, uint32_t size, uint32_t* in_flight
+) noexcept nogil:
+    if candidates.shape & SHAPE_IN_A_ROW:
+        load_in_flight_row(table, candidates.slots[start], size, in_flight)
+    else:
+        load_in_flight_many(table, candidates.slots + start, size, in_flight)
 
 
 cdef int _pick(
@@ -181,7 +204,6 @@ cdef int _pick_in_turn(
 cdef int _pick_least(
     load_table_t* table, candidate_set_t* candidates, pick_request_t* request, int checks
 ) noexcept nogil:
-    cdef uint32_t[BLOCK_COUNT] in_flight
     cdef uint32_t[BLOCK_COUNT] bits
     cdef float* loads = <float*>bits
     cdef float* weights
@@ -190,11 +212,14 @@ cdef int _pick_least(
     cdef int best = -1, lowest
     while start < candidates.count:
         size = min(candidates.count - start, <uint32_t>BLOCK_COUNT)
-        weights = candidates.weights + start
-        load_in_flight_many(table, candidates.slots + start, size, in_flight)
-        for index in range(size):
-            loads[index] = <float><int>in_flight[index] / weights[index]
+        _read_in_flight(table, candidates, start, size, bits)
+        if not candidates.shape & SHAPE_EQUAL_WEIGHTS:       # else counts compare as they are
+            weights = candidates.weights + start
+            for index in range(size):
+                loads[index] = <float><int>bits[index] / weights[index]
         lowest = _lowest_eligible(table, candidates, request, checks, start, size, bits, &state, &ties)
+        if size == candidates.count:
+            return lowest
         if lowest >= 0 and bits[lowest] <= best_bits:
             if bits[lowest] < best_bits:
                 ties_total = 0
@@ -212,8 +237,8 @@ cdef int _lowest_eligible(
 ) noexcept nogil:
     """The index of the lowest of bits[size], a random one of equals; -1 when nobody in the block is eligible.
 
-    The bits are those of non-negative float32 numbers, which order like integers: these loops vectorise. Eligibility is
-    asked of winners only, until a few were refused.
+    The bits are counts, or those of non-negative float32 numbers, which order like integers: these loops vectorise.
+    Eligibility is asked of winners only, until a few were refused.
     """
     cdef uint32_t refused = 0, index, lowest, nth, tie_count, chunk, chunk_end
     while True:
@@ -283,7 +308,8 @@ cdef int _pick_rendezvous(
     cdef uint32_t key_low = <uint32_t>mixed_key, key_high = <uint32_t>(mixed_key >> 32)
     cdef uint64_t identity, state = key
     cdef double cost, best_cost = 1e300
-    cdef uint32_t start = 0, size, index, ties = 0, differing
+    cdef uint32_t start = 0, size, index, ties = 0
+    cdef bint differing = not candidates.shape & SHAPE_EQUAL_WEIGHTS
     cdef float* weights
     cdef uint64_t* identities
     cdef int best = -1, lowest
@@ -291,9 +317,6 @@ cdef int _pick_rendezvous(
         size = min(candidates.count - start, <uint32_t>BLOCK_COUNT)
         weights = candidates.weights + start
         identities = candidates.identities + start
-        differing = 0
-        for index in range(size):
-            differing |= weights[index] != weights[0]
         for index in range(size):
             identity = identities[index]
             bounds[index] = _remainder(<uint32_t>identity ^ key_low, <uint32_t>(identity >> 32) ^ key_high)
@@ -333,7 +356,7 @@ cdef int _pick_on_ring(
     cdef int first_eligible = -1
     while start < candidates.count:
         size = min(candidates.count - start, <uint32_t>BLOCK_COUNT)
-        load_in_flight_many(table, candidates.slots + start, size, in_flight)
+        _read_in_flight(table, candidates, start, size, in_flight)
         if checks:
             for index in range(size):
                 if _is_eligible(table, candidates, request, checks, start + index):
