@@ -10,6 +10,7 @@ starts it.
 from __future__ import annotations
 
 import hmac
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -23,6 +24,8 @@ from router.schema.secret import Secret
 METRICS_KEPT_S = 0.25  # scrapes within it share one rendering; Prometheus asks every 15 s
 BODY_BYTES_MAX = 4096  # POST /reload has none
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+logger = logging.getLogger("fairlead.supervisor")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -104,6 +107,9 @@ class AdminServer:
             return _error(404, "not_found", f"There is no admin page {request.path}.")
         except web.HTTPException as exc:
             return _error(exc.status, "bad_request", exc.reason)
+        except Exception:
+            logger.exception("admin page %s failed", request.path)
+            return _error(500, "internal_error", "This page failed; the router's log has the details.")
         finally:
             self._connection_count -= 1
 

@@ -65,11 +65,16 @@ def request_reload(*, admin_address: str, runtime_dir: str | None = None) -> int
     return _run_command(_request_reload(control_path_of(runtime_dir, admin_address)))
 
 
-def request_upgrade(*, admin_address: str, runtime_dir: str | None = None) -> int:
+def request_upgrade(
+    *,
+    admin_address: str,
+    runtime_dir: str | None = None,
+    command: Sequence[str] = (sys.executable, "-m", "router"),
+) -> int:
     """Starts this version with the running router's arguments and environment, and waits until it has taken
     over.
     """
-    return _run_command(_request_upgrade(control_path_of(runtime_dir, admin_address)))
+    return _run_command(_request_upgrade(control_path_of(runtime_dir, admin_address), command))
 
 
 async def _serve(
@@ -92,7 +97,7 @@ async def _serve(
         admin_sockets = supervisor.open_sockets(predecessor).sockets
         if predecessor is None:
             await admin.start(admin_sockets)  # /livez answers while the workers start
-        await supervisor.start(predecessor)
+        await supervisor.start()
         if predecessor is not None:
             await supervisor.take_over(predecessor)
             predecessor.close()
@@ -124,7 +129,7 @@ async def _request_reload(path: Path) -> int:
     return 1
 
 
-async def _request_upgrade(path: Path) -> int:
+async def _request_upgrade(path: Path, command: Sequence[str]) -> int:
     channel = await connect(path)
     fds: list[int] = []
     try:
@@ -134,9 +139,7 @@ async def _request_upgrade(path: Path) -> int:
             raise TakeoverError("unexpected answer")
         arguments = [*plan.arguments, *([] if "--takeover" in plan.arguments else ["--takeover"])]
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "router",
+            *command,
             *arguments,
             cwd=plan.working_directory,
             env=_environment_of(plan.pid),

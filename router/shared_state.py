@@ -22,7 +22,9 @@ from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
 from router.schema.config import Config
 from router.slots import SlotDirectory
+from router.snapshot import route_names
 
+ROUTE_INDEXES_MAX = limits.ROUTES_MAX + 1  # and the route that takes what matches none
 GENERATIONS = 2  # the one that drains and the one that takes over
 
 logger = logging.getLogger("fairlead.supervisor")
@@ -71,9 +73,9 @@ class SharedState:
         column_count = GENERATIONS * worker_count
         return cls(
             LoadTable.create(limits.ENDPOINTS_MAX, column_count),
-            MetricsTable.create(column_count, limits.ROUTES_MAX, limits.ENDPOINTS_MAX),
+            MetricsTable.create(column_count, ROUTE_INDEXES_MAX, limits.ENDPOINTS_MAX),
             SlotDirectory(limits.ENDPOINTS_MAX),
-            SlotDirectory(limits.ROUTES_MAX),
+            SlotDirectory(ROUTE_INDEXES_MAX),
             range(worker_count),
             inherited=False,
         )
@@ -95,7 +97,7 @@ class SharedState:
                 SlotDirectory.from_names(slot_count, state.names, state.configured)
                 for slot_count, state in (
                     (limits.ENDPOINTS_MAX, msgspec.msgpack.decode(offer.endpoints, type=DirectoryState)),
-                    (limits.ROUTES_MAX, msgspec.msgpack.decode(offer.routes, type=DirectoryState)),
+                    (ROUTE_INDEXES_MAX, msgspec.msgpack.decode(offer.routes, type=DirectoryState)),
                 )
             )
         except (OSError, ValueError) as exc:
@@ -150,11 +152,6 @@ class SharedState:
         """A directory for a TakeoverOffer."""
         state = DirectoryState(names=directory.names(), configured=directory.configured())
         return msgspec.msgpack.encode(state)
-
-
-def route_names(config: Config) -> list[str]:
-    """What requests are counted by: the configured routes, then one per pool for requests that match none."""
-    return [*(route.name for route in config.routes), *(f"pool/{pool.name}" for pool in config.pools)]
 
 
 def watch_exit(pid: int, on_exit: Callable[[], None]) -> None:

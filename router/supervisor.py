@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from router import limits, metrics, sdnotify, wire
+from router.build_info import package_version
 from router.config import ConfigError, load_config, redacted
+from router.endpoint_view import describe_endpoints
 from router.listeners import Listener, open_listener, sockets_from_systemd
 from router.schema.config import Config
 from router.schema.secret import Secret
@@ -90,9 +92,14 @@ class Supervisor:
     # ---- start
 
     def open_sockets(self, predecessor: Predecessor | None = None) -> Listener:
-        """Listens on every configured address; the admin listener, for whoever serves it. Raises:
-        ListenError.
+        """Listens on every configured address and makes the shared tables; returns the admin listener.
+
+        Raises: ListenError.
         """
+        if predecessor is not None:
+            self._shared = SharedState.inherit(predecessor.offer, predecessor.table_fds, self.config.workers)
+        else:
+            self._shared = SharedState.create(self.config.workers)
         inherited = predecessor.sockets if predecessor is not None else sockets_from_systemd()
         for listener in self.config.listeners:
             sockets = inherited.pop(listener.address, [])
@@ -109,18 +116,15 @@ class Supervisor:
         self.admin_address = self._admin.bound_address
         return self._admin
 
-    async def start(self, predecessor: Predecessor | None = None) -> None:
+    async def start(self) -> None:
         """Starts the workers and returns when all accept. Raises: StartError."""
-        if predecessor is not None:
-            self._shared = SharedState.inherit(predecessor.offer, predecessor.table_fds, self.config.workers)
-        else:
-            self._shared = SharedState.create(self.config.workers)
+        assert self._shared is not None
         pairs = _tls_pairs(self.config)
         try:
             for index, pair in pairs.items():
                 _check_pair(self.config.listeners[index].address, pair)
             self._slots, self._routes = self._shared.assign(self.config)
-            build_tables(self.config, self._slots)
+            build_tables(self.config, self._slots, self._routes)
         except (SlotsExhausted, ValueError) as exc:
             raise StartError(f"the configuration cannot be served: {exc}") from exc
         self._workers = [
@@ -340,7 +344,7 @@ class Supervisor:
             for index, pair in new_pairs.items():
                 _check_pair(config.listeners[index].address, pair)
             slots, routes = shared.assign(config)
-            build_tables(config, slots)
+            build_tables(config, slots, routes)
         except (SlotsExhausted, ValueError) as exc:
             return str(exc)
         version = self.version + 1
@@ -459,7 +463,14 @@ class Supervisor:
     def render_metrics(self) -> bytes:
         """The Prometheus page."""
         assert self._shared is not None
-        return metrics.render(self._shared.metrics, self._shared.load, self._names())
+        facts = metrics.Facts(
+            routes=self._shared.routes.names(),
+            endpoints=self._shared.endpoints.names(),
+            now_us=time.monotonic_ns() // 1000,
+            config_version=self.version,
+            build_version=package_version(),
+        )
+        return metrics.render(self._shared.metrics, self._shared.load, facts)
 
     def describe_config(self) -> dict[str, Any]:
         """The configuration in force, secrets masked."""
@@ -480,32 +491,9 @@ class Supervisor:
 
     def describe_endpoints(self) -> list[dict[str, Any]]:
         """One row per configured endpoint, from the shared tables: no worker is asked."""
-        shared = self._shared
-        if shared is None:
+        if self._shared is None:
             return []
-        now_us = time.monotonic_ns() // 1000
-        rows = []
-        for pool in self.config.pools:
-            for endpoint in pool.endpoints:
-                slot = self._slots[endpoint.name]
-                view = shared.load.view(slot)
-                ejected_us = view["ejected_until_us"] - now_us
-                rows.append(
-                    {
-                        "name": endpoint.name,
-                        "url": endpoint.url,
-                        "pool": pool.name,
-                        "slot": slot,
-                        "models": list(endpoint.models),
-                        "in_flight": view["in_flight"],
-                        "attempts": view["attempts"],
-                        "error_ratio": round(view["error_ratio"], 4),
-                        "ttft_ewma_ms": round(view["ttft_us"] / 1000, 3),
-                        "itl_ewma_ms": round(view["itl_us"] / 1000, 3),
-                        "ejected_for_s": round(ejected_us / 1e6, 1) if ejected_us > 0 else 0,
-                    }
-                )
-        return rows
+        return describe_endpoints(self.config, self._slots, self._shared.load, self._shared.metrics)
 
 
 def _tls_pairs(config: Config) -> dict[int, Pair]:
@@ -521,7 +509,7 @@ def _check_pair(address: str, pair: Pair) -> None:
         check_pair(pair)
     except OSError as exc:
         raise ValueError(
-            f"listener {address}: certificate {pair[0]} with key {pair[1]} cannot be used ({exc.strerror or exc})"
+            f"listener {address}: cannot use certificate {pair[0]}, key {pair[1]} ({exc.strerror or exc})"
         ) from exc
 
 
@@ -534,6 +522,13 @@ def _needs_restart(old: Config, new: Config) -> list[str]:
         "admin.address": lambda config: config.admin.address,
         "workers": lambda config: config.workers,
         "limits": lambda config: config.limits,
+        "timeouts.head_ms, .keep_alive_ms, .tls_ms or .upstream_idle_ms": lambda config: (
+            config.timeouts.head_ms,
+            config.timeouts.keep_alive_ms,
+            config.timeouts.tls_ms,
+            config.timeouts.upstream_idle_ms,
+        ),
+        "trusted_proxies": lambda config: config.trusted_proxies,
         "access_log": lambda config: config.access_log,
         "runtime_dir": lambda config: config.runtime_dir,
     }

@@ -31,7 +31,7 @@ from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
 from router.resolver import Resolver
 from router.schema.config import Config
-from router.snapshot import build_tables
+from router.snapshot import CoreOptions, build_tables
 
 if TYPE_CHECKING:
     from router._fastpath import Core
@@ -56,7 +56,7 @@ def make_core(
     start: wire.Start, config: Config, load: LoadTable, metrics: MetricsTable, hooks: Dispatcher
 ) -> Core:
     """The native core: the only place that constructs it."""
-    from router._fastpath import Core, CoreOptions
+    from router._fastpath import Core
 
     return Core(
         load_table=load, metrics=metrics, column=start.column, hooks=hooks, options=CoreOptions.of(config)
@@ -91,7 +91,7 @@ class Worker:
 
     async def run(self) -> None:
         """Serves until drained. Raises: ValueError, OSError when it cannot start."""
-        tables = build_tables(self._config, self._start.slots)
+        tables = build_tables(self._config, self._start.slots, self._start.routes)
         prepared = self._core.prepare(tables)
         urls = _endpoint_urls(self._config)
         await self._resolver.prepare(urls, RESOLVE_AT_START_S)
@@ -154,7 +154,7 @@ class Worker:
         """Builds the tables of a reload aside; why not, or nothing."""
         try:
             config = wire.decode_config(frame.config)
-            prepared = self._core.prepare(build_tables(config, frame.slots))
+            prepared = self._core.prepare(build_tables(config, frame.slots, frame.routes))
         except (ValueError, OSError) as exc:
             return str(exc) or type(exc).__name__
         await self._resolver.prepare(_endpoint_urls(config), RESOLVE_AT_START_S)

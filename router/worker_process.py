@@ -182,7 +182,7 @@ class WorkerProcess:
         if self._process is None or now - self._heard_at < silence_max_s:
             return
         logger.error(
-            "worker %d (pid %d) has been silent for %.0f s; its stacks follow, then it is killed and replaced",
+            "worker %d (pid %d) has been silent for %.0f s; its stacks follow; it is killed and replaced",
             self.index,
             self._process.pid,
             now - self._heard_at,

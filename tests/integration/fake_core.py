@@ -1,11 +1,12 @@
-"""A stand-in for the native core with the same door: a tiny HTTP/1.1 server on its own epoll, for tests of the process layer.
+"""A stand-in for the native core with the same door: a tiny HTTP/1.1 server on its own epoll, for tests of
+the process layer.
 
     GET /who    who answered: {"pid", "column", "endpoints"}; keep-alive, `Connection: close` while draining
     GET /hold   a chunked answer that stays open until the client sends one more byte, or goes away
     GET /v1/*   handed over to Python
 
-Faults are asked for by endpoint names in the configuration: `refuse-COLUMN` makes `prepare` fail in that worker, `die-COLUMN`
-kills it there, `unstartable` makes construction fail.
+Faults are asked for by endpoint names in the configuration: `refuse-COLUMN` makes `prepare` fail in that
+worker, `die-COLUMN` kills it there, `unstartable` makes construction fail.
 """
 
 import json

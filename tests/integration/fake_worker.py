@@ -6,9 +6,9 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from router import worker, wire  # noqa: E402
-from router.schema.config import Config  # noqa: E402
-from tests.integration.fake_core import FakeCore  # noqa: E402
+from router import wire, worker
+from router.schema.config import Config
+from tests.integration.fake_core import FakeCore
 
 
 def make_fake_core(start: wire.Start, config: Config, load: Any, metrics: Any, hooks: Any) -> Any:
@@ -17,5 +17,8 @@ def make_fake_core(start: wire.Start, config: Config, load: Any, metrics: Any, h
 
 
 if __name__ == "__main__":
-    worker.build_tables = lambda config, slots: (config, slots)  # what the fake core's `prepare` takes
+    worker.build_tables = lambda config, slots, routes: (
+        config,
+        slots,
+    )  # what the fake core's `prepare` takes
     sys.exit(worker.main(sys.argv[1:], core_factory=make_fake_core))
