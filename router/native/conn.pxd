@@ -53,7 +53,8 @@ cdef struct driver_t:
     conn_fn resume_reading
     conn_fn close                    # what is in `out` is dropped
     conn_fn abort                    # the peer sees a reset
-    conn_fn close_when_sent
+    conn_fn close_when_sent          # eof is told when the last byte has been taken, and the owner closes
+    conn_fn end_sending              # the peer sees an orderly end; reading goes on
     # Told to the core.
     accepted_fn on_accepted
     conn_fn on_connected

@@ -23,7 +23,7 @@ from router.native.conn cimport (
     CONN_LISTENER, CONN_PAUSED, CONN_UPSTREAM, CONN_WANTS_WRITE, conn_t, driver_t,
 )
 from router.native.tls cimport (
-    TLS_CLOSED, TLS_WANTS_READ, TLS_WANTS_WRITE, tls_begin, tls_end, tls_handshake, tls_has_pending, tls_read, tls_write,
+    TLS_CLOSED, TLS_WANTS_READ, TLS_WANTS_WRITE, tls_begin, tls_end, tls_end_sending, tls_handshake, tls_has_pending, tls_read, tls_write,
 )
 
 cdef extern from "sys/epoll.h" nogil:
@@ -52,9 +52,10 @@ cdef extern from "sys/socket.h" nogil:
     int accept4(int fd, sockaddr* address, uint32_t* length, int flags)
     int socket(int family, int kind, int protocol)
     int connect(int fd, const sockaddr* address, uint32_t length)
+    int shutdown(int fd, int how)
     int setsockopt(int fd, int level, int option, const void* value, uint32_t length)
     int getsockopt(int fd, int level, int option, void* value, uint32_t* length)
-    enum: SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_STREAM, MSG_NOSIGNAL, SOL_SOCKET, SO_ERROR, SO_LINGER, SO_RCVBUF, AF_UNIX
+    enum: SHUT_WR, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_STREAM, MSG_NOSIGNAL, SOL_SOCKET, SO_ERROR, SO_LINGER, SO_RCVBUF, AF_UNIX
 
 cdef extern from "netinet/in.h" nogil:
     enum: IPPROTO_TCP
@@ -116,6 +117,7 @@ cdef int driver_begin(epoll_driver_t* driver) noexcept nogil:
     driver.base.close = driver_close
     driver.base.abort = driver_abort
     driver.base.close_when_sent = driver_close_when_sent
+    driver.base.end_sending = driver_end_sending
     driver.base.now_us = monotonic_us()
     return 0 if driver.epoll_fd >= 0 and driver.scratch != NULL and driver.record != NULL else -1
 
@@ -332,10 +334,18 @@ cdef void driver_abort(conn_t* conn) noexcept nogil:
 
 
 cdef void driver_close_when_sent(conn_t* conn) noexcept nogil:
+    if conn.flags & CONN_CLOSED:
+        return
     if conn.flags & CONN_BLOCKED and not conn.flags & CONN_BROKEN:
         conn.flags |= CONN_CLOSE_WHEN_SENT
     else:
-        driver_close(conn)
+        conn.driver.on_eof(conn, 0)
+
+
+cdef void driver_end_sending(conn_t* conn) noexcept nogil:
+    if conn.tls != NULL:
+        tls_end_sending(conn.tls)
+    shutdown(conn.fd, SHUT_WR)
 
 
 cdef int driver_release(conn_t* conn) noexcept nogil:

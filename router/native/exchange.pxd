@@ -75,6 +75,22 @@ cdef enum exchange_flag:
     X_RESPONSE_BEGAN = 262144        # a byte of a response has come
     X_FINISHED = 524288
 
+cdef enum facts_result:
+    FACTS_KNOWN = 1
+    FACTS_MISSING = 0                # more of the body may tell
+    FACTS_UNREADABLE = -1            # the client has been told
+
+ctypedef void (*send_error_fn)(core_t* core, exchange_t* x, int cause, const char* detail) noexcept nogil
+ctypedef bint (*may_go_on_fn)(core_t* core, exchange_t* x, int cause) noexcept nogil
+ctypedef int (*read_facts_fn)(core_t* core, exchange_t* x, bint complete) noexcept nogil
+ctypedef void (*hand_over_fn)(core_t* core, downstream_t* down, int fd, const uint8_t* data, size_t size) noexcept nogil
+
+cdef struct hooks_t:                 # where the path leaves native code; each takes the GIL (router/_fastpath.pyx)
+    send_error_fn send_error
+    may_go_on_fn may_go_on
+    read_facts_fn read_facts
+    hand_over_fn hand_over
+
 cdef struct options_t:               # bounds and switches, fixed for the life of the worker
     uint32_t head_bytes_max
     uint32_t target_bytes_max
@@ -93,6 +109,10 @@ cdef struct options_t:               # bounds and switches, fixed for the life o
     uint32_t log_bytes_max
     uint8_t logs
 
+cdef struct network_t:               # CIDR whose X-Forwarded-* are believed
+    uint8_t bytes[16]                # IPv4 as v4-mapped
+    uint32_t bits
+
 cdef struct core_t:                  # a worker's native state; its door is router._fastpath.Core
     driver_t* driver
     wheel_t wheel
@@ -104,16 +124,25 @@ cdef struct core_t:                  # a worker's native state; its door is rout
     uint64_t random_state
     uint64_t wall_offset_us          # wall clock - monotonic
     downstream_t* connections        # all, doubly linked
+    endpoint_t** endpoints           # all that have connections, for the idle sweep
+    uint32_t endpoint_count
+    uint64_t swept_us
     uint32_t connection_count
     uint32_t exchange_count
     uint64_t finished_count
     int64_t buffered_bytes           # request bodies held
+    void* listener_tls[16]           # SSL_CTX* by listener index; NULL: plain
+    conn_t* listeners[16]
+    uint32_t listener_count
+    network_t trusted[64]
+    uint32_t trusted_count
     uint8_t draining
     uint8_t accepting_paused
     head_t head                      # scratch: the head that was parsed last
     exchange_t* head_owner           # whose request head that is, NULL: nobody's
     uint8_t* compose                 # scratch, COMPOSE_BYTES: a head being written
     buffer_t log                     # finished access-log lines
+    hooks_t hooks
     void* door                       # the Core object
 
 cdef struct downstream_t:
@@ -126,6 +155,7 @@ cdef struct downstream_t:
     buffer_t inbox                   # bytes received and not parsed yet: part of a head, pipelined requests
     size_t scanned                   # how far find_head_end has looked
     uint64_t since_us                # when the current phase began, or last went on
+    size_t blocked_bytes             # in conn.out when the client was last seen to take some
     uint8_t phase
     uint8_t is_tls
     uint8_t is_trusted               # its X-Forwarded-* are believed
@@ -179,7 +209,7 @@ cdef void exchange_free(core_t* core, exchange_t* x) noexcept nogil
 cdef void exchange_charge(core_t* core, exchange_t* x) noexcept nogil
 cdef void exchange_release(core_t* core, exchange_t* x) noexcept nogil
 cdef void exchange_drop_request(core_t* core, exchange_t* x) noexcept nogil     # head, body and scan are not needed any more
-cdef void exchange_record(core_t* core, exchange_t* x, int cause) noexcept nogil
+cdef bint exchange_record(core_t* core, exchange_t* x, int cause) noexcept nogil            # False: it had been
 cdef int exchange_set_model(exchange_t* x, const uint8_t* model, size_t length) noexcept nogil
 cdef text_t exchange_id(const exchange_t* x) noexcept nogil
 cdef text_t exchange_method(const exchange_t* x) noexcept nogil

@@ -167,12 +167,12 @@ cdef void exchange_drop_request(core_t* core, exchange_t* x) noexcept nogil:
         core.head_owner = NULL
 
 
-cdef void exchange_record(core_t* core, exchange_t* x, int cause) noexcept nogil:
+cdef bint exchange_record(core_t* core, exchange_t* x, int cause) noexcept nogil:
     cdef uint64_t now_us = core.driver.now_us
     cdef uint32_t route = NO_ROUTE
     cdef uint32_t slot = NO_SLOT
     if x.flags & X_FINISHED:
-        return
+        return False
     x.flags |= X_FINISHED
     if x.route != NULL:
         route = x.route.index
@@ -197,6 +197,7 @@ cdef void exchange_record(core_t* core, exchange_t* x, int cause) noexcept nogil
         if x.meter.cached_tokens > 0:
             metrics_add(&core.metrics, COUNT_CACHED_TOKENS, x.meter.cached_tokens)
     core.finished_count += 1
+    return True
 
 
 cdef void exchange_free(core_t* core, exchange_t* x) noexcept nogil:

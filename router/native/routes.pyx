@@ -37,7 +37,7 @@ cdef bint same_ignoring_case(const uint8_t* data, text_t text) noexcept nogil:
 
 
 cdef bint glob_matches(text_t pattern, text_t text, bint ignore_case) noexcept nogil:
-    # `*` any bytes, `?` one byte. Going back only to the last star keeps it linear in pattern x text at worst.
+    # `*` stands for any bytes. Going back only to the last star keeps it linear in pattern x text at worst.
     cdef uint32_t at = 0
     cdef uint32_t position = 0
     cdef uint32_t star = 0
@@ -51,7 +51,7 @@ cdef bint glob_matches(text_t pattern, text_t text, bint ignore_case) noexcept n
             star = at
             resume = position
             at += 1
-        elif at < pattern.length and (wanted == QUESTION or wanted == text.data[position]
+        elif at < pattern.length and (wanted == text.data[position]
                                       or (ignore_case and lower(wanted) == lower(text.data[position]))):
             at += 1
             position += 1
@@ -199,7 +199,7 @@ cdef class Snapshot:
                 if look_up(&self.snapshot, ANY_POOL, target.model) == NULL:
                     self.put_entry(ANY_POOL, target)
         for index, entry in enumerate(tables.routes):
-            fill_route(self, &self.snapshot.routes[index], entry, index)
+            fill_route(self, &self.snapshot.routes[index], entry)
 
     def __dealloc__(self):
         cdef uint32_t index
@@ -276,10 +276,10 @@ cdef fill_timeouts(timeouts_t* timeouts, tables):
     timeouts.write_stall_us = tables.write_stall_us
 
 
-cdef fill_route(Snapshot snapshot, route_t* route, tables, int index):
+cdef fill_route(Snapshot snapshot, route_t* route, tables):
     cdef int position
     route.name = snapshot.keep(tables.name.encode())
-    route.index = index
+    route.index = tables.index
     route.pool = ANY_POOL if tables.pool is None else tables.pool
     route.host = snapshot.keep(tables.host.encode())
     route.path = snapshot.keep(tables.path.encode())

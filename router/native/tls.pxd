@@ -22,6 +22,7 @@ cdef int tls_handshake(void* tls) noexcept nogil                                
 cdef int64_t tls_read(void* tls, uint8_t* buffer, size_t size) noexcept nogil             # > 0 bytes, or a tls_result
 cdef int64_t tls_write(void* tls, const uint8_t* data, size_t size) noexcept nogil
 cdef bint tls_has_pending(void* tls) noexcept nogil                                       # bytes read from the socket and not yet given
+cdef void tls_end_sending(void* tls) noexcept nogil                                      # close_notify
 cdef void tls_end(void* tls, bint orderly) noexcept nogil
 cdef void tls_context_hold(void* context) noexcept nogil
 cdef void tls_context_drop(void* context) noexcept nogil

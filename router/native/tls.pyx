@@ -317,6 +317,11 @@ cdef bint tls_has_pending(void* tls) noexcept nogil:
     return openssl.has_pending(tls) == 1
 
 
+cdef void tls_end_sending(void* tls) noexcept nogil:
+    openssl.shutdown(tls)
+    openssl.err_clear()
+
+
 cdef void tls_end(void* tls, bint orderly) noexcept nogil:
     if orderly:
         openssl.shutdown(tls)        # sends close_notify; the peer's is not waited for

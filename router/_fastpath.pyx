@@ -1,0 +1,411 @@
+"""The only door between Python and the native request path: `Core`, one per worker process.
+
+A Core owns the native state of a worker (core_t) and everything it points at. Its `wake` drains the epoll set; the request path itself is
+in router/native/path.pyx, read top-down from there. Where the path needs Python (an error to phrase, a body nobody can scan, an attempt
+that failed, a connection that is not hot) it comes back through the four hooks below, which take the GIL and ask router/dispatch.py.
+
+Invariant: one thread uses a Core. A hook never lets an exception out: what it raises is reported as unraisable and answered with 500.
+"""
+
+import time
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
+from posix.uio cimport iovec
+from posix.unistd cimport dup
+
+from router.native.body cimport BODY_IN_DOUBT
+from router.native.buffer cimport buffer_bytes, buffer_release, buffer_size
+from router.native.causes cimport CAUSE_BAD_BODY, CAUSE_DRAINING, CAUSE_INTERNAL
+from router.native.conn cimport CONN_CLOSED, CONN_LISTENER, conn_t
+from router.native.driver_epoll cimport (
+    driver_adopt, driver_begin, driver_end, driver_run, driver_stop_accepting, epoll_driver_t, monotonic_us,
+)
+from router.native.ending cimport answer_early, close_downstream, cut_short
+from router.native.events cimport events_begin, run_timers
+from router.native.exchange cimport (
+    COMPOSE_BYTES, DOWN_IDLE, FACTS_KNOWN, FACTS_MISSING, FACTS_UNREADABLE, X_BODY_DROPPED, X_CLOSE_DOWNSTREAM, X_FACTS_KNOWN,
+    X_HEAD, X_STREAM, X_UPLOAD_DONE, core_t, downstream_t, exchange_id, exchange_path, exchange_set_model, exchange_t,
+)
+from router.native.http1 cimport FIELD_CONTENT_TYPE, HTTP1_OK, head_t, parse_request_head
+from router.native.loadtable cimport LoadTable, load_view, load_view_t
+from router.native.metrics cimport COUNT_ACCEPT_PAUSES, COUNT_BODY_FACTS_SLOW, COUNT_BUFFERED_BYTES, MetricsTable, metrics_add, metrics_set
+from router.native.peer cimport network_parse
+from router.native.pool cimport Endpoint, endpoint_t, upstream_t
+from router.native.rewrite cimport compose_local_head
+from router.native.routes cimport Snapshot
+from router.native.tls cimport TlsContext
+from router.native.wheel cimport wheel_begin, wheel_wait_ms
+
+from router.native.logline import name_causes
+
+cdef enum:
+    LISTENERS_MAX = 16               # as core_t has room for
+    NETWORKS_MAX = 64
+
+
+cdef class Core:
+    """The native half of a worker. See _fastpath.pyi for the signatures."""
+
+    cdef core_t* core
+    cdef epoll_driver_t driver
+    cdef readonly object hooks
+    cdef LoadTable _load
+    cdef MetricsTable _metrics
+    cdef Snapshot _snapshot
+    cdef list _old_snapshots         # still looked at by exchanges
+    cdef dict _endpoints             # identity -> Endpoint
+    cdef dict _addresses             # url -> resolved addresses
+    cdef dict _tls                   # listener index -> TlsContext
+    cdef tuple _models
+
+    def __cinit__(self, *, LoadTable load_table, MetricsTable metrics, int column, hooks, options):
+        cdef int index
+        cdef core_t* core = <core_t*>calloc(1, sizeof(core_t))
+        if core == NULL:
+            raise MemoryError
+        self.core = core
+        core.compose = <uint8_t*>malloc(COMPOSE_BYTES)
+        if core.compose == NULL or driver_begin(&self.driver) < 0:
+            raise MemoryError
+        self._load, self._metrics, self.hooks = load_table, metrics, hooks
+        self._old_snapshots, self._endpoints, self._tls, self._addresses, self._models = [], {}, {}, {}, ()
+        core.driver = &self.driver.base
+        core.load = &load_table.table
+        core.metrics = metrics.column(column)
+        core.column = column
+        core.random_state = options.seed
+        core.wall_offset_us = <uint64_t>(time.time() * 1e6) - monotonic_us()
+        core.door = <void*>self
+        core.hooks.send_error = send_error
+        core.hooks.may_go_on = may_go_on
+        core.hooks.read_facts = read_facts
+        core.hooks.hand_over = hand_over
+        core.options.head_bytes_max = options.head_bytes_max
+        core.options.target_bytes_max = options.target_bytes_max
+        core.options.body_bytes_max = options.body_bytes_max
+        core.options.retry_buffer_bytes_max = options.retry_buffer_bytes_max
+        core.options.buffered_bytes_max = options.buffered_bytes_max
+        core.options.pipelined_bytes_max = options.pipelined_bytes_max
+        core.options.connections_max = options.connections_max
+        core.options.interim_max = options.interim_max
+        core.options.head_us = options.head_us
+        core.options.tls_us = options.tls_us
+        core.options.keep_alive_us = options.keep_alive_us
+        core.options.upstream_idle_us = options.upstream_idle_us
+        core.options.eject_base_us = options.eject_base_us
+        core.options.eject_max_us = options.eject_max_us
+        core.options.log_bytes_max = options.log_bytes_max
+        core.options.logs = options.logs
+        for index, network in enumerate(options.trusted_networks[:NETWORKS_MAX]):
+            network_parse(network, &core.trusted[index])
+            core.trusted_count = index + 1
+        name_causes(options.cause_names)
+        wheel_begin(&core.wheel, core.driver.now_us)
+        events_begin(core)
+
+    def __dealloc__(self):
+        if self.core == NULL:
+            return
+        self.close()
+        free(self.core.endpoints)
+        free(self.core.compose)
+        buffer_release(&self.core.log)
+        free(self.core)
+
+    # ---- Running
+
+    def fileno(self):
+        return self.driver.epoll_fd
+
+    def wake(self):
+        """Drains at most DRIVER_EVENTS_MAX events and runs the timers that are due."""
+        with nogil:
+            driver_run(&self.driver, 0)
+            run_timers(self.core)
+        if self._old_snapshots:
+            self._drop_old()
+
+    def tick(self):
+        """As wake, for a clock that calls when no socket does; returns the milliseconds until a timer could be due, -1 for none."""
+        self.wake()
+        metrics_set(&self.core.metrics, COUNT_BUFFERED_BYTES, self.core.buffered_bytes)
+        metrics_set(&self.core.metrics, COUNT_ACCEPT_PAUSES, self.driver.accept_pause_count)
+        return wheel_wait_ms(&self.core.wheel, self.core.driver.now_us)
+
+    # ---- Listeners
+
+    def add_listener(self, int fd, int listener_index, tls):
+        cdef conn_t* conn
+        if not 0 <= listener_index < LISTENERS_MAX:
+            raise ValueError(f"listener {listener_index}: at most {LISTENERS_MAX} listeners are possible")
+        if tls is not None:
+            self.set_tls(listener_index, *tls)
+        conn = <conn_t*>calloc(1, sizeof(conn_t))
+        if conn == NULL:
+            raise MemoryError
+        conn.tag = listener_index
+        if driver_adopt(&self.driver, conn, dup(fd), CONN_LISTENER, NULL) < 0:
+            free(conn)
+            raise OSError(f"listener {listener_index}: its socket cannot be watched")
+        self.core.listeners[listener_index] = conn
+
+    def set_tls(self, int listener_index, str cert, str key, str min_version="1.2"):
+        context = TlsContext.server(cert, key, min_version=min_version)
+        self._tls[listener_index] = context          # connections hold a reference of their own to the one before
+        self.core.listener_tls[listener_index] = (<TlsContext>context).context
+
+    def stop_accepting(self):
+        cdef int index
+        for index in range(LISTENERS_MAX):
+            if self.core.listeners[index] != NULL:
+                driver_stop_accepting(&self.driver, self.core.listeners[index])
+                self.driver.base.close(self.core.listeners[index])
+                self.core.listeners[index] = NULL
+
+    # ---- Configuration
+
+    def prepare(self, tables):
+        """Builds the native tables of a router.snapshot.Tables aside. Raises ValueError, and then nothing has changed."""
+        endpoints = {}
+        for entry in tables.endpoints:
+            endpoint = self._endpoints.get(entry.identity)
+            if endpoint is None:
+                endpoint = Endpoint(entry)
+                if entry.url in self._addresses and not entry.addresses:
+                    endpoint.set_addresses(self._addresses[entry.url])
+            endpoints[entry.identity] = endpoint
+        return tables, endpoints, Snapshot(tables, endpoints)
+
+    def activate(self, prepared):
+        """Takes what `prepare` made into use: one assignment for the path; open exchanges keep what they began with."""
+        tables, endpoints, snapshot = prepared
+        for identity, endpoint in self._endpoints.items():
+            if identity not in endpoints:
+                (<Endpoint>endpoint).endpoint.is_retired = True
+        if self._snapshot is not None:
+            self._old_snapshots.append((self._snapshot, self._endpoints))
+        self._snapshot = snapshot
+        self._endpoints = endpoints
+        self._models = tables.models
+        self.core.snapshot = &(<Snapshot>snapshot).snapshot
+        self._list_endpoints()
+        self._drop_old()
+
+    cdef _list_endpoints(self):
+        cdef uint32_t count = 0
+        cdef endpoint_t** listed
+        known = {id(endpoint): endpoint for endpoint in self._endpoints.values()}
+        for _, endpoints in self._old_snapshots:
+            known.update({id(endpoint): endpoint for endpoint in endpoints.values()})
+        listed = <endpoint_t**>calloc(len(known) + 1, sizeof(endpoint_t*))
+        if listed == NULL:
+            raise MemoryError
+        for endpoint in known.values():
+            listed[count] = &(<Endpoint>endpoint).endpoint
+            count += 1
+        free(self.core.endpoints)
+        self.core.endpoints = listed
+        self.core.endpoint_count = count
+
+    cdef _drop_old(self):
+        # A snapshot goes when no exchange looks at it and the endpoints that only it names have no connection left.
+        kept = []
+        for old in self._old_snapshots:
+            if (<Snapshot>old[0]).snapshot.user_count or any(
+                    (<Endpoint>endpoint).endpoint.open_count for identity, endpoint in old[1].items()
+                    if self._endpoints.get(identity) is not endpoint):
+                kept.append(old)
+        if len(kept) != len(self._old_snapshots):
+            gone = self._old_snapshots      # freed only after the list of endpoints no longer names theirs
+            self._old_snapshots = kept
+            self._list_endpoints()
+            del gone
+
+    def set_addresses(self, str endpoint_url, list addresses):
+        self._addresses[endpoint_url] = addresses
+        for endpoint in self._endpoints.values():
+            if endpoint.url == endpoint_url:
+                endpoint.set_addresses(addresses)
+
+    # ---- Ending
+
+    def drain(self):
+        """No new connections; answers say Connection: close. Idle client connections stay until `close_idle`."""
+        self.core.draining = True
+        self.stop_accepting()
+
+    def close_idle(self):
+        """Closes client connections that are between requests; returns how many."""
+        cdef downstream_t* down = self.core.connections
+        cdef downstream_t* following
+        closed = 0
+        while down != NULL:
+            following = down.next
+            if down.phase == DOWN_IDLE:
+                close_downstream(self.core, down)
+                closed += 1
+            down = following
+        return closed
+
+    def abort_all(self):
+        """Cuts every exchange that is still open so that its client can see it, and closes the rest."""
+        cdef downstream_t* down = self.core.connections
+        cdef downstream_t* following
+        while down != NULL:
+            following = down.next
+            if down.exchange != NULL:
+                cut_short(self.core, down.exchange, CAUSE_DRAINING)
+            else:
+                close_downstream(self.core, down)
+            down = following
+        self.wake()
+
+    def close(self):
+        if self.driver.epoll_fd < 0:
+            return
+        self.abort_all()
+        self.stop_accepting()
+        for index in range(self.core.endpoint_count):
+            self.core.endpoints[index].is_retired = True
+        self.core.swept_us = 0
+        self.core.draining = True
+        self.wake()
+        driver_end(&self.driver)
+
+    # ---- Seen from outside
+
+    def open_exchanges(self):
+        return self.core.exchange_count
+
+    def open_connections(self):
+        return self.core.connection_count
+
+    def take_log(self):
+        cdef size_t size = buffer_size(&self.core.log)
+        if size == 0:
+            return b""
+        lines = buffer_bytes(&self.core.log)[:size]
+        buffer_release(&self.core.log)
+        return lines
+
+    def debug_endpoints(self):
+        cdef load_view_t view
+        cdef endpoint_t* endpoint
+        listed = []
+        for held in self._endpoints.values():
+            endpoint = &(<Endpoint>held).endpoint
+            load_view(self.core.load, endpoint.slot, &view)
+            listed.append({"name": held.name, "url": held.url, "slot": endpoint.slot, "in_flight": view.in_flight,
+                           "ttft_us": view.ttft_us, "itl_us": view.itl_us, "error_ratio": view.error_ratio,
+                           "attempts": view.attempts, "ejected_until_us": view.ejected_until_us})
+        return listed
+
+    def debug_pools(self):
+        cdef endpoint_t* endpoint
+        listed = []
+        for held in self._endpoints.values():
+            endpoint = &(<Endpoint>held).endpoint
+            listed.append({"endpoint": held.name, "open": endpoint.open_count, "idle": endpoint.idle_count,
+                           "connections_max": endpoint.connections_max, "addresses": endpoint.address_count})
+        return listed
+
+    def sizes(self):
+        """Bytes of the structs that an open stream holds, for the performance page."""
+        return {"downstream": sizeof(downstream_t), "exchange": sizeof(exchange_t), "upstream": sizeof_upstream()}
+
+    # ---- Asked by the hooks
+
+    cdef object error_response(self, int cause, str detail, exchange_t* x):
+        return self.hooks.error_response(cause, detail, exchange_id(x).data[:x.id_length], self._models)
+
+cdef size_t sizeof_upstream() noexcept:
+    return sizeof(upstream_t)
+
+
+# ---- Where the path comes back to Python
+
+cdef void send_error(core_t* core, exchange_t* x, int cause, const char* detail) noexcept nogil:
+    with gil:
+        phrase_error(core, x, cause, (<bytes>detail).decode("utf-8", "replace"))
+
+
+cdef void phrase_error(core_t* core, exchange_t* x, int cause, str detail) noexcept:
+    cdef iovec pieces[2]
+    cdef bytes extra = b""
+    cdef bytes content = b'{"error":{"message":"internal error","type":"router_error","param":null,"code":"internal"}}'
+    x.status = 500
+    try:
+        x.status, extra, content = (<Core>core.door).error_response(cause, detail, x)
+    finally:
+        pieces[0].iov_base = core.compose
+        pieces[0].iov_len = <size_t>compose_local_head(core, x, x.status, <const uint8_t*>extra, <uint32_t>len(extra),
+                                                       len(content), x.flags & X_CLOSE_DOWNSTREAM != 0)
+        pieces[1].iov_base = <void*><const uint8_t*>content
+        pieces[1].iov_len = 0 if x.flags & X_HEAD else len(content)
+        core.driver.send(&x.down.conn, pieces, 2)
+        x.bytes_out += pieces[0].iov_len + pieces[1].iov_len
+
+
+cdef bint may_go_on(core_t* core, exchange_t* x, int cause) noexcept nogil:
+    with gil:
+        return ask_dispatcher(core, x, cause)
+
+
+cdef bint ask_dispatcher(core_t* core, exchange_t* x, int cause) noexcept:
+    return (<Core>core.door).hooks.on_attempt_failed(cause, x.attempts, not x.flags & X_BODY_DROPPED, x.bytes_out)
+
+
+cdef bint names_json_or_form(bytes content_type) noexcept:
+    kind = content_type.partition(b";")[0].strip().lower()
+    return kind == b"application/json" or kind.endswith(b"+json") or kind == b"multipart/form-data"
+
+
+cdef int read_facts(core_t* core, exchange_t* x, bint complete) noexcept nogil:
+    with gil:
+        return ask_body_facts(core, x, complete)
+
+
+cdef int ask_body_facts(core_t* core, exchange_t* x, bint complete) noexcept:
+    cdef head_t* head = &core.head
+    cdef const uint8_t* raw = buffer_bytes(&x.head)
+    cdef bytes content_type = b""
+    cdef bytes encoded
+    metrics_add(&core.metrics, COUNT_BODY_FACTS_SLOW, 1)
+    if core.head_owner != x:
+        parse_request_head(raw, buffer_size(&x.head), buffer_size(&x.head), head)
+        core.head_owner = x
+    if head.known[FIELD_CONTENT_TYPE] >= 0:
+        span = head.fields[head.known[FIELD_CONTENT_TYPE]].value
+        content_type = (raw + span.offset)[:span.length]
+    path = exchange_path(x)
+    try:
+        model, stream, user = (<Core>core.door).hooks.body_facts(
+            path.data[:path.length], content_type, buffer_bytes(&x.body)[:buffer_size(&x.body)] if buffer_size(&x.body) else b"",
+            complete)
+    except ValueError as unreadable:
+        if not names_json_or_form(content_type):
+            return FACTS_KNOWN               # a body of another kind names no model; whoever takes it may judge it
+        if not x.flags & X_UPLOAD_DONE:
+            x.flags |= X_CLOSE_DOWNSTREAM
+        encoded = str(unreadable).encode()
+        answer_early(core, x, CAUSE_BAD_BODY, encoded)
+        return FACTS_UNREADABLE
+    if stream:
+        x.flags |= X_STREAM
+    if model is None:
+        return FACTS_KNOWN if complete else FACTS_MISSING
+    encoded = model.encode()
+    exchange_set_model(x, encoded, len(encoded))
+    x.flags |= X_FACTS_KNOWN
+    return FACTS_KNOWN
+
+
+cdef void hand_over(core_t* core, downstream_t* down, int fd, const uint8_t* data, size_t size) noexcept nogil:
+    with gil:
+        give_to_python(core, down, fd, data[:size])
+
+
+cdef void give_to_python(core_t* core, downstream_t* down, int fd, bytes received) noexcept:
+    (<Core>core.door).hooks.hand_over(fd, received, down.is_tls, down.peer[:down.peer_length].decode())

@@ -1,0 +1,17 @@
+"""One try of an exchange at one endpoint: pick, connect or reuse, send, let go."""
+
+from libc.stdint cimport uint8_t, uint64_t
+from router.native.exchange cimport core_t, exchange_t
+from router.native.pool cimport upstream_t
+
+cdef enum attempt_result:            # of attempt_begin; a positive value is a cause
+    ATTEMPT_CONNECTING = 0           # on_connected will be told
+    ATTEMPT_CONNECTED = -1           # an idle connection was taken: send now
+
+cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil
+cdef int attempt_next_address(core_t* core, exchange_t* x) noexcept nogil       # after a failed connect: ATTEMPT_CONNECTING or a cause
+cdef int attempt_send(core_t* core, exchange_t* x) noexcept nogil               # CAUSE_NONE or a cause
+cdef int attempt_push_body(core_t* core, exchange_t* x) noexcept nogil          # cut through: what has come goes on
+cdef void attempt_end(core_t* core, exchange_t* x, bint reusable) noexcept nogil    # connection to the pool or closed; charge released
+cdef void upstream_drop(core_t* core, upstream_t* upstream) noexcept nogil
+cdef uint64_t affinity_key(exchange_t* x, const uint8_t* buffer) noexcept nogil

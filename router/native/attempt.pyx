@@ -1,0 +1,291 @@
+"""One try of an exchange at one endpoint: pick, connect or reuse, send, let go.
+
+The pick and the charge are one step, so that the next pick (of any worker) sees it. An attempt ends in attempt_end and nowhere else:
+there the charge is released and the connection goes back to its pool or away. Nothing here decides what happens after a failure.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memset
+from posix.uio cimport iovec
+
+from router.native.body cimport BODY_HAS_PROMPT, BODY_HAS_USER, hash_bytes
+from router.native.buffer cimport buffer_append, buffer_bytes, buffer_release, buffer_size, buffer_t
+from router.native.causes cimport (
+    CAUSE_CONNECT_FAILED, CAUSE_DNS_FAILED, CAUSE_ENDPOINTS_FULL, CAUSE_INTERNAL, CAUSE_NO_ENDPOINT, CAUSE_NONE,
+)
+from router.native.conn cimport CONN_BLOCKED, CONN_CLOSED
+from router.native.driver_epoll cimport monotonic_us
+from router.native.exchange cimport (
+    EXCHANGE_AWAITING, EXCHANGE_CONNECTING, X_BODY_DROPPED, X_CUT_THROUGH, X_FORCE_FRESH, X_REQUEST_CHUNKED, X_UPLOAD_DONE,
+    core_t, exchange_charge, exchange_release, exchange_t,
+)
+from router.native.http1 cimport HTTP1_OK, head_t, parse_request_head
+from router.native.loadtable cimport load_in_flight, load_is_ejected
+from router.native.metrics cimport (
+    COUNT_PICKS_FAILED, COUNT_UPSTREAM_CONNECTS, COUNT_UPSTREAM_IDLE, COUNT_UPSTREAM_OPEN, COUNT_UPSTREAM_REUSES,
+    HISTOGRAM_ROUTE_ROUTER_TIME, metrics_add, metrics_observe_us,
+)
+from router.native.pick cimport pick_endpoint, pick_request_t, random_next
+from router.native.pool cimport (
+    UPSTREAM_BUSY, UPSTREAM_CONNECTING, UPSTREAM_IDLE, endpoint_t, pool_put_idle, pool_remove_idle, pool_take_idle, text_t,
+    upstream_t,
+)
+from router.native.rewrite cimport LENGTH_CHUNKED, LENGTH_NONE, compose_request_head, write_chunk_size
+from router.native.routes cimport KEY_HEADER, KEY_PROMPT, KEY_USER, policy_t
+from router.native.upload cimport upload_ending, upload_pieces
+
+cdef enum:
+    EXCLUDABLE_MAX = 256             # candidate positions that the exclusion bits reach
+
+
+cdef inline uint8_t lower(uint8_t byte) noexcept nogil:
+    return byte | 0x20 if 65 <= byte <= 90 else byte
+
+
+cdef const policy_t* policy_of(const exchange_t* x) noexcept nogil:
+    return &x.route.policy if x.route.has_policy else x.target.policy
+
+
+cdef uint64_t affinity_key(exchange_t* x, const uint8_t* buffer) noexcept nogil:
+    # The hash that keeps a session at an endpoint; 0 when the request has nothing to hash. Needs the scan: before the request is dropped.
+    cdef const policy_t* policy = policy_of(x)
+    cdef head_t head
+    cdef uint32_t index, at
+    cdef uint64_t key = 0
+    if policy.key_source == KEY_USER and x.scan != NULL and x.scan.flags & BODY_HAS_USER:
+        key = hash_bytes(x.scan.user, x.scan.user_length, 1)
+    elif policy.key_source == KEY_PROMPT and x.scan != NULL and x.scan.flags & BODY_HAS_PROMPT:
+        key = x.scan.prompt_key
+    elif policy.key_source == KEY_HEADER \
+            and parse_request_head(buffer, buffer_size(&x.head), buffer_size(&x.head), &head) == HTTP1_OK:
+        for index in range(head.field_count):
+            if head.fields[index].name.length != policy.key_header.length:
+                continue
+            at = 0
+            while at < policy.key_header.length \
+                    and lower(buffer[head.fields[index].name.offset + at]) == lower(policy.key_header.data[at]):
+                at += 1
+            if at == policy.key_header.length:
+                key = hash_bytes(buffer + head.fields[index].value.offset, head.fields[index].value.length, 1)
+                break
+    return key
+
+
+cdef inline void exclude(exchange_t* x, uint32_t position) noexcept nogil:
+    if position < EXCLUDABLE_MAX:
+        x.excluded[position >> 6] |= <uint64_t>1 << (position & 63)
+
+
+cdef bint has_room(core_t* core, const endpoint_t* endpoint) noexcept nogil:
+    if endpoint.in_flight_max and load_in_flight(core.load, endpoint.slot) >= endpoint.in_flight_max:
+        return False
+    return endpoint.idle_first != NULL or endpoint.open_count < endpoint.connections_max
+
+
+cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil:
+    cdef pick_request_t request
+    cdef const policy_t* policy = policy_of(x)
+    cdef int position
+    cdef uint32_t turn
+    cdef bint saw_full = False
+    memset(&request, 0, sizeof(request))
+    request.key = x.key
+    request.now_us = core.driver.now_us
+    request.load_factor = policy.load_factor
+    for turn in range(EXCLUDABLE_MAX + 1):
+        request.random = random_next(&core.random_state)
+        request.excluded[0] = x.excluded[0]
+        request.excluded[1] = x.excluded[1]
+        request.excluded[2] = x.excluded[2]
+        request.excluded[3] = x.excluded[3]
+        position = pick_endpoint(policy.kind, core.load, &x.target.candidates, &request)
+        if position < 0:
+            metrics_add(&core.metrics, COUNT_PICKS_FAILED, 1)
+            return CAUSE_ENDPOINTS_FULL if saw_full else CAUSE_NO_ENDPOINT
+        x.endpoint = x.target.endpoints[position]
+        x.position = position
+        if has_room(core, x.endpoint):
+            break
+        saw_full = True
+        exclude(x, position)
+        if position >= EXCLUDABLE_MAX:
+            return CAUSE_ENDPOINTS_FULL
+    else:
+        return CAUSE_ENDPOINTS_FULL
+    exchange_charge(core, x)
+    x.attempts += 1
+    x.state = EXCHANGE_CONNECTING
+    x.sent_us = core.driver.now_us
+    if not x.flags & X_FORCE_FRESH:
+        x.up = pool_take_idle(x.endpoint)
+        if x.up != NULL:
+            metrics_add(&core.metrics, COUNT_UPSTREAM_IDLE, -1)
+            metrics_add(&core.metrics, COUNT_UPSTREAM_REUSES, 1)
+            x.up.exchange = x
+            return ATTEMPT_CONNECTED
+    return attempt_next_address(core, x)
+
+
+cdef int attempt_next_address(core_t* core, exchange_t* x) noexcept nogil:
+    cdef endpoint_t* endpoint = x.endpoint
+    cdef upstream_t* upstream
+    cdef uint8_t tried = 0
+    cdef uint8_t index
+    if x.up != NULL:                 # its address failed
+        tried = x.up.addresses_tried
+        upstream_drop(core, x.up)
+        x.up = NULL
+    if endpoint.address_count == 0:
+        return CAUSE_DNS_FAILED
+    while tried < endpoint.address_count:
+        upstream = <upstream_t*>calloc(1, sizeof(upstream_t))
+        if upstream == NULL:
+            return CAUSE_INTERNAL
+        index = (endpoint.address_turn + tried) % endpoint.address_count
+        tried += 1
+        upstream.endpoint = endpoint
+        upstream.exchange = x
+        upstream.addresses_tried = tried
+        upstream.address_index = index
+        if core.driver.connect(core.driver, &upstream.conn, endpoint.addresses[index].bytes, endpoint.addresses[index].length,
+                               endpoint.tls_context, endpoint.server_name) < 0:
+            free(upstream)
+            continue
+        endpoint.open_count += 1
+        metrics_add(&core.metrics, COUNT_UPSTREAM_CONNECTS, 1)
+        metrics_add(&core.metrics, COUNT_UPSTREAM_OPEN, 1)
+        x.up = upstream
+        return ATTEMPT_CONNECTING
+    endpoint.address_turn = (endpoint.address_turn + 1) % endpoint.address_count
+    return CAUSE_CONNECT_FAILED
+
+
+cdef int attempt_send(core_t* core, exchange_t* x) noexcept nogil:
+    cdef const uint8_t* raw = buffer_bytes(&x.head)
+    cdef iovec pieces[8]
+    cdef uint8_t line[20]
+    cdef buffer_t ending
+    cdef int64_t total, declared, head_length
+    cdef int count
+    memset(&ending, 0, sizeof(ending))
+    if core.head_owner != x:
+        if parse_request_head(raw, buffer_size(&x.head), buffer_size(&x.head), &core.head) != HTTP1_OK:
+            return CAUSE_INTERNAL
+        core.head_owner = x
+    count = upload_pieces(x, pieces + 2, &total)
+    if x.flags & X_REQUEST_CHUNKED and (not x.flags & X_UPLOAD_DONE or buffer_size(&x.trailers)):
+        declared = LENGTH_CHUNKED
+    elif not x.flags & X_UPLOAD_DONE:
+        declared = total + x.upload_remaining
+    elif total == 0 and core.head.content_length < 0 and not x.flags & X_REQUEST_CHUNKED:
+        declared = LENGTH_NONE
+    else:
+        declared = total
+    head_length = compose_request_head(core, x, raw, &core.head, x.endpoint, declared)
+    if head_length < 0:
+        return CAUSE_INTERNAL
+    pieces[0].iov_base = core.compose
+    pieces[0].iov_len = head_length
+    pieces[1].iov_len = 0
+    if declared == LENGTH_CHUNKED:
+        if total:
+            pieces[1].iov_base = line
+            pieces[1].iov_len = write_chunk_size(line, total)
+            pieces[2 + count].iov_base = <void*>"\r\n"
+            pieces[2 + count].iov_len = 2
+            count += 1
+        if x.flags & X_UPLOAD_DONE:
+            if upload_ending(core, x, &ending) < 0:
+                return CAUSE_INTERNAL
+            pieces[2 + count].iov_base = buffer_bytes(&ending)
+            pieces[2 + count].iov_len = buffer_size(&ending)
+            count += 1
+    if pieces[1].iov_len == 0:
+        pieces[1] = pieces[0]
+        core.driver.send(&x.up.conn, pieces + 1, count + 1)
+    else:
+        core.driver.send(&x.up.conn, pieces, count + 2)
+    buffer_release(&ending)
+    x.up.state = UPSTREAM_BUSY
+    x.state = EXCHANGE_AWAITING
+    x.sent_us = monotonic_us()
+    if not x.flags & X_UPLOAD_DONE:
+        x.flags |= X_CUT_THROUGH
+        drop_sent(core, x)
+    if x.attempts == 1:
+        metrics_observe_us(&core.metrics, HISTOGRAM_ROUTE_ROUTER_TIME, x.route.index, x.sent_us - x.started_us)
+    return CAUSE_NONE
+
+
+cdef void drop_sent(core_t* core, exchange_t* x) noexcept nogil:
+    core.buffered_bytes -= buffer_size(&x.body)
+    buffer_release(&x.body)
+    x.flags |= X_BODY_DROPPED
+
+
+cdef int attempt_push_body(core_t* core, exchange_t* x) noexcept nogil:
+    cdef iovec pieces[4]
+    cdef uint8_t line[20]
+    cdef buffer_t ending
+    cdef int count = 0
+    cdef size_t size = buffer_size(&x.body)
+    cdef bint chunked = x.flags & X_REQUEST_CHUNKED != 0
+    memset(&ending, 0, sizeof(ending))
+    if size:
+        if chunked:
+            pieces[0].iov_base = line
+            pieces[0].iov_len = write_chunk_size(line, size)
+            count = 1
+        pieces[count].iov_base = buffer_bytes(&x.body)
+        pieces[count].iov_len = size
+        count += 1
+        if chunked:
+            pieces[count].iov_base = <void*>"\r\n"
+            pieces[count].iov_len = 2
+            count += 1
+    if chunked and x.flags & X_UPLOAD_DONE:
+        if upload_ending(core, x, &ending) < 0:
+            return -1
+        pieces[count].iov_base = buffer_bytes(&ending)
+        pieces[count].iov_len = buffer_size(&ending)
+        count += 1
+    if count:
+        core.driver.send(&x.up.conn, pieces, count)
+    buffer_release(&ending)
+    drop_sent(core, x)
+    if x.flags & X_UPLOAD_DONE:
+        x.sent_us = core.driver.now_us
+    return 0
+
+
+cdef void attempt_end(core_t* core, exchange_t* x, bint reusable) noexcept nogil:
+    cdef upstream_t* upstream = x.up
+    exchange_release(core, x)
+    x.up = NULL
+    if upstream == NULL:
+        return
+    upstream.exchange = NULL
+    if not reusable or upstream.endpoint == NULL or upstream.endpoint.is_retired or core.draining \
+            or upstream.conn.flags & (CONN_BLOCKED | CONN_CLOSED) or upstream.endpoint.idle_count >= upstream.endpoint.idle_max:
+        upstream_drop(core, upstream)
+        return
+    upstream.served_count += 1
+    upstream.scanned = 0
+    pool_put_idle(upstream.endpoint, upstream, core.driver.now_us)
+    metrics_add(&core.metrics, COUNT_UPSTREAM_IDLE, 1)
+    core.driver.resume_reading(&upstream.conn)
+
+
+cdef void upstream_drop(core_t* core, upstream_t* upstream) noexcept nogil:
+    if upstream.conn.flags & CONN_CLOSED:
+        return
+    if upstream.endpoint != NULL:
+        if upstream.state == UPSTREAM_IDLE:
+            pool_remove_idle(upstream.endpoint, upstream)
+            metrics_add(&core.metrics, COUNT_UPSTREAM_IDLE, -1)
+        upstream.endpoint.open_count -= 1
+        metrics_add(&core.metrics, COUNT_UPSTREAM_OPEN, -1)
+    upstream.exchange = NULL
+    buffer_release(&upstream.inbox)
+    core.driver.close(&upstream.conn)

@@ -1,0 +1,299 @@
+"""Config → the plain tables that the native core is built from: everything resolved, nothing left to look up.
+
+Names become indexes, milliseconds microseconds, defaults of routes the global values; the implicit last route, which sends what nothing
+else matched to the pool that serves its model, is written out. Invariant: equal configurations give equal tables, and an endpoint's
+identity changes exactly when its connections must not be reused. Neighbours: schema/config.py (from), _fastpath.Core.prepare (to).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+
+from msgspec import Struct, json
+
+from router import limits
+from router.errors import Cause
+from router.resolver import is_literal
+from router.schema import config as schema
+from router.schema.address import parse_endpoint_url
+
+DEFAULT_ROUTE = "default"
+
+# policy_kind and key_source of native/pick.pxd and native/routes.pxd.
+_POLICY_KINDS: dict[type[schema.Policy], int] = {
+    schema.P2c: 0,
+    schema.RoundRobin: 1,
+    schema.Rendezvous: 2,
+    schema.BoundedRing: 3,
+    schema.LeastInFlight: 4,
+    schema.Random: 5,
+}
+_KEY_SOURCES = {schema.HashKey.HEADER: 1, schema.HashKey.USER: 2, schema.HashKey.PROMPT: 3}
+_NO_KEY = 0
+
+
+class TlsTables(Struct, frozen=True, kw_only=True):
+    """TLS towards an endpoint."""
+
+    verify: bool
+    ca_file: str | None
+    cert: str | None
+    key: str | None
+    server_name: str
+
+
+class EndpointTables(Struct, frozen=True, kw_only=True):
+    """One endpoint; `slot` is its place in the load table."""
+
+    identity: str
+    identity_hash: int
+    name: str
+    url: str
+    slot: int
+    weight: float
+    models: tuple[str, ...]
+    authority: str
+    path_prefix: str
+    key_line: str
+    passes_client_key: bool
+    in_flight_max: int
+    connections_max: int
+    idle_max: int
+    tls: TlsTables | None
+    rewrites: dict[str, str]
+    addresses: tuple[tuple[str, int], ...]
+
+
+class PolicyTables(Struct, frozen=True, kw_only=True):
+    """How one of a pool's endpoints is picked."""
+
+    kind: int
+    key_source: int = _NO_KEY
+    key_header: str = ""
+    load_factor: float = 1.25
+
+
+class PoolTables(Struct, frozen=True, kw_only=True):
+    """Endpoints by index into `Tables.endpoints`."""
+
+    name: str
+    endpoints: tuple[int, ...]
+    policy: PolicyTables
+    is_default: bool
+
+
+class TimeoutsTables(Struct, frozen=True, kw_only=True):
+    """Microseconds; 0 is no bound."""
+
+    connect_us: int
+    tls_us: int
+    body_us: int
+    first_byte_us: int
+    idle_us: int
+    total_us: int
+    write_stall_us: int
+
+
+class RouteTables(Struct, frozen=True, kw_only=True):
+    """A route; empty patterns match everything, `pool` None is by model, `index` is its place in the metrics."""
+
+    name: str
+    index: int
+    host: str
+    path: str
+    model: str
+    headers: tuple[tuple[str, str], ...]
+    pool: int | None
+    policy: PolicyTables | None
+    timeouts: TimeoutsTables
+    exposes_endpoint: bool
+
+
+class Tables(Struct, frozen=True, kw_only=True):
+    """All of it, in the order of the configuration."""
+
+    endpoints: tuple[EndpointTables, ...]
+    pools: tuple[PoolTables, ...]
+    routes: tuple[RouteTables, ...]
+    timeouts: TimeoutsTables
+    models: tuple[str, ...]
+
+
+class CoreOptions(Struct, frozen=True, kw_only=True):
+    """Bounds and switches that a worker keeps for life."""
+
+    head_bytes_max: int
+    target_bytes_max: int
+    body_bytes_max: int
+    retry_buffer_bytes_max: int
+    buffered_bytes_max: int
+    pipelined_bytes_max: int
+    connections_max: int
+    interim_max: int
+    head_us: int
+    tls_us: int
+    keep_alive_us: int
+    upstream_idle_us: int
+    eject_base_us: int
+    eject_max_us: int
+    log_bytes_max: int
+    logs: bool
+    trusted_networks: tuple[str, ...]
+    cause_names: list[str]
+    seed: int
+
+    @classmethod
+    def of(cls, config: schema.Config) -> CoreOptions:
+        """The options of a worker under `config`."""
+        bounds, timeouts = config.limits, config.timeouts
+        names = {int(cause): outcome_label(cause) for cause in Cause}
+        return cls(
+            head_bytes_max=bounds.head_bytes_max,
+            target_bytes_max=bounds.target_bytes_max,
+            body_bytes_max=bounds.body_bytes_max,
+            retry_buffer_bytes_max=bounds.retry_buffer_bytes_max,
+            buffered_bytes_max=bounds.buffered_body_bytes_max,
+            pipelined_bytes_max=limits.PIPELINED_BYTES_MAX,
+            connections_max=limits.downstream_connections_max(bounds.downstream_connections_max),
+            interim_max=limits.INTERIM_RESPONSES_MAX,
+            head_us=timeouts.head_ms * 1000,
+            tls_us=timeouts.tls_ms * 1000,
+            keep_alive_us=timeouts.keep_alive_ms * 1000,
+            upstream_idle_us=timeouts.upstream_idle_ms * 1000,
+            eject_base_us=limits.EJECT_BASE_MS * 1000,
+            eject_max_us=limits.EJECT_MAX_MS * 1000,
+            log_bytes_max=config.access_log.buffer_bytes_max,
+            logs=config.access_log.path is not None,
+            trusted_networks=config.trusted_proxies,
+            cause_names=[names.get(number, "unknown") for number in range(max(names) + 1)],
+            seed=int.from_bytes(os.urandom(8), "little") | 1,
+        )
+
+
+def route_names(config: schema.Config) -> list[str]:
+    """What requests are counted by: the configured routes, then the one that takes what matches none."""
+    return [*(route.name for route in config.routes), DEFAULT_ROUTE]
+
+
+def build_tables(config: schema.Config, slots: Mapping[str, int], routes: Mapping[str, int]) -> Tables:
+    """The tables of `config`, with endpoint name → load-table slot from `slots` and route name → index in the metrics from `routes`.
+
+    Raises: ValueError when an endpoint has no slot or a route no index.
+    """
+    endpoints: list[EndpointTables] = []
+    pools: list[PoolTables] = []
+    for pool in config.pools:
+        first = len(endpoints)
+        endpoints += [_endpoint(endpoint, config.limits, slots) for endpoint in pool.endpoints]
+        pools.append(
+            PoolTables(
+                name=pool.name,
+                endpoints=tuple(range(first, len(endpoints))),
+                policy=_policy(pool.policy),
+                is_default=pool is config.default_pool,
+            )
+        )
+    indexes = {pool.name: index for index, pool in enumerate(config.pools)}
+    missing = [name for name in route_names(config) if name not in routes]
+    if missing:
+        raise ValueError(f"route {missing[0]} has no index in the metrics")
+    rules = [
+        _route(route, routes[route.name], config.timeouts, indexes)
+        for route in (*config.routes, schema.Route(name=DEFAULT_ROUTE))
+    ]
+    return Tables(
+        endpoints=tuple(endpoints),
+        pools=tuple(pools),
+        routes=tuple(rules),
+        timeouts=_timeouts(config.timeouts),
+        models=tuple(sorted({model for endpoint in endpoints for model in endpoint.models})),
+    )
+
+
+def _endpoint(
+    endpoint: schema.Endpoint, bounds: schema.Limits, slots: Mapping[str, int]
+) -> EndpointTables:
+    url = parse_endpoint_url(endpoint.url)
+    if endpoint.name not in slots:
+        raise ValueError(f"endpoint {endpoint.name} has no slot in the load table")
+    bearer = "" if endpoint.auth.bearer is None else endpoint.auth.bearer.reveal()
+    tls = None
+    if url.is_tls:
+        tls = TlsTables(
+            verify=endpoint.tls.verify,
+            ca_file=endpoint.tls.ca_file,
+            cert=endpoint.tls.cert_file,
+            key=endpoint.tls.key_file,
+            server_name=endpoint.tls.server_name or url.host,
+        )
+    tables = EndpointTables(
+        identity="",
+        identity_hash=_hash64(endpoint.name),
+        name=endpoint.name,
+        url=endpoint.url,
+        slot=slots[endpoint.name],
+        weight=endpoint.weight,
+        models=endpoint.models,
+        authority=endpoint.host or url.authority,
+        path_prefix=url.path_prefix,
+        key_line=f"Authorization: Bearer {bearer}\r\n" if bearer else "",
+        passes_client_key=endpoint.auth.pass_client_key and not bearer,
+        in_flight_max=endpoint.capacity.in_flight_max or 0,
+        connections_max=endpoint.capacity.connections_max or bounds.upstream_connections_per_endpoint_max,
+        idle_max=bounds.idle_upstream_connections_per_endpoint_max,
+        tls=tls,
+        rewrites=endpoint.model_rewrite,
+        addresses=((url.host, url.port),) if is_literal(url.host) else (),
+    )
+    digest = hashlib.sha256(json.encode(tables)).hexdigest()
+    return _with_identity(tables, f"{endpoint.name}#{digest[:32]}")
+
+
+def _with_identity(tables: EndpointTables, identity: str) -> EndpointTables:
+    return EndpointTables(
+        **{name: getattr(tables, name) for name in tables.__struct_fields__} | {"identity": identity}
+    )
+
+
+def _hash64(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _policy(policy: schema.Policy) -> PolicyTables:
+    kind = _POLICY_KINDS[type(policy)]
+    if isinstance(policy, schema.Rendezvous | schema.BoundedRing):
+        return PolicyTables(
+            kind=kind,
+            key_source=_KEY_SOURCES[policy.key],
+            key_header=policy.header,
+            load_factor=policy.load_factor if isinstance(policy, schema.BoundedRing) else 1.25,
+        )
+    return PolicyTables(kind=kind)
+
+
+def _timeouts(timeouts: schema.Timeouts) -> TimeoutsTables:
+    return TimeoutsTables(
+        **{
+            name: getattr(timeouts, name.replace("_us", "_ms")) * 1000
+            for name in TimeoutsTables.__struct_fields__
+        }
+    )
+
+
+def _route(
+    route: schema.Route, index: int, timeouts: schema.Timeouts, indexes: Mapping[str, int]
+) -> RouteTables:
+    return RouteTables(
+        name=route.name,
+        index=index,
+        host=route.match.host or "",
+        path=route.match.path or "",
+        model=route.match.model or "",
+        headers=tuple(route.match.headers.items()),
+        pool=None if route.pool is None else indexes[route.pool],
+        policy=None if route.policy is None else _policy(route.policy),
+        timeouts=_timeouts(schema.effective_timeouts(timeouts, route.timeouts)),
+        exposes_endpoint=route.expose_endpoint,
+    )
