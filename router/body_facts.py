@@ -1,9 +1,10 @@
-"""The slow, certain reading of what a request asks for: where the native scan is in doubt or the body is no JSON.
+"""The slow, certain reading of what a request asks for: when the scan is in doubt or the body is no JSON.
 
 Three doors, one a place where an API carries its model: a JSON body, a multipart form, the path. A body is
-refused only where routing cannot go on: it is not readable at all, or its model is not a string. Everything else
-that is wrong with it is the engine's to judge, so an odd `stream` or bound counts as absent.
-Neighbours: router/native/body.pyx reads most JSON bodies first and never contradicts this; dispatch.py asks.
+refused only where routing cannot go on: it is not readable at all, or its model is not a string. Everything
+else that is wrong with it is the engine's to judge, so an odd `stream` or bound counts as absent.
+Neighbours: router/native/body.pyx reads most JSON bodies first and never contradicts this; dispatch.py
+asks.
 """
 
 import json

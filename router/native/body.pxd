@@ -1,8 +1,8 @@
 """The few facts routing needs from a JSON request body, found while its bytes arrive and without building a tree.
 
 Resumable: `body_scan_feed` may be given the body in any pieces. The scanner does not validate JSON; where its reading
-could differ from a real parser's (escapes in a wanted key or value, a wanted key twice, nesting over the bound, not an
-object) it says `in_doubt`, and the caller asks msgspec (router/body_facts.py) when the whole body is there.
+could differ from a real parser's (escapes in a wanted key or value, a wanted key twice, nesting over the bound, not
+an object) it says `in_doubt`, and the caller asks msgspec (router/body_facts.py) when the whole body is there.
 Invariant: a fact that is flagged and not in doubt is what a JSON parser would say, once BODY_COMPLETE is set too.
 """
 

@@ -1,8 +1,9 @@
 """The JSON body scanner: see body.pxd for what it promises.
 
-A state machine over the top-level object only; what a value holds is skipped by json_skip.pyx, 64 bytes in a step. Each byte
-is read once, so the cost is linear in any split; there is no recursion and nothing is allocated. The common order of bytes
-(`"key": value, "key"`) is walked without going through the state of each byte: step_to_value, step_to_key.
+A state machine over the top-level object only; what a value holds is skipped by json_skip.pyx, 64 bytes in a step.
+Each byte is read once, so the cost is linear in any split; there is no recursion and nothing is allocated. The common
+order of bytes (`"key": value, "key"`) is walked without going through the state of each byte: step_to_value,
+step_to_key.
 Neighbours: router/body_facts.py reads what is in doubt here; tests/oracle/body.py is the slow, obvious reading.
 """
 
@@ -20,13 +21,14 @@ cdef extern from * nogil:
     #include <emmintrin.h>
     static inline uint32_t fl_string_stops_at(const uint8_t* p) {
         __m128i bytes = _mm_loadu_si128((const __m128i*) p);
-        __m128i quotes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8('"')), backslashes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(92));
+        __m128i quotes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8('"'));
+        __m128i backslashes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(92));
         return (uint32_t) _mm_movemask_epi8(_mm_or_si128(quotes, backslashes));
     }
     #endif
 
-    /* The first quote or backslash at or after p, or `end`. For keys and names: a few bytes, so sixteen at a time. The last,
-       short step reads the 16 bytes before `end` again when the piece, which starts at `begin`, has as many. */
+    /* The first quote or backslash at or after p, or `end`. For keys and names: a few bytes, so sixteen at a time.
+       The last, short step reads the 16 bytes before `end` again when the piece, which starts at `begin`, has them. */
     static inline const uint8_t* fl_find_string_stop(const uint8_t* begin, const uint8_t* p, const uint8_t* end) {
     #if defined(__SSE2__)
         for (; end - p >= 16; p += 16) {

@@ -1,8 +1,9 @@
 """A multiply-and-fold hash of the wyhash family, of our own construction so that it can be fed in pieces.
 
 The family (Wang Yi, "wyhash"): the two halves of the 128-bit product of two words, xored, depend on all bits of both.
-  stripes   each full 64 bytes feed four independent lanes of 16 bytes, so that one multiplier's latency hides the others':
-            lane = rotl(lane, 29) ^ fold((word0 ^ K) * (word1 ^ lane)); the rotated lane keeps the past when a factor is zero
+  stripes   each full 64 bytes feed four independent lanes of 16 bytes, which hide the multiplier's latency:
+            lane = rotl(lane, 29) ^ fold((word0 ^ K) * (word1 ^ lane)); the rotated lane keeps the past where a
+            factor is zero
   tail      the remaining 0 to 63 bytes go through one lane, 16 at a time, the last ones padded with zeros
   finish    the length is mixed in, which tells padding from data
 The constants are the first 64-bit pieces of the fraction of pi: unrelated to each other and to any input.

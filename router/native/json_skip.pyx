@@ -1,9 +1,10 @@
 """The block scanner behind json_skip.pxd: bit masks instead of branches, so that the cost hardly depends on the text.
 
-A block of 64 bytes becomes four masks (quotes, backslashes, opening and closing brackets); bit i is byte i. Quotes that an odd run
-of backslashes precedes are dropped, the running parity of the others says which bytes are inside strings, and brackets
-outside strings are counted with one instruction each (the method of Langdale and Lemire, "Parsing gigabytes of JSON per
-second", 2019). Blocks inside a string that hold neither quote nor backslash, where most of a prompt is, take half of that.
+A block of 64 bytes becomes four masks (quotes, backslashes, opening and closing brackets); bit i is byte i. Quotes
+that an odd run of backslashes precedes are dropped, the running parity of the others says which bytes are inside
+strings, and brackets outside strings are counted with one instruction each (the method of Langdale and Lemire,
+"Parsing gigabytes of JSON per second", 2019). Blocks inside a string that hold neither quote nor backslash, where
+most of a prompt is, take half of that.
 Neighbours: body.pyx asks; the oracle of both is tests/oracle/body.py.
 """
 
@@ -84,7 +85,7 @@ cdef enum:
 
 
 cdef inline fl_marks_t mark_rest(const uint8_t* begin, const uint8_t* p, size_t size) noexcept nogil:
-    """The marks of a piece's last bytes, fewer than a block: read with those before them, or copied when the piece is short."""
+    """The marks of a piece's last bytes, fewer than a block: read with those before them, or copied if too few."""
     cdef fl_marks_t marks
     cdef uint8_t[BLOCK_BYTES] padded
     cdef size_t before = BLOCK_BYTES - size
@@ -103,9 +104,9 @@ cdef inline fl_marks_t mark_rest(const uint8_t* begin, const uint8_t* p, size_t 
 cdef inline uint64_t escaped_bytes(uint64_t backslashes, size_t size, uint8_t* pending) noexcept nogil:
     """Which bytes of a block follow an escaping backslash; `pending` carries one over from block to block.
 
-    The byte after a run of backslashes is escaped when the run's length is odd, that is when it starts at an even place and ends
-    at an odd one or the reverse; adding a run's start to it carries a bit to its end (Langdale and Lemire, "Parsing gigabytes of
-    JSON per second", 2019, section 3.1.1). No branch depends on the text.
+    The byte after a run of backslashes is escaped when the run's length is odd, that is when it starts at an even place
+    and ends at an odd one or the reverse; adding a run's start to it carries a bit to its end (the paper's section
+    3.1.1). No branch depends on the text.
     """
     cdef uint64_t carried = pending[0]
     cdef uint64_t runs = backslashes & ~carried
@@ -121,7 +122,7 @@ cdef inline uint64_t escaped_bytes(uint64_t backslashes, size_t size, uint8_t* p
 
 
 cdef inline uint64_t running_parity(uint64_t bits) noexcept nogil:
-    """Bit i is the parity of bits 0 to i: with quotes, whether byte i is inside a string (its opening quote included)."""
+    """Bit i is the parity of bits 0 to i: of quotes, whether byte i is inside a string or its opening quote."""
     bits ^= bits << 1
     bits ^= bits << 2
     bits ^= bits << 4

@@ -1,8 +1,9 @@
-"""What a response body says about itself, counted while it passes and without copying it: server-sent events, tokens, usage.
+"""What a response body says about itself, counted as it passes, without copying it: server-sent events, tokens, usage.
 
-Fed the decoded body (no chunk framing) in any pieces. In SSE mode it counts events and finds the `usage` object of OpenAI and
-Anthropic streams and llama.cpp's timings; in JSON mode only the usage object is looked for.
-Invariant: the counts depend on the bytes alone, never on how they were split; state is bounded and lives in the struct.
+Fed the decoded body (no chunk framing) in any pieces. In SSE mode it counts events and finds the `usage` object of
+OpenAI and Anthropic streams and llama.cpp's timings; in JSON mode only the usage object is looked for.
+Invariant: the counts depend on the bytes alone, never on how they were split; state is bounded and lives in the
+struct.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -29,13 +30,13 @@ cdef struct sse_private_t:           # the meter's own
 
 cdef struct sse_meter_t:             # zero-filled, mode set, is the start state
     uint8_t mode
-    uint8_t saw_done                 # `data: [DONE]`, an Anthropic `message_stop` or the last event of a Responses stream
-    uint8_t saw_error                # an `error` event, or a data object (JSON body) whose first key is "error" and not null
+    uint8_t saw_done                 # `data: [DONE]`, Anthropic's `message_stop`, the last event of a Responses stream
+    uint8_t saw_error                # an `error` event, or an object whose first key is "error" with a value but null
     uint8_t has_usage                # at least one count below was read
     uint32_t event_count             # events with data, [DONE] not counted
     int64_t prompt_tokens            # -1 until a usage object said so (input_tokens in Anthropic / Responses)
     int64_t completion_tokens        # -1 likewise (output_tokens); the last usage object wins field by field
-    int64_t cached_tokens            # prompt_tokens_details.cached_tokens, input_tokens_details.cached_tokens, cache_read_input_tokens
+    int64_t cached_tokens            # prompt_ or input_tokens_details.cached_tokens, cache_read_input_tokens
     sse_private_t private_state
 
 cdef void sse_meter_begin(sse_meter_t* meter, int mode) noexcept nogil

@@ -1,13 +1,13 @@
 """The response meter: see sse.pxd for what it promises.
 
-Two machines, one inside the other. The line machine splits the stream into fields and events (WHATWG HTML, "Server-sent
-events", 9.2.5-6). The JSON machine sees the bytes of data lines only: it looks for the key "usage" (or llama.cpp's "timings"),
-sixteen bytes in a step, and reads the integers of that object byte by byte as they pass.
+Two machines, one inside the other. The line machine splits the stream into fields and events (WHATWG HTML,
+"Server-sent events", 9.2.5-6). The JSON machine sees the bytes of data lines only: it looks for the key "usage" (or
+llama.cpp's "timings"), sixteen bytes in a step, and reads the integers of that object byte by byte as they pass.
 
-Why a bare search finds the right key: inside a JSON string every quote has a backslash before it, so the bytes `"usage"` with no
-backslash before their first quote are a whole string, and a colon after it makes it a key. Which object it is a key of is not
-looked at: the streams met have it at the top (OpenAI, Anthropic message_delta), in `response` (Responses) or in `message`
-(message_start). A key spelled with escapes is not found; no engine writes one.
+Why a bare search finds the right key: inside a JSON string every quote has a backslash before it, so the bytes
+`"usage"` with no backslash before their first quote are a whole string, and a colon after it makes it a key. Which
+object it is a key of is not looked at: the streams met have it at the top (OpenAI, Anthropic message_delta), in
+`response` (Responses) or in `message` (message_start). A key spelled with escapes is not found; no engine writes one.
 Neighbours: tests/oracle/sse.py is the slow, obvious reading.
 """
 
@@ -25,22 +25,25 @@ cdef extern from * nogil:
     #define FL_LOOKAHEAD 18     /* 16 places, and the two bytes after each */
 
     #if defined(__SSE2__)
+    static inline __m128i fl_equal(__m128i bytes, char c) { return _mm_cmpeq_epi8(bytes, _mm_set1_epi8(c)); }
     static inline uint32_t fl_stops_at(const uint8_t* p, __m128i control_max) {
         __m128i first = _mm_loadu_si128((const __m128i*) p);
         __m128i second = _mm_loadu_si128((const __m128i*) (p + 1));
         __m128i third = _mm_loadu_si128((const __m128i*) (p + 2));
-        __m128i us = _mm_and_si128(_mm_cmpeq_epi8(second, _mm_set1_epi8('u')), _mm_cmpeq_epi8(third, _mm_set1_epi8('s')));
-        __m128i ti = _mm_and_si128(_mm_cmpeq_epi8(second, _mm_set1_epi8('t')), _mm_cmpeq_epi8(third, _mm_set1_epi8('i')));
-        __m128i key = _mm_and_si128(_mm_cmpeq_epi8(first, _mm_set1_epi8('"')), _mm_or_si128(us, ti));
+        __m128i us = _mm_and_si128(fl_equal(second, 'u'), fl_equal(third, 's'));
+        __m128i ti = _mm_and_si128(fl_equal(second, 't'), fl_equal(third, 'i'));
+        __m128i key = _mm_and_si128(fl_equal(first, '"'), _mm_or_si128(us, ti));
         __m128i control = _mm_cmpeq_epi8(_mm_min_epu8(first, control_max), first);
         return (uint32_t) _mm_movemask_epi8(_mm_or_si128(key, control));
     }
     #endif
 
-    /* The first place at or after p that may begin one of the keys, or holds a byte <= control_max (CR and LF among them), or
-       whose two following bytes are not both before `end`: such a place is for the byte machine. `begin` is where reading back
-       is allowed from: the short rest is looked at together with bytes before it. */
-    static inline const uint8_t* fl_find_stop(const uint8_t* begin, const uint8_t* p, const uint8_t* end, uint8_t control_max) {
+    /* The first place at or after p that may begin one of the keys, or holds a byte <= control_max (CR and LF among
+       them), or whose two following bytes are not both before `end`: such a place is for the byte machine. `begin` is
+       where reading back is allowed from: the short rest is looked at together with bytes before it. */
+    static inline const uint8_t* fl_find_stop(
+        const uint8_t* begin, const uint8_t* p, const uint8_t* end, uint8_t control_max
+    ) {
     #if defined(__SSE2__)
         __m128i bound = _mm_set1_epi8((char) control_max);
         for (; end - p >= FL_LOOKAHEAD; p += 16) {
@@ -108,7 +111,7 @@ cdef enum meter_flag:
     USAGE_SEEN = 64                  # a usage object has spoken: timings are not asked any more
 
 cdef enum:
-    TEXT_BYTES = 24                  # sizeof sse_private_t.text; the longest wanted key, cache_read_input_tokens, has 23
+    TEXT_BYTES = 24                  # sizeof sse_private_t.text; the longest key, cache_read_input_tokens, has 23
     TEXT_TOO_LONG = 255
     HEAD_BYTES = 10                  # {"error":x
     NUMBER_MAX = 99999999999999999   # 17 digits; more is no token count
@@ -171,7 +174,7 @@ cdef void end_number(sse_meter_t* meter) noexcept nogil:
         return
     if state.flags & IN_TIMINGS:
         if state.flags & USAGE_SEEN:
-            return                                               # usage counts as the API promises; timings only stand in for it
+            return                                               # timings only stand in for what the API promises
     else:
         state.flags |= USAGE_SEEN
     if state.key == KEY_CACHED:
@@ -594,9 +597,8 @@ def meter_repeatedly(int mode, bytes piece not None, int times):
     cdef sse_meter_t meter
     cdef const uint8_t* data = <const uint8_t*> <const char*> piece
     cdef size_t size = len(piece)
-    cdef int i
     with nogil:
         sse_meter_begin(&meter, mode)
-        for i in range(times):
+        for _ in range(times):
             sse_meter_feed(&meter, data, size)
     return meter.event_count

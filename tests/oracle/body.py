@@ -1,8 +1,8 @@
 """The slow, obvious reading of a JSON request body that router/native/body.pyx is held equal to.
 
-`read` parses with the json module and walks the top-level members with its raw decoder, on the body decoded as
-latin-1, so that every index is a byte offset. It says which bodies the scanner has to be in doubt about, too:
-doubt is part of the contract, and a scanner that doubted everything would be useless.
+`read` parses with the json module and walks the top-level members with its raw decoder, on the body decoded
+as latin-1, so that every index is a byte offset. It says which bodies the scanner has to be in doubt about,
+too: doubt is part of the contract, and a scanner that doubted everything would be useless.
 """
 
 import json

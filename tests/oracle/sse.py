@@ -75,6 +75,7 @@ def take_event(reading: Reading, name: str, data: str) -> None:
         reading.saw_error = True
     if data.lstrip(" \t\r\n").startswith("[DONE]"):
         reading.saw_done = True
+        reading.is_plain &= data.strip(" \t\r\n") == "[DONE]"
         return
     reading.event_count += 1
     take_json(reading, data)
