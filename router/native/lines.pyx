@@ -53,13 +53,13 @@ cdef uint64_t nul_mask(const uint8_t* buffer, size_t position, size_t limit) noe
 cdef bint index_lines(const uint8_t* buffer, size_t length_bytes, lines_t* lines) noexcept nogil:
     cdef size_t position = 0
     cdef uint64_t cr, lf, wrong, after_cr = 0
-    cdef uint32_t at, count
+    cdef uint32_t at, base, count
     # The last LF is what the lines' parser relies on to stop.
     lines.count = 0
     lines.has_controls = False
     if length_bytes < 2 or buffer[length_bytes - 2] != CR or buffer[length_bytes - 1] != LF:
         return False
-    while position < length_bytes and lines.count <= LINES_MAX:
+    while position < length_bytes:
         if line_masks(buffer, position, length_bytes, &cr, &lf):
             lines.has_controls = True
         wrong = lf ^ (cr << 1 | after_cr)
@@ -68,21 +68,24 @@ cdef bint index_lines(const uint8_t* buffer, size_t length_bytes, lines_t* lines
         if wrong:
             return False
         after_cr = cr >> 63
+        position += 64
+        if lines.count > LINES_MAX:
+            continue
         # Four without asking how many there are: a branch on that would be guessed wrong at most blocks.
+        base = <uint32_t>(position - 64)
         count = count_bits(cr)
         at = 0
         while True:
-            lines.ends[lines.count + at] = <uint32_t>position + lowest_bit(cr | <uint64_t>1 << 63)
+            lines.ends[lines.count + at] = base + lowest_bit(cr | <uint64_t>1 << 63)
             cr &= cr - 1
-            lines.ends[lines.count + at + 1] = <uint32_t>position + lowest_bit(cr | <uint64_t>1 << 63)
+            lines.ends[lines.count + at + 1] = base + lowest_bit(cr | <uint64_t>1 << 63)
             cr &= cr - 1
-            lines.ends[lines.count + at + 2] = <uint32_t>position + lowest_bit(cr | <uint64_t>1 << 63)
+            lines.ends[lines.count + at + 2] = base + lowest_bit(cr | <uint64_t>1 << 63)
             cr &= cr - 1
-            lines.ends[lines.count + at + 3] = <uint32_t>position + lowest_bit(cr | <uint64_t>1 << 63)
+            lines.ends[lines.count + at + 3] = base + lowest_bit(cr | <uint64_t>1 << 63)
             cr &= cr - 1
             at += 4
             if at >= count:
                 break
         lines.count += count
-        position += 64
     return True

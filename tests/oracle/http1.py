@@ -1,8 +1,9 @@
 """HTTP/1.1 messages read slowly and obviously, with the RFCs' grammars as regular expressions.
 
-Invariant: nothing here is shared with router/native; every expression is transcribed from the ABNF of RFC 9110,
-9112 or 3986. A function answers what the native door answers: facts about an accepted message, or the name of the
-error. Neighbours: tests/property and tests/fuzz hold `router.native.http1` and `router.native.chunk` to it.
+Invariant: nothing here is shared with router/native; every expression is transcribed from the ABNF of
+RFC 9110, 9112 or 3986. A function answers what the native door answers: facts about an accepted message, or
+the name of the error. Neighbours: tests/property and tests/fuzz hold `router.native.http1` and
+`router.native.chunk` to it.
 """
 
 import re
@@ -78,7 +79,7 @@ def find_head(data: bytes, head_bytes_max: int = 65536) -> int | str:
             return "BAD_LINE_END"
         if here == b"\r" and after not in (b"", b"\n"):
             return "BAD_LINE_END"
-        if data[: at + 1] == b"\r\n" or data[max(0, at - 3) : at + 1] == b"\r\n\r\n":
+        if (at == 1 and data[:2] == b"\r\n") or data[max(0, at - 3) : at + 1] == b"\r\n\r\n":
             return at + 1
     if limit < head_bytes_max:
         return 0
@@ -206,9 +207,9 @@ def message(lines: list[bytes], minor_version: int, is_response: bool) -> dict[s
             raise RefusedError("TOO_MANY_FIELDS")
         name, value = field_line(line)
         lowered = name.decode().lower()
-        if lowered == "host" and not is_response:
-            if values_of(fields, "host") or not is_authority(value, needs_port=False):
-                raise RefusedError("BAD_HOST")
+        is_host = lowered == "host" and not is_response
+        if is_host and (values_of(fields, "host") or not is_authority(value, needs_port=False)):
+            raise RefusedError("BAD_HOST")
         if lowered == "content-length":
             lengths |= content_lengths(value)
             if len(lengths) > 1:

@@ -460,6 +460,17 @@ def test_bad_line_ends_are_refused_as_soon_as_they_are_seen(before: int, fault: 
         assert find_head([data[i : i + 1] for i in range(len(data))]) == "BAD_LINE_END"
 
 
+def test_bad_line_ends_are_refused_by_the_parse_too_wherever_they_stand() -> None:
+    for count in (0, 1, 127, 140):
+        head = b"GET / HTTP/1.0\r\n" + b"A: b\r\n" * count
+        for fault in (b"A: b\n", b"A: \rb\r\n", b"A: b\r\r\n", b"\n"):
+            assert parse_head(head + fault + b"\r\n", False) == "BAD_LINE_END"
+        assert parse_head(head, False) == ("BAD_LINE_END" if count < 140 else "TOO_MANY_FIELDS")
+        assert parse_head(head + b"A: b\r", False) == parse_head(head + b"A: b", False) == "BAD_LINE_END"
+    assert parse_head(b"GET / HTTP/1.0\r\n\r\nA: b\r\n\r\n", False) == "BAD_LINE_END"
+    assert parse_head(b"", False) == parse_head(b"\n", False) == "BAD_LINE_END"
+
+
 def test_head_over_its_bound_is_refused_without_its_end() -> None:
     head = b"GET / HTTP/1.1\r\nA: " + b"b" * 100 + b"\r\n\r\n"
     assert find_head([head], head_bytes_max=len(head)) == len(head)
