@@ -16,7 +16,7 @@ cdef enum policy_kind:
     POLICY_LEAST_IN_FLIGHT = 4       # full scan
     POLICY_RANDOM = 5
 
-cdef struct candidate_set_t:         # built aside from zeroes, read-only while requests use it (but for `turn`, `shape`)
+cdef struct candidate_set_t:       # built aside from zeroes, read-only while requests use it (but for `turn`, `shape`)
     uint32_t count
     uint32_t* slots                  # slots[count] in the load table; this and the arrays below come from malloc
     float* weights                   # weights[count], > 0
