@@ -20,6 +20,9 @@ import msgspec
 
 from router import limits
 
+NOBODY = "-"  # label of a request that matched no route, or for which no endpoint was picked
+UNKNOWN = "unknown"  # of an index that nobody told us the name of
+
 
 class Cause(IntEnum):
     """Why it ended. Lower-cased names are label values of metrics and the `cause` of the access log."""
@@ -363,3 +366,14 @@ def error_headers(cause: Cause) -> list[tuple[str, str]]:
     if outcome.allow is not None:
         headers.append(("Allow", outcome.allow))
     return headers
+
+
+def outcome_labels(number: int) -> tuple[str, str]:
+    """(outcome, side) of a request's end: the cause's name, `completed` for none."""
+    if number == Cause.NONE:
+        return "completed", NOBODY
+    try:
+        cause = Cause(number)
+    except ValueError:
+        return UNKNOWN, NOBODY
+    return cause.name.lower(), OUTCOMES[cause].side.value

@@ -23,13 +23,10 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from router.errors import OUTCOMES, Cause
+from router.errors import NOBODY, UNKNOWN, outcome_labels
 from router.native.histogram import Histogram
 from router.native.loadtable import LoadTable
 from router.native.metrics import HISTOGRAM_KINDS, NO_INDEX, MetricsTable
-
-NOBODY = "-"  # label of a request that matched no route, or for which no endpoint was picked
-UNKNOWN = "unknown"  # of an index that nobody told us the name of
 
 # In seconds, 1-2.5-5 a decade like the engines' own histograms, so that both fit one graph: from a cached
 # prompt on an idle engine to a client's usual patience.
@@ -244,17 +241,6 @@ class _Page(Collector):
         yield lag
         yield rss
         yield _gauge("workers", "Workers that count.", len(columns))
-
-
-def outcome_labels(number: int) -> tuple[str, str]:
-    """(outcome, side) of a request's end: the cause's name, `completed` for none."""
-    if number == Cause.NONE:
-        return "completed", NOBODY
-    try:
-        cause = Cause(number)
-    except ValueError:
-        return UNKNOWN, NOBODY
-    return cause.name.lower(), OUTCOMES[cause].side.value
 
 
 def _name(names: Sequence[str], index: int) -> str:

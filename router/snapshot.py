@@ -1,8 +1,9 @@
 """Config → the plain tables that the native core is built from: everything resolved, nothing left to look up.
 
-Names become indexes, milliseconds microseconds, defaults of routes the global values; the implicit last route, which sends what nothing
-else matched to the pool that serves its model, is written out. Invariant: equal configurations give equal tables, and an endpoint's
-identity changes exactly when its connections must not be reused. Neighbours: schema/config.py (from), _fastpath.Core.prepare (to).
+Names become indexes, milliseconds microseconds, absent fields of routes the global values; the implicit last
+route, which sends what nothing else matched to the pool that serves its model, is written out. Invariant:
+equal configurations give equal tables, and an endpoint's identity changes exactly when its connections must
+not be reused. Neighbours: schema/config.py (from), _fastpath.Core.prepare (to).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from msgspec import Struct, json
 
 from router import limits
-from router.errors import Cause
+from router.errors import Cause, outcome_labels
 from router.resolver import is_literal
 from router.schema import config as schema
 from router.schema.address import parse_endpoint_url
@@ -97,7 +98,7 @@ class TimeoutsTables(Struct, frozen=True, kw_only=True):
 
 
 class RouteTables(Struct, frozen=True, kw_only=True):
-    """A route; empty patterns match everything, `pool` None is by model, `index` is its place in the metrics."""
+    """A route: empty patterns match all, `pool` None is by model, `index` is its place in the metrics."""
 
     name: str
     index: int
@@ -148,7 +149,6 @@ class CoreOptions(Struct, frozen=True, kw_only=True):
     def of(cls, config: schema.Config) -> CoreOptions:
         """The options of a worker under `config`."""
         bounds, timeouts = config.limits, config.timeouts
-        names = {int(cause): outcome_label(cause) for cause in Cause}
         return cls(
             head_bytes_max=bounds.head_bytes_max,
             target_bytes_max=bounds.target_bytes_max,
@@ -167,7 +167,7 @@ class CoreOptions(Struct, frozen=True, kw_only=True):
             log_bytes_max=config.access_log.buffer_bytes_max,
             logs=config.access_log.path is not None,
             trusted_networks=config.trusted_proxies,
-            cause_names=[names.get(number, "unknown") for number in range(max(names) + 1)],
+            cause_names=[outcome_labels(number)[0] for number in range(max(Cause) + 1)],
             seed=int.from_bytes(os.urandom(8), "little") | 1,
         )
 
@@ -178,7 +178,7 @@ def route_names(config: schema.Config) -> list[str]:
 
 
 def build_tables(config: schema.Config, slots: Mapping[str, int], routes: Mapping[str, int]) -> Tables:
-    """The tables of `config`, with endpoint name → load-table slot from `slots` and route name → index in the metrics from `routes`.
+    """The tables of `config`, with slots of the load table by endpoint and indexes in the metrics by route.
 
     Raises: ValueError when an endpoint has no slot or a route no index.
     """
@@ -212,9 +212,7 @@ def build_tables(config: schema.Config, slots: Mapping[str, int], routes: Mappin
     )
 
 
-def _endpoint(
-    endpoint: schema.Endpoint, bounds: schema.Limits, slots: Mapping[str, int]
-) -> EndpointTables:
+def _endpoint(endpoint: schema.Endpoint, bounds: schema.Limits, slots: Mapping[str, int]) -> EndpointTables:
     url = parse_endpoint_url(endpoint.url)
     if endpoint.name not in slots:
         raise ValueError(f"endpoint {endpoint.name} has no slot in the load table")
