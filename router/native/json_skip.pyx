@@ -46,26 +46,34 @@ cdef extern from * nogil:
         return p;
     }
 
-    static inline fl_marks_t fl_mark_block(const uint8_t* p) {
-        fl_marks_t marks;
+    static inline void fl_mark_quotes(fl_marks_t* marks, const uint8_t* p) {
     #if defined(__SSE2__)
         __m128i a = fl_load16(p), b = fl_load16(p + 16), c = fl_load16(p + 32), d = fl_load16(p + 48);
-        __m128i fold = _mm_set1_epi8(0x20);                      /* [ and ] are { and } without this bit */
-        marks.quotes = fl_bits(fl_equal(a, '"'), fl_equal(b, '"'), fl_equal(c, '"'), fl_equal(d, '"'));
-        marks.backslashes = fl_bits(fl_equal(a, 92), fl_equal(b, 92), fl_equal(c, 92), fl_equal(d, 92));
-        a = _mm_or_si128(a, fold); b = _mm_or_si128(b, fold); c = _mm_or_si128(c, fold); d = _mm_or_si128(d, fold);
-        marks.opens = fl_bits(fl_equal(a, '{'), fl_equal(b, '{'), fl_equal(c, '{'), fl_equal(d, '{'));
-        marks.closes = fl_bits(fl_equal(a, '}'), fl_equal(b, '}'), fl_equal(c, '}'), fl_equal(d, '}'));
+        marks->quotes = fl_bits(fl_equal(a, '"'), fl_equal(b, '"'), fl_equal(c, '"'), fl_equal(d, '"'));
+        marks->backslashes = fl_bits(fl_equal(a, 92), fl_equal(b, 92), fl_equal(c, 92), fl_equal(d, 92));
     #else
-        marks.quotes = marks.backslashes = marks.opens = marks.closes = 0;
+        marks->quotes = marks->backslashes = 0;
         for (int i = 0; i < 64; i++) {
-            marks.quotes |= (uint64_t) (p[i] == '"') << i;
-            marks.backslashes |= (uint64_t) (p[i] == 92) << i;
-            marks.opens |= (uint64_t) ((p[i] | 0x20) == '{') << i;
-            marks.closes |= (uint64_t) ((p[i] | 0x20) == '}') << i;
+            marks->quotes |= (uint64_t) (p[i] == '"') << i;
+            marks->backslashes |= (uint64_t) (p[i] == 92) << i;
         }
     #endif
-        return marks;
+    }
+
+    static inline void fl_mark_brackets(fl_marks_t* marks, const uint8_t* p) {   /* [ and ] are { and } without 0x20 */
+    #if defined(__SSE2__)
+        __m128i fold = _mm_set1_epi8(0x20);
+        __m128i a = _mm_or_si128(fl_load16(p), fold), b = _mm_or_si128(fl_load16(p + 16), fold);
+        __m128i c = _mm_or_si128(fl_load16(p + 32), fold), d = _mm_or_si128(fl_load16(p + 48), fold);
+        marks->opens = fl_bits(fl_equal(a, '{'), fl_equal(b, '{'), fl_equal(c, '{'), fl_equal(d, '{'));
+        marks->closes = fl_bits(fl_equal(a, '}'), fl_equal(b, '}'), fl_equal(c, '}'), fl_equal(d, '}'));
+    #else
+        marks->opens = marks->closes = 0;
+        for (int i = 0; i < 64; i++) {
+            marks->opens |= (uint64_t) ((p[i] | 0x20) == '{') << i;
+            marks->closes |= (uint64_t) ((p[i] | 0x20) == '}') << i;
+        }
+    #endif
     }
 
     #define FL_EVEN_BITS UINT64_C(0x5555555555555555)
@@ -75,7 +83,8 @@ cdef extern from * nogil:
     ctypedef struct fl_marks_t:
         uint64_t quotes, backslashes, opens, closes
     const uint8_t* fl_skip_plain_blocks(const uint8_t* p, const uint8_t* end)
-    fl_marks_t fl_mark_block(const uint8_t* p)
+    void fl_mark_quotes(fl_marks_t* marks, const uint8_t* p)
+    void fl_mark_brackets(fl_marks_t* marks, const uint8_t* p)
     const uint64_t EVEN_BITS "FL_EVEN_BITS"
     int fl_first_bit(uint64_t bits)
     uint32_t fl_count_bits(uint64_t bits)
@@ -84,21 +93,22 @@ cdef enum:
     BLOCK_BYTES = 64
 
 
-cdef inline fl_marks_t mark_rest(const uint8_t* begin, const uint8_t* p, size_t size) noexcept nogil:
+cdef inline void mark_rest(fl_marks_t* marks, const uint8_t* begin, const uint8_t* p, size_t size) noexcept nogil:
     """The marks of a piece's last bytes, fewer than a block: read with those before them, or copied if too few."""
-    cdef fl_marks_t marks
     cdef uint8_t[BLOCK_BYTES] padded
     cdef size_t before = BLOCK_BYTES - size
     if <size_t> (p - begin) < before:
         memset(padded, 0, BLOCK_BYTES)
         memcpy(padded, p, size)
-        return fl_mark_block(padded)
-    marks = fl_mark_block(p - before)
+        fl_mark_quotes(marks, padded)
+        fl_mark_brackets(marks, padded)
+        return
+    fl_mark_quotes(marks, p - before)
+    fl_mark_brackets(marks, p - before)
     marks.quotes >>= before
     marks.backslashes >>= before
     marks.opens >>= before
     marks.closes >>= before
-    return marks
 
 
 cdef inline uint64_t escaped_bytes(uint64_t backslashes, size_t size, uint8_t* pending) noexcept nogil:
@@ -139,20 +149,28 @@ cdef const uint8_t* json_skip_nested(
     cdef uint64_t strings, brackets
     cdef size_t size
     cdef bint in_string = skip.in_string
+    cdef bint try_plain = True                                   # text without escapes tends to go on without them
     cdef int i
+    marks.opens = marks.closes = 0
     while p < end:
-        if in_string and not skip.escape_pending:
+        if in_string and try_plain and not skip.escape_pending:
             p = fl_skip_plain_blocks(p, end)
             if p == end:
                 break
         size = <size_t> (end - p)
         if size >= BLOCK_BYTES:
             size = BLOCK_BYTES
-            marks = fl_mark_block(p)
+            fl_mark_quotes(&marks, p)
         else:
-            marks = mark_rest(begin, p, size)
+            mark_rest(&marks, begin, p, size)
+        try_plain = not marks.backslashes
         if marks.backslashes or skip.escape_pending:
             marks.quotes &= ~escaped_bytes(marks.backslashes, size, &skip.escape_pending)
+        if in_string and not marks.quotes:
+            p += size
+            continue
+        if size == BLOCK_BYTES:
+            fl_mark_brackets(&marks, p)
         strings = running_parity(marks.quotes)
         if in_string:
             strings = ~strings
@@ -196,9 +214,9 @@ cdef const uint8_t* json_skip_string(
         size = <size_t> (end - p)
         if size >= BLOCK_BYTES:
             size = BLOCK_BYTES
-            marks = fl_mark_block(p)
+            fl_mark_quotes(&marks, p)
         else:
-            marks = mark_rest(begin, p, size)
+            mark_rest(&marks, begin, p, size)
         marks.quotes &= ~escaped_bytes(marks.backslashes, size, &skip.escape_pending)
         if marks.quotes:
             skip.escape_pending = 0
