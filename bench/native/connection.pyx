@@ -8,7 +8,6 @@ connection is freed only after the batch of events in which it died.
 
 from bench.native.exposition cimport observe_e2e
 from bench.native.out cimport out_free, out_reserve, out_t, out_take, out_text
-from bench.native.replies cimport API_EMBEDDINGS
 from bench.native.request cimport dechunk, dechunk_t, parse_head
 from bench.native.step cimport SEQUENCE_FINISHED, step_abort, step_release
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -75,9 +74,6 @@ cdef void finish_exchange(conn_t* conn, int outcome, uint64_t now_us) noexcept n
             step_abort(&engine.step, conn.sequence)
         conn.sequence = -1
     engine.telemetry.in_flight -= 1
-    engine.telemetry.prompt_tokens += conn.answer.prompt_tokens
-    if conn.answer.api < API_EMBEDDINGS:
-        engine.telemetry.generation_tokens += conn.ready_tokens
     engine.telemetry.events += conn.answer.event_count
     if outcome == OUTCOME_FINISHED:
         engine.telemetry.finished += 1

@@ -10,7 +10,7 @@ from bench.native.connection cimport (
     OUTBOX_MAX, OUTCOME_FAULTED, OUTCOME_FINISHED, PHASE_ANSWER, PHASE_REQUEST, PHASE_STUCK, conn_close,
     conn_flush, conn_is_open, conn_read, conn_t, engine_t, finish_exchange, next_request, set_wake,
 )
-from bench.native.exposition cimport observe_itl, observe_ttft, write_metrics, write_stats
+from bench.native.exposition cimport observe_itl, observe_ttft, telemetry_t, write_metrics, write_stats
 from bench.native.fault cimport (
     FAULT_BAD_CHUNK, FAULT_BAD_HEAD, FAULT_BOTH_LENGTHS, FAULT_CLOSE, FAULT_CLOSE_DELIMITED, FAULT_DRIP,
     FAULT_ERROR_EVENT, FAULT_FLAP, FAULT_HANG, FAULT_HANG_AFTER, FAULT_HTTP10, FAULT_IDLE_CLOSE, FAULT_LONG_LENGTH,
@@ -276,16 +276,26 @@ cdef void deliver(conn_t* conn, uint64_t now_us) noexcept nogil:
         deliver_whole(conn, now_us)
 
 
+cdef void count_tokens(conn_t* conn, int32_t tokens, uint64_t now_us) noexcept nogil:
+    """The model has made so many more tokens, of which it made the first after the whole prompt."""
+    cdef telemetry_t* telemetry = &conn.engine.telemetry
+    if conn.ready_tokens == 0:
+        telemetry.prompt_tokens += conn.answer.prompt_tokens
+        observe_ttft(telemetry, now_us - conn.begun_us)
+    else:
+        observe_itl(telemetry, now_us - conn.last_token_us)
+    if conn.answer.api < API_EMBEDDINGS:
+        telemetry.generation_tokens += tokens
+    conn.ready_tokens += tokens
+    conn.last_token_us = now_us
+
+
 cdef void exchange_token(conn_t* conn, uint64_t now_us) noexcept nogil:
     if conn.phase == PHASE_STUCK:
         return
-    conn.ready_tokens += 1
-    if conn.ready_tokens == 1:
+    if conn.ready_tokens == 0:
         conn.answer.cached_tokens = conn.engine.step.sequences[conn.sequence].cached_tokens
-        observe_ttft(&conn.engine.telemetry, now_us - conn.begun_us)
-    else:
-        observe_itl(&conn.engine.telemetry, now_us - conn.last_token_us)
-    conn.last_token_us = now_us
+    count_tokens(conn, 1, now_us)
     deliver(conn, now_us)
     serve_requests(conn, now_us)
 
@@ -420,8 +430,7 @@ cdef void begin_inference(conn_t* conn, int api, uint8_t* body, size_t size, uin
     conn.drips = conn.fault.kind == FAULT_DRIP
     conn.drip_us = <uint64_t> (conn.fault.argument * 1000)
     if conn.sequence < 0:
-        conn.ready_tokens = conn.answer.completion_tokens
-        observe_ttft(&engine.telemetry, 0)
+        count_tokens(conn, conn.answer.completion_tokens, now_us)
     if conn.fault.kind == FAULT_HANG:
         conn.held = True
         if conn.fault.argument > 0:

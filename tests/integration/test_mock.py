@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import anthropic
@@ -23,8 +24,7 @@ from bench.native.engine import EngineLoop
 from bench.native.fault import KINDS
 from bench.native.replies import answer_text, prompt_seed
 
-MESSAGES = [{"role": "user", "content": "hello"}]
-MESSAGES_JSON = json.dumps(MESSAGES).encode()
+MESSAGES: Any = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,8 @@ def fleet() -> Iterator[Fleet]:
         yield running
 
 
-def client(fleet: Fleet, index: int) -> openai.OpenAI:
+def client(fleet: Fleet, index: int) -> Any:
+    """An OpenAI client; Any, for its overloads do not take plain dictionaries."""
     return openai.OpenAI(base_url=fleet.urls[index] + "/v1", api_key="none", max_retries=0, timeout=10)
 
 
@@ -99,17 +100,17 @@ def exchange(fleet: Fleet, index: int, request: bytes, until: bytes = b"") -> tu
 @pytest.mark.parametrize("index", [0, 1])
 def test_openai_chat_gets_the_words_of_its_prompt_whole_and_streamed(fleet: Fleet, index: int) -> None:
     sdk = client(fleet, index)
-    whole = sdk.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=12)  # type: ignore[arg-type]
+    whole = sdk.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=12)
     stream = sdk.chat.completions.create(
         model="tiny", messages=MESSAGES, max_tokens=12, stream=True, stream_options={"include_usage": True}
-    )  # type: ignore[call-overload]
+    )
     chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     sent = json.dumps(MESSAGES, separators=(",", ":")).encode()
     assert text == whole.choices[0].message.content == answer_text(prompt_seed(sent), 12)
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-2].choices[0].finish_reason == "length"
-    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens == 12  # type: ignore[union-attr]
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens == 12
 
 
 def test_other_apis_answer_in_their_own_dialect(fleet: Fleet) -> None:
@@ -127,7 +128,7 @@ def test_other_apis_answer_in_their_own_dialect(fleet: Fleet) -> None:
     transcription = sdk.audio.transcriptions.create(model="tiny", file=("a.wav", b"RIFF" * 4000))
     assert transcription.text
     messages = anthropic.Anthropic(base_url=fleet.urls[1], api_key="none", max_retries=0, timeout=10)
-    with messages.messages.stream(model="tiny", max_tokens=5, messages=MESSAGES) as stream:  # type: ignore[arg-type]
+    with messages.messages.stream(model="tiny", max_tokens=5, messages=MESSAGES) as stream:
         final = stream.get_final_message()
     assert final.stop_reason == "max_tokens"
     assert final.usage.output_tokens == 5
@@ -143,7 +144,7 @@ def test_ollama_streams_lines_and_ends_with_done(fleet: Fleet) -> None:
 
 def test_unknown_model_and_bad_json_are_refused_as_vllm_does(fleet: Fleet) -> None:
     with pytest.raises(openai.NotFoundError, match="`nope` does not exist"):
-        client(fleet, 0).chat.completions.create(model="nope", messages=MESSAGES)  # type: ignore[arg-type]
+        client(fleet, 0).chat.completions.create(model="nope", messages=MESSAGES)
     got, _ = exchange(
         fleet, 0, b'POST /v1/completions HTTP/1.1\r\ncontent-length: 9\r\n\r\n{"model":', until=b"}}"
     )
@@ -183,7 +184,7 @@ def test_a_client_that_leaves_frees_its_sequence(fleet: Fleet) -> None:
     before = fleet.stats(2)["aborted"]
     stream = client(fleet, 2).chat.completions.create(
         model="tiny", messages=MESSAGES, max_tokens=100_000, stream=True
-    )  # type: ignore[call-overload]
+    )
     for _, _ in zip(range(3), stream, strict=False):
         pass
     assert fleet.stats(2)["running"] == 1
@@ -230,10 +231,9 @@ def test_a_repeated_long_prompt_hits_the_prefix_cache(fleet: Fleet) -> None:
     messages = [{"role": "user", "content": "long " * 400}]
     sdk = client(fleet, 1)
     usages = [
-        sdk.chat.completions.create(model="tiny", messages=messages, max_tokens=2).usage  # type: ignore[arg-type]
-        for _ in range(2)
+        sdk.chat.completions.create(model="tiny", messages=messages, max_tokens=2).usage for _ in range(2)
     ]
-    first, second = (usage.prompt_tokens_details.cached_tokens for usage in usages)  # type: ignore[union-attr]
+    first, second = (usage.prompt_tokens_details.cached_tokens for usage in usages)
     assert first == 0
     assert second > 450
 
