@@ -170,7 +170,10 @@ class FakeCore:
             return False
         if path == b"/hold":
             connection.is_held = True
-            connection.sock.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n")
+            connection.sock.sendall(
+                b"HTTP/1.1 200 OK\r\nX-Pid: %d\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n"
+                % os.getpid()
+            )
             return True
         body = json.dumps(
             {"pid": os.getpid(), "column": self._column, "endpoints": self._endpoint_names}

@@ -129,10 +129,14 @@ class Router:
 
     def hold(self) -> socket.socket:
         """A connection whose answer has begun and goes on until one byte is sent on it."""
+        return self.hold_at_worker()[1]
+
+    def hold_at_worker(self) -> tuple[int, socket.socket]:
+        """As `hold`, with the process that holds it."""
         sock = self.connect()
         sock.sendall(b"GET /hold HTTP/1.1\r\nHost: x\r\n\r\n")
-        read_until(sock, b"begin\r\n")
-        return sock
+        head = read_until(sock, b"begin\r\n")
+        return int(head.split(b"X-Pid: ")[1].split(b"\r\n")[0]), sock
 
     def end(self) -> None:
         """Kills what is left; the workers drain and exit when their supervisor is gone."""

@@ -40,15 +40,10 @@ def test_a_killed_worker_is_replaced_and_its_queue_is_served(tmp_path: Path) -> 
 def test_other_workers_keep_their_streams_when_one_dies(tmp_path: Path) -> None:
     with router(tmp_path, workers=2) as fairlead:
         fairlead.start()
-        held = {}
+        held: dict[int, socket.socket] = {}
         while len(held) < 2:
-            sock = fairlead.hold()
-            wait_until(
-                lambda: sum(row["open_exchanges"] for row in fairlead.workers()) > len(held), "heartbeats"
-            )
-            busy = {row["pid"] for row in fairlead.workers() if row["open_exchanges"]}
-            for pid in busy - held.keys():
-                held[pid] = sock
+            pid, sock = fairlead.hold_at_worker()
+            held.setdefault(pid, sock)
         victim, other = held
         os.kill(victim, signal.SIGKILL)
         wait_gone(victim)
