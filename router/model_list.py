@@ -42,15 +42,20 @@ class ModelList:
     load table.
     """
 
-    def __init__(self, state: Callable[[], tuple[Config, Mapping[str, int], LoadTable]]) -> None:
+    def __init__(
+        self,
+        state: Callable[[], tuple[Config, Mapping[str, int], LoadTable]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._state = state
+        self._clock = clock
         self._asked: dict[str, tuple[float, list[str]]] = {}  # endpoint name → when, names
         self._session: aiohttp.ClientSession | None = None
 
     async def names(self) -> list[str]:
         """Sorted, each once."""
         config, slots, load = self._state()
-        now_us = time.monotonic_ns() // 1000
+        now_us = int(self._clock() * 1e6)
         found: set[str] = set()
         nameless: list[Endpoint] = []
         for pool in config.pools:
@@ -71,8 +76,8 @@ class ModelList:
             await self._session.close()
 
     async def _ask(self, endpoint: Endpoint) -> list[str]:
-        asked_at, names = self._asked.get(endpoint.name, (0.0, []))
-        now = time.monotonic()
+        asked_at, names = self._asked.get(endpoint.name, (float("-inf"), []))
+        now = self._clock()
         if names and now - asked_at < KEPT_S:
             return names
         if self._session is None:

@@ -1,0 +1,97 @@
+"""The model list is the union over pools that live, and no endpoint can spoil it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from router.config import parse_config
+from router.model_list import KEPT_S, ModelList
+from router.native.loadtable import LoadTable
+
+FAR_US = 1 << 52  # 140 years from boot
+
+
+def test_names_of_pools_with_a_living_endpoint_are_listed_once() -> None:
+    config = parse_config(
+        """
+        pools:
+          - name: a
+            endpoints: [{url: "http://a:1", models: [m1, m2]}, {url: "http://b:1", models: [m2, m3]}]
+          - name: b
+            endpoints: [{url: "http://c:1", models: [m4]}]
+        """
+    )
+    slots = {"a:1": 0, "b:1": 1, "c:1": 2}
+    load = LoadTable.create(8, 1)
+    models = ModelList(lambda: (config, slots, load))
+
+    def names() -> list[str]:
+        return asyncio.run(models.names())
+
+    assert names() == ["m1", "m2", "m3", "m4"]
+    eject(load, 0)
+    assert names() == ["m1", "m2", "m3", "m4"]  # its pool still has b
+    eject(load, 1)
+    assert names() == ["m4"]
+    eject(load, 2)
+    assert names() == []
+
+
+def test_endpoints_without_names_are_asked_and_a_failing_one_keeps_its_last_answer() -> None:
+    async def test() -> None:
+        answers = [
+            web.json_response({"object": "list", "data": [{"id": "x", "extra": 1}, {"id": "y"}]}),
+            web.Response(status=500),
+            web.Response(text="no json"),
+        ]
+        asked: list[str] = []
+
+        async def engine(request: web.Request) -> web.StreamResponse:
+            asked.append(request.headers.get("Authorization", ""))
+            return answers[min(len(asked), len(answers)) - 1]
+
+        async with served(engine) as port:
+            config = parse_config(
+                f"""
+                pools:
+                  - name: p
+                    endpoints:
+                      - {{url: "http://127.0.0.1:{port}/prefix", name: e, auth: {{bearer: k3y}}}}
+                      - {{url: "http://127.0.0.1:9", name: nobody}}
+                """
+            )
+            load = LoadTable.create(8, 1)
+            now_s = 1000.0
+            models = ModelList(lambda: (config, {"e": 0, "nobody": 1}, load), lambda: now_s)
+            assert await models.names() == ["x", "y"]
+            assert await models.names() == ["x", "y"]
+            assert asked == ["Bearer k3y"]  # kept for a while
+            for _ in range(2):
+                now_s += KEPT_S
+                assert await models.names() == ["x", "y"]
+            assert len(asked) == 3
+            await models.close()
+
+    asyncio.run(test())
+
+
+class served:
+    """A server of one handler for every path; its port."""
+
+    def __init__(self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
+        application = web.Application()
+        application.router.add_get("/{path:.*}", handler)
+        self._runner = web.AppRunner(application)
+
+    async def __aenter__(self) -> int:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        return int(self._runner.addresses[0][1])
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+
+def eject(load: LoadTable, slot: int) -> None:
+    load.eject(slot, FAR_US, 1_000_000, 1_000_000)
