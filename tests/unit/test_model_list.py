@@ -9,7 +9,8 @@ from router.config import parse_config
 from router.model_list import KEPT_S, ModelList
 from router.native.loadtable import LoadTable
 
-FAR_US = 1 << 52  # 140 years from boot
+NOW_S = 1000.0
+HOUR_US = 3_600_000_000
 
 
 def test_names_of_pools_with_a_living_endpoint_are_listed_once() -> None:
@@ -24,7 +25,7 @@ def test_names_of_pools_with_a_living_endpoint_are_listed_once() -> None:
     )
     slots = {"a:1": 0, "b:1": 1, "c:1": 2}
     load = LoadTable.create(8, 1)
-    models = ModelList(lambda: (config, slots, load))
+    models = ModelList(lambda: (config, slots, load), lambda: NOW_S)
 
     def names() -> list[str]:
         return asyncio.run(models.names())
@@ -51,7 +52,7 @@ def test_endpoints_without_names_are_asked_and_a_failing_one_keeps_its_last_answ
             asked.append(request.headers.get("Authorization", ""))
             return answers[min(len(asked), len(answers)) - 1]
 
-        async with served(engine) as port:
+        async with Served(engine) as port:
             config = parse_config(
                 f"""
                 pools:
@@ -62,7 +63,7 @@ def test_endpoints_without_names_are_asked_and_a_failing_one_keeps_its_last_answ
                 """
             )
             load = LoadTable.create(8, 1)
-            now_s = 1000.0
+            now_s = NOW_S
             models = ModelList(lambda: (config, {"e": 0, "nobody": 1}, load), lambda: now_s)
             assert await models.names() == ["x", "y"]
             assert await models.names() == ["x", "y"]
@@ -76,7 +77,7 @@ def test_endpoints_without_names_are_asked_and_a_failing_one_keeps_its_last_answ
     asyncio.run(test())
 
 
-class served:
+class Served:
     """A server of one handler for every path; its port."""
 
     def __init__(self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
@@ -94,4 +95,4 @@ class served:
 
 
 def eject(load: LoadTable, slot: int) -> None:
-    load.eject(slot, FAR_US, 1_000_000, 1_000_000)
+    load.eject(slot, int(NOW_S * 1e6), HOUR_US, HOUR_US)
