@@ -3,7 +3,7 @@
 All proxies of a run are up at once, each pinned to the proxy core; this process plays clients and engines on
 the other core and takes slices in interleaved rounds. Memory, many streams and the soak start their proxy
 afresh, since a heap remembers. A peer that is not there is skipped with a line that says what to install.
-Exit code 0: measured; 1: Fairlead was measured and missed a bound; 2: usage.
+Exit code 0: measured; 1: a bound was missed and --strict is on; 2: usage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 from bench import measure, report, scenarios
-from bench.goals import Scenario, figures_of
+from bench.goals import PICK_BOUNDS_NS, Scenario, figures_of
 from bench.measure import Series, Slice, SliceFailed, Summary
 from bench.messages import messages
 from bench.native.peer import Peer
@@ -35,7 +35,6 @@ MANY_STREAMS = 10_000
 FILES_RESERVED = 128  # descriptors of a process that are not connections
 READY_SECONDS_MAX = 60.0  # LiteLLM imports for half of it on a slow machine
 SLOW_ROUNDS_MAX = 2
-SOAK_IDLE_SECONDS = 2.0
 
 Outcome = Summary | str  # a figure, or why there is none
 
@@ -52,6 +51,7 @@ class Bench:
     round_count: int
     starved_ratio_max: float
     soak_seconds: float
+    soak_idle_seconds: float
     soak_times: int
     soak_names: Sequence[str]
     stream_count: int = MANY_STREAMS
@@ -66,7 +66,7 @@ class Bench:
         certificate, key = self.certificate or (None, None)
         return Site(
             folder=folder,
-            engine_ports=self.stage.peer.engine_ports,
+            engine_ports=self.stage.peer.engine_ports(self.peers.index(peer)),
             cpu=self.stage.cores.proxy,
             connection_count_max=self.connection_count_max,
             certificate=certificate,
@@ -80,6 +80,7 @@ class Bench:
         Raises: SliceFailed when it does not come up.
         """
         running = peer.start(self.site(peer))
+        running.group = self.peers.index(peer)
         try:
             self._wait_ready(running)
             yield running
@@ -93,7 +94,9 @@ class Bench:
         while time.monotonic() < until:
             if running.process is not None and running.process.poll() is not None:
                 break
-            mine.open_clients(running.port, 1, is_verbatim=running.is_verbatim, asks_again=False)
+            mine.open_clients(
+                running.port, 1, is_verbatim=running.is_verbatim, asks_again=False, group=running.group
+            )
             mine.run(5.0, requests=1)
             answered = mine.counts["requests"] == 1
             mine.close_clients()
@@ -245,7 +248,7 @@ def _measure_fresh(bench: Bench, scenario: Scenario, running: Running) -> dict[s
         }
     rss_mib = []
     for turn in range(bench.soak_times):
-        rss_mib.append(scenarios.soak_once(stage, running, bench.soak_seconds, SOAK_IDLE_SECONDS))
+        rss_mib.append(scenarios.soak_once(stage, running, bench.soak_seconds, bench.soak_idle_seconds))
         report.progress(f"  soak {turn + 1} {running.name}: RSS {rss_mib[-1]:.1f} MiB", detail=True)
     after_second = rss_mib[min(1, len(rss_mib) - 1)]
     growth = (max(rss_mib[-1], after_second) / after_second - 1) * 100
@@ -270,10 +273,9 @@ def run_pick() -> dict[str, dict[str, Outcome]]:
     except ImportError as exc:
         return {figure.key: {"fairlead": f"not built: {exc}"} for figure in figures_of(Scenario.PICK)}
     results: dict[str, dict[str, Outcome]] = {}
-    for count in (8, 64, 1024):
-        p2c_ns = pick_ns(POLICY_P2C, count)
-        note = f"full scan; least of two choices {p2c_ns:.0f} ns"
-        results[f"pick_{count}"] = {"fairlead": _single(pick_ns(POLICY_LEAST_IN_FLIGHT, count), note=note)}
+    for count, _, _ in PICK_BOUNDS_NS:
+        results[f"pick_{count}"] = {"fairlead": _single(pick_ns(POLICY_P2C, count))}
+        results[f"scan_{count}"] = {"fairlead": _single(pick_ns(POLICY_LEAST_IN_FLIGHT, count))}
     return results
 
 
@@ -325,10 +327,12 @@ DEFAULT_SCENARIOS = ",".join(one for one in Scenario if one is not Scenario.SOAK
 @click.option(
     "--soak-seconds", default=60.0, type=click.FloatRange(0.3, 3600), help="Of one load of the soak."
 )
+@click.option("--soak-idle", default=2.0, type=click.FloatRange(0, 3600), help="Seconds of rest after it.")
 @click.option("--soak-times", default=10, type=click.IntRange(2, 1000), help="Loads of the soak.")
 @click.option("--install/--no-install", default=True, help="Fetch peers that come as wheels.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the results there.")
 @click.option("--markdown", "markdown_path", type=click.Path(path_type=Path), help="Write tables there.")
+@click.option("--strict", is_flag=True, help="Exit with 1 when Fairlead misses what it must reach.")
 @click.option("--verbose", is_flag=True, help="Every slice as it is taken.")
 def compare(
     *,
@@ -339,10 +343,12 @@ def compare(
     starved_max: float,
     streams: int,
     soak_seconds: float,
+    soak_idle: float,
     soak_times: int,
     install: bool,
     json_path: Path | None,
     markdown_path: Path | None,
+    strict: bool,
     verbose: bool,
 ) -> None:
     """Measure Fairlead beside nginx, HAProxy, Envoy and other routers on this machine."""
@@ -357,7 +363,7 @@ def compare(
         report.progress(f"{name} is skipped: {what}")
     results: dict[str, dict[str, Outcome]] = {}
     with tempfile.TemporaryDirectory(prefix="fairlead-bench-") as folder:
-        mine = Peer(ENGINE_COUNT, max(connection_count_max, 1))
+        mine = Peer(ENGINE_COUNT, max(connection_count_max, 1), len(peers))
         stage = Stage(peer=mine, cores=choose_cores(), seconds=seconds)
         stage.place(shares_core=False)
         bench = Bench(
@@ -369,6 +375,7 @@ def compare(
             round_count=rounds,
             starved_ratio_max=starved_max,
             soak_seconds=soak_seconds,
+            soak_idle_seconds=soak_idle,
             soak_times=soak_times,
             soak_names=names or ["fairlead"],
             stream_count=streams,
@@ -394,7 +401,7 @@ def compare(
         json_path.write_bytes(report.to_json(outcome))
     if markdown_path:
         markdown_path.write_text(report.to_markdown(outcome))
-    sys.exit(1 if report.missed(outcome) else 0)
+    sys.exit(1 if strict and report.missed(outcome) else 0)
 
 
 if __name__ == "__main__":

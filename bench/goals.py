@@ -56,6 +56,23 @@ class Figure:
         return "missed"
 
 
+PICK_BOUNDS_NS = ((8, 50.0, 20.0), (64, 100.0, 40.0), (1024, 1000.0, 400.0))  # endpoints, must, aim
+
+
+def _nanoseconds(key: str, text: str, must: float, aim: float) -> Figure:
+    return Figure(
+        key=key, scenario=Scenario.PICK, text=text, unit="ns", judged_by=JudgedBy.VALUE, must=must, aim=aim
+    )
+
+
+def _pick(count: int, must: float, aim: float) -> Figure:
+    return _nanoseconds(f"pick_{count}", f"pick over {count:,} endpoints, default policy", must, aim)
+
+
+def _scan(count: int, must: float, aim: float) -> Figure:
+    return _nanoseconds(f"scan_{count}", f"pick over {count:,} endpoints, least of all", must, aim)
+
+
 FIGURES = (
     Figure(
         key="request",
@@ -139,33 +156,8 @@ FIGURES = (
         aim=120.0,
     ),
     Figure(key="many_cpu", scenario=Scenario.MANY, text="CPU per event with these", unit="us"),
-    Figure(
-        key="pick_8",
-        scenario=Scenario.PICK,
-        text="pick over 8 endpoints",
-        unit="ns",
-        judged_by=JudgedBy.VALUE,
-        must=50.0,
-        aim=20.0,
-    ),
-    Figure(
-        key="pick_64",
-        scenario=Scenario.PICK,
-        text="pick over 64 endpoints",
-        unit="ns",
-        judged_by=JudgedBy.VALUE,
-        must=100.0,
-        aim=40.0,
-    ),
-    Figure(
-        key="pick_1024",
-        scenario=Scenario.PICK,
-        text="pick over 1,024 endpoints",
-        unit="ns",
-        judged_by=JudgedBy.VALUE,
-        must=1000.0,
-        aim=400.0,
-    ),
+    *(_pick(count, must, aim) for count, must, aim in PICK_BOUNDS_NS),
+    *(_scan(count, must, aim) for count, must, aim in PICK_BOUNDS_NS),
     Figure(
         key="soak",
         scenario=Scenario.SOAK,

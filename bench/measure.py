@@ -176,7 +176,7 @@ class Series:
     @property
     def is_starved(self) -> bool:
         """Whether too few slices were clean, so that discarded ones had to be used."""
-        return len(self.kept) < SLICES_MIN
+        return len(self.kept) < SLICES_MIN and bool(self.discarded)
 
     @property
     def used(self) -> list[Slice]:

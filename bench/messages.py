@@ -10,6 +10,7 @@ import json
 from typing import TypedDict
 
 MODEL = "bench-8b"
+CLIENT_KEY = "sk-bench-0123456789abcdef0123456789abcdef"  # of no service; LiteLLM checks it
 REQUEST_BODY_BYTES = 400  # a short chat turn with the SDK's defaults
 ANSWER_BODY_BYTES = 600  # two sentences and a usage object
 EVENT_BYTES = 220  # one token in OpenAI's chunk object as vLLM writes it
@@ -107,7 +108,7 @@ def _request(body: bytes, host: str) -> bytes:
         "X-Stainless-Arch: x64\r\n"
         "X-Stainless-Runtime: CPython\r\n"
         "X-Stainless-Runtime-Version: 3.11.2\r\n"
-        "Authorization: Bearer sk-bench-0123456789abcdef0123456789abcdef\r\n"
+        f"Authorization: Bearer {CLIENT_KEY}\r\n"
         "X-Stainless-Async: false\r\n"
         "x-stainless-retry-count: 0\r\n"
         "x-stainless-read-timeout: 600\r\n"

@@ -23,6 +23,7 @@ from bench.measure import Summary
 from bench.scenarios import Cores
 
 JUDGED = "fairlead"
+WORTH_TELLING = 0.01  # a share of the figure
 _verbosity = {"detail": False}
 
 
@@ -113,6 +114,9 @@ def rows(report: Report) -> list[tuple[str, ...]]:
                 if outcome.value_low != outcome.value_high
                 else ""
             )
+            notes = [outcome.note]
+            if outcome.other_cpu_us > WORTH_TELLING * outcome.value:
+                notes.append(f"supervisor {outcome.other_cpu_us:.2f} us more")
             verdict = figure.verdict(outcome.value, outcome.ratio) if name == JUDGED else ""
             slices = f"{outcome.kept_count}+{outcome.discarded_count}" if outcome.unit_count > 1 else ""
             lines.append(
@@ -124,7 +128,7 @@ def rows(report: Report) -> list[tuple[str, ...]]:
                     _ratio_text(outcome),
                     verdict,
                     slices,
-                    outcome.note,
+                    ", ".join(filter(None, notes)),
                 )
             )
     return lines

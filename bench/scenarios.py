@@ -109,6 +109,7 @@ def open_clients(
         pace=pace,
         interval_ms=interval_ms,
         events_per_stream=events_per_stream,
+        group=running.group,
     )
     try:
         if is_streaming and not events_per_stream:
@@ -298,6 +299,7 @@ def soak_once(stage: Stage, running: Running, seconds: float, idle_seconds: floa
         is_verbatim=running.is_verbatim,
         pace="timed",
         interval_ms=PACED_INTERVAL_MS,
+        group=running.group,
     )
     try:
         peer.run(part)

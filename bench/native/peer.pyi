@@ -1,9 +1,8 @@
 """Types of the peer's door; what it does is told in peer.pyx."""
 
 class Peer:
-    def __init__(self, engine_count: int, connection_count_max: int) -> None: ...
-    @property
-    def engine_ports(self) -> list[int]: ...
+    def __init__(self, engines_per_group: int, connection_count_max: int, group_count: int = 1) -> None: ...
+    def engine_ports(self, group: int = 0) -> list[int]: ...
     @property
     def counts(self) -> dict[str, int]: ...
     @property
@@ -34,6 +33,7 @@ class Peer:
         pace: str = "held",
         interval_ms: float = 0.0,
         events_per_stream: int = 0,
+        group: int = 0,
     ) -> None: ...
     def run(
         self,

@@ -9,12 +9,12 @@ caller reads the proxy's CPU clock between runs, `finish_streams` ends streams i
 whatever the state.
 """
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from bench.native.peer_loop cimport (
     ENGINES_MAX, ERROR_KINDS, KIND_TIMER, LATENCIES_MAX, PACE_HELD, PACE_LOCKSTEP, PACE_TIMED, client_forget, conn_t,
-    free_dead, goal_t, peer_reached, peer_run, peer_t, stream_end)
+    engine_gone, free_dead, goal_t, peer_reached, peer_run, peer_t, stream_end)
 from bench.native.sockets cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, clock_ns, close, epoll_create1, errno, socket_listen, socket_port,
     timer_open, watch)
@@ -31,11 +31,14 @@ cdef class Peer:
     cdef peer_t* _peer
     cdef dict _messages              # owns the bytes that the struct points into
     cdef uint32_t _connection_count_max
+    cdef int _engines_per_group
 
-    def __cinit__(self, int engine_count, uint32_t connection_count_max) -> None:
+    def __cinit__(self, int engines_per_group, uint32_t connection_count_max, int group_count=1) -> None:
         cdef int index
+        cdef int engine_count = engines_per_group * group_count
         if not 0 < engine_count <= ENGINES_MAX:
-            raise ValueError(f"engine_count must be 1 to {ENGINES_MAX}")
+            raise ValueError(f"{engine_count} engines, must be 1 to {ENGINES_MAX}")
+        self._engines_per_group = engines_per_group
         self._connection_count_max = connection_count_max
         self._peer = <peer_t*>calloc(1, sizeof(peer_t))
         if self._peer == NULL:
@@ -55,6 +58,7 @@ cdef class Peer:
             if self._peer.listeners[index].fd < 0:
                 raise OSError(errno, "engine listener")
             self._peer.engine_count += 1
+            self._peer.listeners[index].group = <uint8_t>(index // engines_per_group)
             watch(self._peer.epoll_fd, EPOLL_CTL_ADD, self._peer.listeners[index].fd, EPOLLIN,
                   &self._peer.listeners[index])
 
@@ -77,9 +81,12 @@ cdef class Peer:
         free(self._peer.latencies_ns)
         free(self._peer)
 
-    @property
-    def engine_ports(self) -> list[int]:
-        return [socket_port(self._peer.listeners[index].fd) for index in range(self._peer.engine_count)]
+    def engine_ports(self, int group=0) -> list[int]:
+        """Where a group's engines listen; each proxy gets a group of its own, so that none can disturb another."""
+        cdef int first = group * self._engines_per_group
+        if not 0 <= first < self._peer.engine_count:
+            raise ValueError(f"no group {group}")
+        return [socket_port(self._peer.listeners[first + index].fd) for index in range(self._engines_per_group)]
 
     def use_messages(self, *, bytes request, bytes asked, bytes answer, bytes answered, bytes get_answer, bytes opening,
                      bytes event, bytes event_payload, bytes ending, bytes ending_payload, bint is_streaming) -> None:
@@ -105,9 +112,10 @@ cdef class Peer:
 
     def open_clients(self, uint16_t port, uint32_t count, *, bint uses_tls=False, bint is_verbatim=True,
                      bint asks_again=True, str pace="held", double interval_ms=0.0,
-                     uint32_t events_per_stream=0) -> None:
+                     uint32_t events_per_stream=0, int group=0) -> None:
         """Sets counts to zero; the next `run` connects `count` clients to the proxy's port, each with one request out.
 
+        `group` is the proxy's group of engines.
         `pace` is when engines send: "lockstep", "timed" (each stream every `interval_ms`) or "held".
         """
         cdef peer_t* peer = self._peer
@@ -116,7 +124,10 @@ cdef class Peer:
             raise ValueError(f"{count} clients, {peer.client_count} still there, at most {self._connection_count_max}")
         if uses_tls and not load_openssl():
             raise OSError("no OpenSSL library on this machine")
-        peer.port, peer.client_goal = port, count
+        while peer.stream_count:                                  # nobody's any more
+            engine_gone(peer, peer.streams[0])
+        free_dead(peer)
+        peer.port, peer.client_goal, peer.group = port, count, <uint8_t>group
         peer.uses_tls, peer.is_verbatim, peer.asks_again = uses_tls, is_verbatim, asks_again
         peer.pace = {"held": PACE_HELD, "lockstep": PACE_LOCKSTEP, "timed": PACE_TIMED}[pace]
         peer.interval_ns = <uint64_t>(interval_ms * 1e6)

@@ -8,7 +8,7 @@ from bench.native.reader cimport reader_t, template_t
 
 cdef enum:
     RECV_BYTES = 65536
-    ENGINES_MAX = 16
+    ENGINES_MAX = 64                 # of all groups together
     LATENCIES_MAX = 1 << 20
 
 cdef enum conn_kind:
@@ -46,6 +46,7 @@ cdef struct conn_t:
     uint8_t state                    # client_state
     uint8_t is_stream                # engine: a stream is being sent
     uint8_t wants_write
+    uint8_t group                    # engine: whose listener accepted it
     uint8_t is_dead
     uint8_t is_opening               # no head has ever come
     uint32_t place                   # in clients[] or streams[]
@@ -63,6 +64,7 @@ cdef struct peer_t:
     conn_t timer
     conn_t listeners[ENGINES_MAX]
     int engine_count
+    uint8_t group                    # of the proxy under load; requests to other engines do not count
     # what the clients do
     uint16_t port
     uint8_t uses_tls
@@ -127,4 +129,5 @@ cdef bint peer_reached(peer_t* self, goal_t* goal) noexcept nogil
 cdef void peer_run(peer_t* self, uint64_t until_ns, goal_t* goal) noexcept nogil     # until a goal or the time
 cdef void client_forget(peer_t* self, conn_t* conn) noexcept nogil                   # closes it, whatever its state
 cdef void stream_end(peer_t* self, conn_t* conn) noexcept nogil                      # ends it in good order
+cdef void engine_gone(peer_t* self, conn_t* conn) noexcept nogil                     # closes it, stream or not
 cdef void free_dead(peer_t* self) noexcept nogil                                     # between batches only

@@ -107,7 +107,7 @@ cdef void _stream_forget(peer_t* self, conn_t* conn) noexcept nogil:
         self.streams[conn.place].place = conn.place
 
 
-cdef void _engine_gone(peer_t* self, conn_t* conn) noexcept nogil:
+cdef void engine_gone(peer_t* self, conn_t* conn) noexcept nogil:
     _stream_forget(self, conn)
     _conn_bury(self, conn)
 
@@ -115,7 +115,7 @@ cdef void _engine_gone(peer_t* self, conn_t* conn) noexcept nogil:
 cdef void stream_end(peer_t* self, conn_t* conn) noexcept nogil:
     _stream_forget(self, conn)
     if _conn_send(self, conn, self.ending, self.ending_bytes) != 0:
-        _engine_gone(self, conn)
+        engine_gone(self, conn)
 
 
 cdef void _stream_tick(peer_t* self, conn_t* conn) noexcept nogil:
@@ -127,7 +127,7 @@ cdef void _stream_tick(peer_t* self, conn_t* conn) noexcept nogil:
         return
     conn.event_count += 1
     if _conn_send(self, conn, self.event, self.event_bytes) != 0:
-        _engine_gone(self, conn)
+        engine_gone(self, conn)
 
 
 cdef void _lockstep(peer_t* self) noexcept nogil:
@@ -162,6 +162,8 @@ cdef int _engine_answer(peer_t* self, conn_t* conn) noexcept nogil:
     """A request is complete; 0, or -1 when the connection failed."""
     if conn.reader.is_get:                                        # health checks and model lists of other routers
         return _conn_send(self, conn, self.get_answer, self.get_answer_bytes)
+    if conn.group != self.group:                                  # a proxy that has not noticed that its load is over
+        return _conn_send(self, conn, self.answer, self.answer_bytes)
     self.engine_requests += 1
     if not reader_is_whole(&conn.reader):
         self.bodies_changed += 1
@@ -181,7 +183,7 @@ cdef void _engine_ready(peer_t* self, conn_t* conn, uint32_t events) noexcept no
     cdef ssize_t size_bytes
     cdef size_t taken = 0
     if events & EPOLLOUT and _conn_flush(self, conn) != 0:
-        _engine_gone(self, conn)
+        engine_gone(self, conn)
         return
     if not events & (EPOLLIN | EPOLLERR | EPOLLHUP):
         return
@@ -189,32 +191,33 @@ cdef void _engine_ready(peer_t* self, conn_t* conn, uint32_t events) noexcept no
     if size_bytes == -2:
         return
     if size_bytes <= 0:
-        _engine_gone(self, conn)
+        engine_gone(self, conn)
         return
     while taken < <size_t>size_bytes:
         taken += reader_feed(&conn.reader, self.buffer + taken, size_bytes - taken)
         if conn.reader.phase == READ_BROKEN:
             self.errors[<int>ERROR_ENGINE] += 1
             self.error_total += 1
-            _engine_gone(self, conn)
+            engine_gone(self, conn)
             return
         if conn.reader.phase == READ_DONE:
             if _engine_answer(self, conn) != 0 or not conn.reader.keeps_alive:
-                _engine_gone(self, conn)
+                engine_gone(self, conn)
                 return
             reader_reset(&conn.reader, False, &self.asked)
 
 
-cdef void _engine_accept(peer_t* self, int listener_fd) noexcept nogil:
+cdef void _engine_accept(peer_t* self, conn_t* listener) noexcept nogil:
     cdef conn_t* conn
     cdef int fd, _accepted
     for _accepted in range(OPENING_MAX):
-        fd = socket_accept(listener_fd)
+        fd = socket_accept(listener.fd)
         if fd < 0:
             return
         conn = _conn_new(self, fd, KIND_ENGINE)
         if conn == NULL:
             return
+        conn.group = listener.group
         reader_reset(&conn.reader, False, &self.asked)
         watch(self.epoll_fd, EPOLL_CTL_ADD, fd, EPOLLIN, conn)
 
@@ -433,7 +436,7 @@ cdef void peer_run(peer_t* self, uint64_t until_ns, goal_t* goal) noexcept nogil
             elif conn.kind == KIND_ENGINE:
                 _engine_ready(self, conn, events[index].events)
             elif conn.kind == KIND_LISTENER:
-                _engine_accept(self, conn.fd)
+                _engine_accept(self, conn)
             else:
                 timer_clear(self.timer_fd)
                 if self.pace == PACE_TIMED:

@@ -50,6 +50,7 @@ class Running:
     log: Path | None = None
     has_master: bool = False  # the first process only watches over the others
     is_verbatim: bool = True
+    group: int = 0  # of the engines it was given
     _family: list[int] = field(default_factory=list)
 
     def pids(self) -> tuple[list[int], list[int]]:
@@ -64,7 +65,8 @@ class Running:
         """The end of what it logged, for a message about its failure."""
         if self.log is None or not self.log.exists():
             return ""
-        return " | ".join(self.log.read_text(errors="replace").strip().splitlines()[-3:])[-600:]
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        return " | ".join(lines[-2:])[-200:]
 
     def stop(self) -> None:
         """Ends it and its children; returns when they are gone."""
