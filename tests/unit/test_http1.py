@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from router.native.http1 import ERROR_NAMES, error_text, find_head, parse_head, parse_trailer_section
+from tests.oracle.http1 import KNOWN_NAMES
 
 HOST = b"Host: a\r\n"
 
@@ -302,6 +303,17 @@ def test_known_fields_are_found_in_any_case_and_their_look_alikes_are_not() -> N
     assert [id for _, _, id, _ in facts["fields"]] == [1, 2, 13, 0, 0, 0]
     assert facts["known"] == {1: 0, 2: 1, 13: 2}
     assert facts["content_length"] == 3
+
+
+def test_every_known_name_has_its_id() -> None:
+    for spell in (str.upper, str.lower, str.title):
+        for id, name in enumerate(KNOWN_NAMES[1:], start=1):
+            assert parse_trailer_section(spell(name).encode() + b":\r\n") == [
+                (spell(name).encode(), b"", id, name != "endpoint-load-metrics")
+            ]
+            others = [name + "s", name[:-1] or "x", name[:-1] + "~", "~" + name[1:]]
+            for other in others:
+                assert parse_trailer_section(other.encode() + b":\r\n") == [(other.encode(), b"", 0, False)]
 
 
 @pytest.mark.parametrize(
