@@ -14,6 +14,8 @@ from router.native.loadtable import LoadTable
 from router.native.metrics import HISTOGRAM_KINDS, MetricsTable
 from router.schema.config import Config
 
+_ERRORS = frozenset(int(cause) for cause in Cause if OUTCOMES[cause].counts_against_endpoint)
+
 
 def describe_endpoints(
     config: Config, slots: Mapping[str, int], load: LoadTable, metrics: MetricsTable
@@ -24,7 +26,7 @@ def describe_endpoints(
     error_counts: Counter[int] = Counter()
     for _route, slot, outcome, count in metrics.requests():
         request_counts[slot] += count
-        if OUTCOMES[Cause(outcome)].counts_against_endpoint:
+        if outcome in _ERRORS:
             error_counts[slot] += count
     rows = []
     for pool in config.pools:

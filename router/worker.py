@@ -109,9 +109,12 @@ class Worker:
         gc.collect()
         gc.freeze()  # What start-up made lives for ever; no collection needs to look at it again.
         self._channel.post(wire.Ready(pid=os.getpid()))
-        listening = asyncio.create_task(self._obey())
+        obeying = asyncio.create_task(self._obey())
+        await asyncio.wait([obeying, self._finished], return_when=asyncio.FIRST_COMPLETED)
+        if obeying.done():
+            obeying.result()  # A worker that no longer obeys must not be left running.
         await self._finished
-        listening.cancel()
+        obeying.cancel()
         self._resolver.close()
         self._loop.remove_reader(self._core.fileno())
         self._flush_log()

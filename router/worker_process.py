@@ -215,7 +215,10 @@ class WorkerProcess:
     async def _keep_running(self) -> None:
         try:
             while not self._stopping:
-                status = await self._run_once()
+                try:
+                    ending = _describe_status(await self._run_once())
+                except OSError as exc:
+                    ending = f"no process could be started: {exc.strerror}"
                 if self._stopping:
                     break
                 lived_s = self._loop.time() - self._started_at
@@ -225,7 +228,7 @@ class WorkerProcess:
                 logger.error(
                     "worker %d ended (%s)%s; restarting %s",
                     self.index,
-                    _describe_status(status),
+                    ending,
                     f": {self.failure}" if self.failure else "",
                     f"in {delay_s:.1f} s" if delay_s else "now",
                 )
@@ -240,7 +243,8 @@ class WorkerProcess:
         """Starts a process, listens to it until its end, settles what it left; its exit status."""
         plan = self._plan(self.index)
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
             fds = [self._tables.load_fd, self._tables.metrics_fd, *(entry.fd for entry in plan.listeners)]
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -250,6 +254,7 @@ class WorkerProcess:
                 start_new_session=True,  # Ctrl-C is for the supervisor, which drains.
                 env=_environment(),
             )
+            undo.pop_all()
         if self._killed:
             _kill(self._process)
         self._started_at = self._heard_at = self._loop.time()
