@@ -43,6 +43,8 @@ from router.native.logline import name_causes
 cdef enum:
     LISTENERS_MAX = 16               # as core_t has room for
     NETWORKS_MAX = 64
+    DENSE_GAP_US = 1000              # events that follow each other within this are worth staying for
+    STAY_US = 4000                   # the longest that timers and tasks of the event loop wait for
 
 
 cdef class Core:
@@ -50,6 +52,7 @@ cdef class Core:
 
     cdef core_t* core
     cdef epoll_driver_t driver
+    cdef uint64_t last_event_us
     cdef readonly object hooks
     cdef LoadTable _load
     cdef MetricsTable _metrics
@@ -120,9 +123,21 @@ cdef class Core:
         return self.driver.epoll_fd
 
     def wake(self):
-        """Drains at most DRIVER_EVENTS_MAX events and runs the timers that are due."""
+        """Drains the events that are there and runs the timers that are due.
+
+        While events come densely it waits for the next ones itself, for at most STAY_US in all: a round trip through the event loop
+        costs more than a small request, and what else the loop has to do can wait that long.
+        """
+        cdef uint64_t started_us = monotonic_us()
+        cdef bint dense = started_us - self.last_event_us < DENSE_GAP_US
+        cdef int timeout_ms = 0
         with nogil:
-            driver_run(&self.driver, 0)
+            while driver_run(&self.driver, timeout_ms) > 0:
+                run_timers(self.core)
+                self.last_event_us = self.driver.base.now_us
+                if not dense or self.last_event_us - started_us > STAY_US:
+                    break
+                timeout_ms = 1
             run_timers(self.core)
         if self._old_snapshots:
             self._drop_old()
