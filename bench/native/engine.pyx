@@ -17,7 +17,10 @@ from bench.native.connection cimport (
 from bench.native.exchange cimport engine_set_faults, exchange_event, exchange_token, exchange_wake
 from bench.native.exposition cimport write_stats
 from bench.native.out cimport out_free, out_t
-from bench.native.step cimport SEQUENCE_FREE, step_begin, step_class_t, step_end, step_model_free, step_model_init
+from bench.native.step cimport (
+    CHUNK_DEFAULT_TOKENS, QUEUE_MAX, SEQUENCE_FREE, SEQUENCES_DEFAULT, step_begin, step_class_t, step_end,
+    step_model_free, step_model_init,
+)
 from libc.errno cimport errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
@@ -434,11 +437,15 @@ cdef class Engine:
             return
         if self.engine_class == "manual" or self.engine_class.startswith("fixed:"):
             timing.floor_ms = float(self.engine_class[6:]) if self.engine_class != "manual" else 0.0
-            timing.kv_tokens = 16_000_000        # enough for ten thousand streams: these test the proxy, not the cache
+            # These test a proxy, not an engine: no bound but the queue's.
+            timing.sequences_max = QUEUE_MAX
+            timing.chunk_tokens_max = 1 << 30
         elif self.engine_class in CLASSES:
             (timing.floor_ms, timing.base_ms, timing.token_ms, timing.attention_ms, timing.context_ms,
              timing.kv_tokens) = CLASSES[self.engine_class]
             timing.overhead_ms = OVERHEAD_MS
+            timing.sequences_max = SEQUENCES_DEFAULT
+            timing.chunk_tokens_max = CHUNK_DEFAULT_TOKENS
         else:
             known = ", ".join(["instant", "manual", "fixed:MS", *CLASSES])
             raise ValueError(f"not an engine class: {self.engine_class!r}; one of {known}")

@@ -5,8 +5,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cdef enum:
     BLOCK_TOKENS = 16            # vLLM's default block size
-    SEQUENCES_MAX = 256          # vLLM's default max_num_seqs
-    CHUNK_BUDGET_TOKENS = 2048   # vLLM's default max_num_batched_tokens for online serving
+    SEQUENCES_DEFAULT = 256      # vLLM's default max_num_seqs
+    CHUNK_DEFAULT_TOKENS = 2048  # vLLM's default max_num_batched_tokens for online serving
     QUEUE_MAX = 65536            # waiting sequences; a submit above this is refused
 
 cdef enum sequence_state:
@@ -22,7 +22,9 @@ cdef struct step_class_t:        # milliseconds; see step_begin for the formula
     double attention_ms
     double context_ms
     double overhead_ms
-    int64_t kv_tokens
+    int64_t kv_tokens            # 0: endless, and then nothing is cached
+    int32_t sequences_max        # running at once
+    int32_t chunk_tokens_max     # computed in one step
 
 cdef struct block_t:
     uint64_t hash                # 0: holds nothing that another sequence may share
@@ -70,9 +72,9 @@ cdef struct step_model_t:
     queue_t idle                 # free slots
     queue_t waiting
     queue_t running              # in order of admission: the tail is the newest
-    int32_t planned[SEQUENCES_MAX]
+    int32_t* planned             # planned[planned_count] of timing.sequences_max
     int32_t planned_count
-    int32_t emitted[SEQUENCES_MAX]
+    int32_t* emitted             # what step_end gave a token, as many as it said
     uint8_t stepping             # between step_begin and step_end
     uint64_t step_count
     uint64_t preemption_count

@@ -178,16 +178,18 @@ cdef int step_model_init(step_model_t* model, const step_class_t* timing) noexce
         table_size *= 2
     model.table_mask = table_size - 1
     model.table = <int32_t*> calloc(table_size, sizeof(int32_t))
-    model.blocks = <block_t*> calloc(model.block_count, sizeof(block_t))
+    model.blocks = <block_t*> calloc(model.block_count + 1, sizeof(block_t))
+    model.planned = <int32_t*> calloc(timing.sequences_max, sizeof(int32_t))
+    model.emitted = <int32_t*> calloc(timing.sequences_max, sizeof(int32_t))
     model.idle.head = model.idle.tail = model.waiting.head = model.waiting.tail = -1
     model.running.head = model.running.tail = -1
-    if model.table == NULL or model.blocks == NULL:
+    if model.table == NULL or model.blocks == NULL or model.planned == NULL or model.emitted == NULL:
         step_model_free(model)
         return -1
     for index in range(model.block_count):
         model.blocks[index].previous = index - 1
         model.blocks[index].next = index + 1 if index + 1 < model.block_count else -1
-    model.free_head = 0
+    model.free_head = 0 if model.block_count else -1
     model.free_tail = model.block_count - 1
     model.free_count = model.block_count
     return 0
@@ -201,7 +203,15 @@ cdef void step_model_free(step_model_t* model) noexcept nogil:
     free(model.sequences)
     free(model.blocks)
     free(model.table)
+    free(model.planned)
+    free(model.emitted)
     memset(model, 0, sizeof(step_model_t))
+
+
+cdef inline int32_t blocks_needed(const step_model_t* model, int32_t tokens) noexcept nogil:
+    if model.block_count == 0:
+        return 0
+    return (tokens + BLOCK_TOKENS - 1) // BLOCK_TOKENS
 
 
 cdef int grow_sequences(step_model_t* model) noexcept nogil:
@@ -221,8 +231,10 @@ cdef int grow_sequences(step_model_t* model) noexcept nogil:
 cdef int32_t step_submit(step_model_t* model, int32_t prompt_tokens, int32_t output_tokens, const uint64_t* hashes,
                          int32_t hash_count, void* owner) noexcept nogil:
     cdef int32_t index
-    cdef int32_t blocks_max = (prompt_tokens + output_tokens + BLOCK_TOKENS - 1) // BLOCK_TOKENS
+    cdef int32_t blocks_max = blocks_needed(model, prompt_tokens + output_tokens)
     cdef sequence_t* sequence
+    if model.block_count == 0:
+        hash_count = 0
     if blocks_max > model.block_count or model.waiting.count >= QUEUE_MAX:
         return -1
     if model.idle.head < 0 and grow_sequences(model) < 0:
@@ -303,7 +315,7 @@ cdef bint admit(step_model_t* model, int32_t index) noexcept nogil:
     """Give a waiting sequence the blocks of its prompt, shared ones where the cache has them; False: too few free."""
     cdef sequence_t* sequence = &model.sequences[index]
     cdef int32_t target = target_tokens(sequence)
-    cdef int32_t need = (target + BLOCK_TOKENS - 1) // BLOCK_TOKENS
+    cdef int32_t need = blocks_needed(model, target)
     cdef int32_t hits = 0
     cdef int32_t revived = 0          # hits that nobody references: they leave the free list too
     cdef int32_t block
@@ -357,7 +369,7 @@ cdef double step_begin(step_model_t* model) noexcept nogil:
     # t = max(floor, base + token * tokens) + attention * sum n_j (ctx_j + n_j / 2)
     #     + context * sum(decode contexts) + overhead
     # with n_j the chunk a prefilling sequence computes after the ctx_j tokens it has (linear part: Vidur profiles).
-    cdef int32_t budget = CHUNK_BUDGET_TOKENS
+    cdef int32_t budget = model.timing.chunk_tokens_max
     cdef int32_t index, following
     cdef sequence_t* sequence
     cdef double extra_ms = 0
@@ -372,7 +384,7 @@ cdef double step_begin(step_model_t* model) noexcept nogil:
         sequence = &model.sequences[index]
         following = sequence.next
         if sequence.stride <= 1 or model.step_count % sequence.stride == 0:
-            while (sequence.block_count * BLOCK_TOKENS < target_tokens(sequence) and model.free_count == 0
+            while (sequence.block_count < blocks_needed(model, target_tokens(sequence)) and model.free_count == 0
                    and sequence.state == SEQUENCE_RUNNING):
                 preempted = True
                 if following == model.running.tail:
@@ -380,18 +392,18 @@ cdef double step_begin(step_model_t* model) noexcept nogil:
                 preempt(model, model.running.tail)        # the newest: may be this one
             if sequence.state != SEQUENCE_RUNNING:
                 break
-            if sequence.block_count * BLOCK_TOKENS < target_tokens(sequence):
+            if sequence.block_count < blocks_needed(model, target_tokens(sequence)):
                 hold_block(sequence, block_take(model))
             extra_ms += plan_chunk(model, index, &budget)
         index = following
     # Who was just put back would only take the blocks away again.
-    while not preempted and budget > 0 and model.waiting.count > 0 and model.running.count < SEQUENCES_MAX:
+    while not preempted and budget > 0 and model.waiting.count > 0 and model.running.count < model.timing.sequences_max:
         index = model.waiting.head
         if not admit(model, index):
             break
         extra_ms += plan_chunk(model, index, &budget)
     model.stepping = True
-    linear_ms = model.timing.base_ms + model.timing.token_ms * (CHUNK_BUDGET_TOKENS - budget)
+    linear_ms = model.timing.base_ms + model.timing.token_ms * (model.timing.chunk_tokens_max - budget)
     if linear_ms < model.timing.floor_ms:
         linear_ms = model.timing.floor_ms
     return linear_ms + extra_ms + model.timing.overhead_ms
@@ -470,6 +482,8 @@ cdef class StepModel:
         values.floor_ms, values.base_ms, values.token_ms, values.attention_ms, values.context_ms = timing[:5]
         values.kv_tokens = timing[5]
         values.overhead_ms = OVERHEAD_MS
+        values.sequences_max = SEQUENCES_DEFAULT
+        values.chunk_tokens_max = CHUNK_DEFAULT_TOKENS
         if step_model_init(&self.model, &values) < 0:
             raise MemoryError
 
