@@ -92,7 +92,8 @@ def config_from_options(
         "default": True,
         "endpoints": [{"url": url} for url in endpoints],
     }
-    values: dict[str, Any] = {"pools": [pool]}
+    # Whoever starts without a file tries things out and wants to see which endpoint answered.
+    values: dict[str, Any] = {"pools": [pool], "routes": [{"name": "all", "expose_endpoint": True}]}
     source = Source("command line", values)
     source.options["pools", 0, "endpoints"] = "--endpoint"
     if listen:

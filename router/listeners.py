@@ -127,6 +127,10 @@ def _bind_tcp(address: str, family: socket.AddressFamily, sockaddr: tuple[str | 
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Connections inherit these, so that accepting one costs no further call.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.SOCKET_SEND_BUFFER_BYTES)
         _bind(sock, address, family, sockaddr)
         sock.listen(limits.LISTEN_BACKLOG)
     except OSError as exc:

@@ -17,6 +17,9 @@ from router.native.http1 cimport (
 )
 from router.native.pool cimport endpoint_t, text_t
 
+cdef enum:
+    QUESTION = 63
+
 cdef struct writer_t:
     uint8_t* bytes
     size_t length
@@ -106,6 +109,8 @@ cdef int64_t compose_request_head(core_t* core, const exchange_t* x, const uint8
     put(&out, b" ", 1)
     if head.form != TARGET_ASTERISK:
         put_text(&out, endpoint.path_prefix)
+        if head.path.length and buffer[head.path.offset] == QUESTION:
+            put(&out, b"/", 1)           # http://host?query has an empty path
     put_span(&out, buffer, head.path)
     put(&out, b" HTTP/1.1\r\nHost: ", 17)
     put_text(&out, endpoint.authority)
