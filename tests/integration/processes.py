@@ -24,13 +24,17 @@ import yaml
 
 BOUND_S = 30.0  # for any one event: only a broken build needs it
 HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+FAKE = (sys.executable, str(HERE / "fake_serve.py"))  # workers with the fake core
+REAL = (sys.executable, "-m", "router", "serve", "--config")
 
 
 class Router:
     """One router: its files in `folder`, its processes, its addresses once it is ready."""
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], command: Sequence[str]) -> None:
         self.folder = folder
+        self._command = command
         self.config = {
             "listeners": [{"address": "127.0.0.1:0"}],
             "admin": {"address": "127.0.0.1:0"},
@@ -64,11 +68,12 @@ class Router:
         """
         with self.stderr_path.open("ab") as stderr:
             process = subprocess.Popen(
-                [sys.executable, str(HERE / "fake_serve.py"), str(self.config_path), *arguments],
+                [*self._command, str(self.config_path), *arguments],
                 stdin=subprocess.DEVNULL,
                 stderr=stderr,
                 env={
                     **os.environ,
+                    "PYTHONPATH": str(ROOT),
                     "NOTIFY_SOCKET": str(self._notify_path),
                     "FAKE_SERVE_LISTEN_FDS": ",".join(map(str, listen_fds)),
                 },
@@ -152,9 +157,9 @@ class Router:
 
 
 @contextlib.contextmanager
-def router(folder: Path, **config: Any) -> Iterator[Router]:
+def router(folder: Path, command: Sequence[str] = FAKE, **config: Any) -> Iterator[Router]:
     """A router that is not started yet; ended with the block."""
-    made = Router(folder, config)
+    made = Router(folder, config, command)
     try:
         yield made
     finally:
