@@ -173,6 +173,8 @@ cdef class Core:
 
     def stop_accepting(self):
         cdef int index
+        self.driver.paused_listeners = NULL
+        self.driver.accept_resume_us = 0
         for index in range(LISTENERS_MAX):
             if self.core.listeners[index] != NULL:
                 driver_stop_accepting(&self.driver, self.core.listeners[index])

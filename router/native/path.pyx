@@ -57,6 +57,7 @@ cdef enum:
     PICKS_EXCLUDABLE_MAX = 256
     CARRIAGE_RETURN = 13
     LINE_FEED = 10
+    MULTIPART_SCAN_BYTES = 1048576   # limits.MULTIPART_SCAN_BYTES_MAX
     SLASH = 47
     QUESTION = 63
 
@@ -197,7 +198,7 @@ cdef size_t take_body(core_t* core, exchange_t* x, const uint8_t* data, size_t s
     if result == UPLOAD_DONE:
         down.phase = DOWN_BUSY
     if x.state == EXCHANGE_RECEIVING:
-        if result == UPLOAD_DONE or buffer_size(&x.body) > core.options.retry_buffer_bytes_max and facts_are_known(core, x):
+        if result == UPLOAD_DONE or (buffer_size(&x.body) > core.options.retry_buffer_bytes_max and facts_are_known(x)):
             route_exchange(core, x)
     elif x.state >= EXCHANGE_AWAITING:
         if attempt_push_body(core, x) < 0:
@@ -210,10 +211,10 @@ cdef size_t take_body(core_t* core, exchange_t* x, const uint8_t* data, size_t s
     return used
 
 
-cdef bint facts_are_known(core_t* core, exchange_t* x) noexcept nogil:
+cdef bint facts_are_known(exchange_t* x) noexcept nogil:
     """Whether an endpoint can be picked before the whole body is here."""
     if x.flags & X_MULTIPART:
-        return core.hooks.read_facts(core, x, False) == FACTS_KNOWN
+        return buffer_size(&x.body) > MULTIPART_SCAN_BYTES       # the model field is not looked for behind that
     return x.scan == NULL or x.scan.flags & BODY_NOT_OBJECT \
         or (x.scan.flags & BODY_HAS_MODEL and not x.scan.flags & BODY_IN_DOUBT)
 
