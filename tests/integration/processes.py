@@ -60,7 +60,11 @@ class Router:
         aside.rename(self.config_path)
 
     def start(
-        self, *arguments: str, wait: bool = True, listen_fds: Sequence[int] = ()
+        self,
+        *arguments: str,
+        wait: bool = True,
+        listen_fds: Sequence[int] = (),
+        stdout: int | None = None,
     ) -> subprocess.Popen[bytes]:
         """Starts a supervisor; returns once it is ready, unless told not to wait.
 
@@ -70,6 +74,7 @@ class Router:
             process = subprocess.Popen(
                 [*self._command, str(self.config_path), *arguments],
                 stdin=subprocess.DEVNULL,
+                stdout=stdout,
                 stderr=stderr,
                 env={
                     **os.environ,

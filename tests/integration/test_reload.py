@@ -2,6 +2,7 @@
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import trustme
 
 from router.takeover import control_path_of
-from tests.integration.processes import BOUND_S, Router, endpoint, router, wait_until
+from tests.integration.processes import BOUND_S, REAL, Router, endpoint, router, wait_until
 
 NEW = [{"name": "main", "endpoints": [endpoint("two"), endpoint("three")]}]
 
@@ -151,6 +152,36 @@ def test_changed_certificates_are_taken_up_and_bad_ones_are_not(tmp_path: Path) 
         wait_until(lambda: "is no good" in fairlead.stderr(), "the bad pair is noticed")
         _issue(authority, cert, key)
         wait_until(lambda: "has changed and is in use now" in fairlead.stderr(), "the good pair is noticed")
+
+
+def test_the_new_certificate_is_served_to_new_connections_and_open_ones_go_on(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    _issue(authority, cert, key)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    tls = {"cert": str(cert), "key": str(key)}
+
+    with router(tmp_path, REAL, listeners=[{"address": "127.0.0.1:0", "tls": tls}]) as fairlead:
+        fairlead.start()
+
+        def connect() -> ssl.SSLSocket:
+            return context.wrap_socket(fairlead.connect(), server_hostname="localhost")
+
+        with connect() as before:
+            old = before.getpeercert(binary_form=True)
+            _issue(authority, cert, key)
+            wait_until(
+                lambda: "has changed and is in use now" in fairlead.stderr(), "the new pair is noticed"
+            )
+
+            def is_new() -> bool:
+                with connect() as after:
+                    return after.getpeercert(binary_form=True) != old
+
+            wait_until(is_new, "the new certificate is served")
+            before.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b"200 OK" in before.recv(100)
 
 
 def test_a_missing_certificate_ends_the_start_with_its_name(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 must.
 """
 
+import fcntl
 import http.client
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any, Self
 import pytest
 
 from bench.mock.fleet import EngineSpec, Fleet
-from tests.integration.processes import BOUND_S, REAL, Router, router, wait_gone, wait_until
+from tests.integration.processes import BOUND_S, REAL, Router, read_until, router, wait_gone, wait_until
 
 CLIENTS = 6
 
@@ -167,6 +169,39 @@ def test_open_streams_finish_when_the_router_is_told_to_stop(tmp_path: Path, fle
         process.send_signal(signal.SIGTERM)
         assert (first + response.read()).endswith(b"data: [DONE]\n\n")
         assert process.wait(BOUND_S) == 0
+
+
+def test_a_stalled_log_reader_costs_lines_and_no_request(tmp_path: Path, fleet: Fleet) -> None:
+    reader, writer = os.pipe()  # Nobody reads it.
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    log = {"path": "-", "buffer_bytes_max": 65536}
+    with router(tmp_path, REAL, **config(fleet, workers=1, access_log=log)) as fairlead:
+        process = fairlead.start(stdout=writer)
+
+        def dropped_count() -> float:
+            page = fairlead.get("/metrics", fairlead.admin)[1].decode()
+            return float(page.split("\nfairlead_log_lines_dropped_total ")[1].split()[0])
+
+        with Load(fairlead.traffic) as load:
+            load.pass_more(400)
+            wait_until(lambda: dropped_count() > 0, "drops are counted")
+            load.pass_more()
+        assert load.failures == []
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(BOUND_S) == 0
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_hundred_scrapes_at_once_are_answered(tmp_path: Path, fleet: Fleet) -> None:
+    with router(tmp_path, REAL, **config(fleet)) as fairlead:
+        fairlead.start()
+        scrapes = [socket.create_connection(fairlead.admin, timeout=BOUND_S) for _ in range(100)]
+        for scrape in scrapes:
+            scrape.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        for scrape in scrapes:
+            assert read_until(scrape, b"fairlead_build_info").startswith(b"HTTP/1.1 200")
+            scrape.close()
 
 
 def test_descriptors_do_not_grow_over_many_reloads(tmp_path: Path, fleet: Fleet) -> None:
