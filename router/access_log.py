@@ -66,9 +66,7 @@ class AccessLog:
             self._changed.notify()
 
     def close(self, timeout_s: float = FLUSH_TIMEOUT_S) -> bool:
-        """Writes what waits, for `timeout_s` at most; whether everything got out. The thread is a daemon: a
-        stuck write dies with the process.
-        """
+        """Writes what waits, for `timeout_s` at most; whether everything got out."""
         with self._changed:
             self._closing = True
             self._changed.notify()

@@ -71,9 +71,7 @@ def request_upgrade(
     runtime_dir: str | None = None,
     command: Sequence[str] = (sys.executable, "-m", "router"),
 ) -> int:
-    """Starts this version with the running router's arguments and environment, and waits until it has taken
-    over.
-    """
+    """Starts this version as the running router was started, and waits until it has taken over."""
     return _run_command(_request_upgrade(control_path_of(runtime_dir, admin_address), command))
 
 

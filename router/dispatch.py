@@ -33,9 +33,7 @@ class Dispatcher:
     def error_response(
         self, cause: int, detail: str, request_id: bytes, known_models: Iterable[str]
     ) -> tuple[int, bytes, bytes]:
-        """Status, extra header lines (each with its line end) and body of the router's own answer to
-        `cause`.
-        """
+        """Status, whole extra header lines and body of the router's own answer to `cause`."""
         reason = Cause(cause)
         if reason is Cause.MODEL_NOT_FOUND:
             detail = f"{detail}; {_describe(known_models)}" if detail else _describe(known_models)

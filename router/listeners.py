@@ -34,9 +34,7 @@ class Listener:
         return format_address(self.sockets[0])
 
     def share(self, worker_index: int, worker_count: int) -> list[socket.socket]:
-        """The sockets worker `worker_index` accepts from: every socket has a worker, every worker has a
-        socket.
-        """
+        """Where worker `worker_index` accepts: every socket has a worker and every worker a socket."""
         if len(self.sockets) <= worker_count:
             return [self.sockets[worker_index % len(self.sockets)]]
         return self.sockets[worker_index::worker_count]
@@ -57,8 +55,7 @@ def format_address(sock: socket.socket) -> str:
 
 
 def open_listener(address: str, queue_count: int, inherited: list[socket.socket] | None = None) -> Listener:
-    """Listens on `address` with `queue_count` accept queues, starting from `inherited` sockets where there
-    are any.
+    """Listens on `address` with `queue_count` accept queues, the `inherited` ones first.
 
     A unix socket has one queue, shared. Inherited sockets bound without SO_REUSEPORT are shared likewise.
     Raises: ListenError.

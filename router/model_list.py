@@ -38,9 +38,7 @@ _decoder = msgspec.json.Decoder(_Models)
 
 
 class ModelList:
-    """The list of one worker. `state()` gives the configuration in force, slots by endpoint name, and the
-    load table.
-    """
+    """The list of one worker; `state()` gives configuration, slots by endpoint name, load table."""
 
     def __init__(
         self,

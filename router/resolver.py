@@ -50,9 +50,7 @@ class Resolver:
         self._task: asyncio.Task[None] | None = None
 
     async def prepare(self, urls: Iterable[str], timeout_s: float) -> None:
-        """Looks up the names not known yet, so that a following `watch` has their addresses; gives up after
-        `timeout_s`.
-        """
+        """Looks up names not known yet, for `timeout_s` at most, so that `watch` has addresses to tell."""
         new = [url for url in _named(urls) if url not in self._known]
         self._wanted |= set(new)
         tasks = [asyncio.ensure_future(self._look_up(url)) for url in new]
@@ -60,9 +58,7 @@ class Resolver:
             await asyncio.wait(tasks, timeout=timeout_s)
 
     def watch(self, urls: Iterable[str]) -> None:
-        """The endpoints from now on; what is known of them is told again (a new snapshot knows no
-        addresses).
-        """
+        """The endpoints from now on; known addresses are told again, for a new snapshot has none."""
         self._urls = _named(urls)
         self._wanted = set(self._urls)
         self._known = {url: self._known[url] for url in self._urls if url in self._known}

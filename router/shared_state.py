@@ -82,9 +82,7 @@ class SharedState:
 
     @classmethod
     def inherit(cls, offer: wire.TakeoverOffer, fds: Sequence[int], worker_count: int) -> SharedState:
-        """The tables of the running supervisor with columns nobody writes, or empty ones where those do not
-        fit.
-        """
+        """The running supervisor's tables and columns nobody writes; new ones where those do not fit."""
         free = [column for column in range(offer.column_count) if column not in offer.columns_in_use]
         if len(free) < worker_count:
             logger.warning(
@@ -106,8 +104,9 @@ class SharedState:
         return cls(load, metrics, endpoints, routes, free[:worker_count], inherited=True)
 
     def assign(self, config: Config) -> tuple[dict[str, int], dict[str, int]]:
-        """Slots by endpoint name and metric indexes by route name. Raises: SlotsExhausted; nothing has
-        changed then.
+        """Slots by endpoint name and metric indexes by route name.
+
+        Raises: SlotsExhausted; nothing has changed then.
         """
         names = [endpoint.name for pool in config.pools for endpoint in pool.endpoints]
         slots = self.endpoints.assign(names, self.load.in_flight)
@@ -137,9 +136,7 @@ class SharedState:
         return dict(self.writers)
 
     def settle(self, column: int) -> None:
-        """Takes over what the dead worker of `column` left: its open attempts are none, its counts stay
-        counted.
-        """
+        """Releases the attempts that the dead worker of `column` had open, and keeps what it counted."""
         if not self._settles:
             return
         attempt_count = self.load.clear_column(column)

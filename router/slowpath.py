@@ -40,9 +40,7 @@ class SlowPath:
         return len(self._open)
 
     async def adopt(self, sock: socket.socket, received: bytes) -> None:
-        """Owns `sock` from here on; `received` are the bytes already read from it, the head of a request
-        first.
-        """
+        """Owns `sock` from here on; `received` was read from it and begins with a request's head."""
         if self.open_count >= CONNECTIONS_MAX:
             sock.close()
             return
@@ -90,9 +88,7 @@ class SlowPath:
 
 
 class _ReplayFirst(asyncio.Protocol):
-    """Gives the transport to `handler` with the bytes read before, ahead of anything the loop may read
-    next.
-    """
+    """Gives the transport to `handler` and, before the loop can read more, the bytes read so far."""
 
     def __init__(self, handler: asyncio.Protocol, received: bytes) -> None:
         self._handler = handler

@@ -152,16 +152,16 @@ class Supervisor:
             await self._changed.wait()
 
     async def open_control(self, *, replaces: bool) -> None:
-        """Opens the control socket, in the place of a predecessor's when it `replaces` one. Raises:
-        TakeoverError.
+        """Opens the control socket, in the place of the predecessor's when it `replaces` one.
+
+        Raises: TakeoverError.
         """
         path = control_path(self.config, self.admin_address)
         self._control = ControlServer(path, self)
         await self._control.open(replaces=replaces)
 
     async def take_over(self, predecessor: Predecessor) -> None:
-        """The workers accept: tells the running supervisor to drain, and settles its columns as its workers
-        exit.
+        """Tells the predecessor to drain, now that our workers accept; settles its columns as they end.
 
         Raises: TakeoverError.
         """

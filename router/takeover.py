@@ -40,8 +40,9 @@ class NobodyThereError(TakeoverError):
 
 
 def runtime_folder(configured: str | None) -> Path:
-    """The folder of control sockets, made private to this user. Raises: TakeoverError when it is somebody
-    else's.
+    """The folder of control sockets, private to this user.
+
+    Raises: TakeoverError when it cannot be.
     """
     if configured:
         folder = Path(configured)

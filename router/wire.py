@@ -171,9 +171,7 @@ class TakeoverRequest(Frame, frozen=True, kw_only=True):
 
 
 class TakeoverOffer(Frame, frozen=True, kw_only=True):
-    """Old supervisor → new. Descriptors: the sockets, then (when `has_tables`) the load table's and the
-    metrics table's.
-    """
+    """Old supervisor → new. Descriptors: the sockets, the load table's, the metrics table's."""
 
     pid: int
     sockets: list[InheritedSocket]
@@ -188,23 +186,17 @@ class TakeoverReady(Frame, frozen=True, kw_only=True):
 
 
 class TakeoverAccepted(Frame, frozen=True, kw_only=True):
-    """Old supervisor → new: draining from now on; these processes still write their columns until they
-    exit.
-    """
+    """Old supervisor → new: draining; these processes write their columns until they exit."""
 
     pid_by_column: dict[int, int]
 
 
 class UpgradeRequest(Frame, frozen=True, kw_only=True):
-    """`fairlead upgrade` → supervisor: how were you started, and tell me when a new supervisor has taken
-    over.
-    """
+    """`fairlead upgrade` → supervisor: how were you started? Tell me when a successor serves."""
 
 
 class UpgradePlan(Frame, frozen=True, kw_only=True):
-    """Supervisor → `fairlead upgrade`. Descriptors: its stdout and stderr, so that the new process logs where
-    the old one did.
-    """
+    """Supervisor → `fairlead upgrade`. Descriptors: stdout and stderr, for the new process."""
 
     pid: int
     arguments: list[str]
@@ -312,8 +304,7 @@ class Channel:
         return pid, uid
 
     def post(self, frame: AnyFrame, fds: list[int] | None = None) -> None:
-        """Queues one frame and sends what the socket takes now. Descriptors are duplicated, the caller keeps
-        its own.
+        """Queues one frame and sends what the socket takes now; the caller keeps its descriptors.
 
         Raises: ChannelClosedError when the peer is gone or reads nothing.
         """
@@ -362,9 +353,7 @@ class Channel:
             self._incoming += data
 
     def close(self) -> None:
-        """Closes the socket and every descriptor still waiting in either direction; harmless when
-        repeated.
-        """
+        """Closes the socket and the descriptors waiting in either direction; may be repeated."""
         if self.closed:
             return
         self.closed = True
