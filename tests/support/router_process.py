@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,12 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.processes import BOUND_S, REAL, Router, wait_until
+from tests.integration.processes import BOUND_S, Router, wait_until
+
+# `python -m router serve --config`, but every scrape is rendered anew, so that a reading is never from before
+# what a test has just seen.
+FRESH = "import router.admin; router.admin.METRICS_KEPT_S = 0; import router.__main__"
+COMMAND = (sys.executable, "-c", FRESH, "serve", "--config")
 
 # What stderr never shows while the router is sound; workers write there too.
 FAULT_MARKS = ("Traceback", "Exception ignored", "Fatal Python error", "died", "killed", "AddressSanitizer")
@@ -89,7 +95,7 @@ class RouterProcess:
         return self.router.worker_pids()
 
     def metrics(self) -> Metrics:
-        """A reading that is newer than anything done before: the admin port keeps a page for a moment."""
+        """What /metrics says now."""
         status, page = self.router.get("/metrics", self.router.admin)
         assert status == 200
         return Metrics(page.decode())
@@ -170,7 +176,7 @@ def running_router(
     given: dict[str, Any] = dict(yaml.safe_load(config) if isinstance(config, str) else config)
     given.setdefault("drain", {"deadline_ms": 500})  # a test that leaves something open waits no longer
     folder = Path(tempfile.mkdtemp(prefix="fairlead-"))
-    router = Router(folder, given, REAL)
+    router = Router(folder, given, COMMAND)
     try:
         process = router.start(*arguments)
         yield RouterProcess(router)
