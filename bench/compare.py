@@ -186,7 +186,9 @@ def _added(series: dict[str, Series]) -> dict[str, Series]:
         mine.kept = {
             index: replace(one, value=one.value - base_us, note=note) for index, one in mine.kept.items()
         }
-        mine.discarded = [replace(one, value=one.value - base_us, note=note) for one in mine.discarded]
+        mine.discarded = [
+            (index, replace(one, value=one.value - base_us, note=note)) for index, one in mine.discarded
+        ]
     return series
 
 
@@ -199,6 +201,7 @@ def _single(value: float, *, starved_ratio: float = 0.0, bound: float = 1.0, not
         ratio=None,
         ratio_low=None,
         ratio_high=None,
+        ratio_is_starved=False,
         kept_count=1,
         discarded_count=0,
         is_starved=starved_ratio > bound,

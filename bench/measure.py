@@ -170,7 +170,7 @@ class Series:
     """What all rounds of one scenario gave for one proxy."""
 
     kept: dict[int, Slice] = field(default_factory=dict)  # by round
-    discarded: list[Slice] = field(default_factory=list)
+    discarded: list[tuple[int, Slice]] = field(default_factory=list)  # with their round
     failure: str = ""
 
     @property
@@ -183,8 +183,17 @@ class Series:
         """The slices a figure is made of."""
         used = list(self.kept.values())
         if self.is_starved:
-            used += sorted(self.discarded, key=lambda one: one.starved_ratio)[: SLICES_MIN - len(used)]
+            starved = sorted((one for _, one in self.discarded), key=lambda one: one.starved_ratio)
+            used += starved[: SLICES_MIN - len(used)]
         return used
+
+    def best_by_round(self) -> dict[int, Slice]:
+        """Of every round its clean slice, or else the least starved one."""
+        best: dict[int, Slice] = {}
+        for index, one in self.discarded:
+            if index not in best or one.starved_ratio < best[index].starved_ratio:
+                best[index] = one
+        return best | self.kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +206,7 @@ class Summary:
     ratio: float | None
     ratio_low: float | None
     ratio_high: float | None
+    ratio_is_starved: bool
     kept_count: int
     discarded_count: int
     is_starved: bool
@@ -245,21 +255,26 @@ def take_rounds(
                 if slice_.starved_ratio <= starved_ratio_max:
                     mine.kept[round_index] = slice_
                     break
-                mine.discarded.append(slice_)
+                mine.discarded.append((round_index, slice_))
     return series
 
 
-def paired_ratios(mine: Series, base: Series) -> list[float]:
-    """Per round in which both slices were clean; where those are too few, of the medians of what there is."""
-    pairs = [
-        mine.kept[index].value / base.kept[index].value
-        for index in sorted(mine.kept.keys() & base.kept.keys())
-        if base.kept[index].value > 0
-    ]
-    if len(pairs) >= SLICES_MIN or not mine.used or not base.used:
-        return pairs
-    base_value = quartiles([one.value for one in base.used])[1]
-    return [quartiles([one.value for one in mine.used])[1] / base_value] if base_value > 0 else pairs
+def paired_ratios(mine: Series, base: Series) -> tuple[list[float], bool]:
+    """Ratios of slices of the same round, and whether all of these were clean.
+
+    Where too few rounds have two clean slices, every round's least starved ones are paired: what starved both
+    alike still cancels.
+    """
+    clean = _pairs(mine.kept, base.kept)
+    if len(clean) >= SLICES_MIN:
+        return clean, True
+    every = _pairs(mine.best_by_round(), base.best_by_round())
+    return every, len(every) == len(clean)
+
+
+def _pairs(mine: dict[int, Slice], base: dict[int, Slice]) -> list[float]:
+    rounds = sorted(mine.keys() & base.keys())
+    return [mine[index].value / base[index].value for index in rounds if base[index].value > 0]
 
 
 def summarise(series: dict[str, Series], base: str) -> dict[str, Summary | str]:
@@ -271,7 +286,10 @@ def summarise(series: dict[str, Series], base: str) -> dict[str, Summary | str]:
             summaries[name] = mine.failure or "no slice"
             continue
         low, middle, high = quartiles([one.value for one in used])
-        ratios = paired_ratios(mine, series[base]) if base in series and not series[base].failure else []
+        ratios: list[float] = []
+        is_clean = True
+        if base in series and not series[base].failure:
+            ratios, is_clean = paired_ratios(mine, series[base])
         ratio_low, ratio, ratio_high = quartiles(ratios) if ratios else (None, None, None)
         summaries[name] = Summary(
             value=middle,
@@ -280,6 +298,7 @@ def summarise(series: dict[str, Series], base: str) -> dict[str, Summary | str]:
             ratio=ratio,
             ratio_low=ratio_low,
             ratio_high=ratio_high,
+            ratio_is_starved=not is_clean,
             kept_count=len(mine.kept),
             discarded_count=len(mine.discarded),
             is_starved=mine.is_starved,

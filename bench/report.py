@@ -87,9 +87,10 @@ def _mark(summary: Summary) -> str:
 def _ratio_text(summary: Summary) -> str:
     if summary.ratio is None:
         return ""
+    mark = "*" if summary.ratio_is_starved else ""
     if summary.ratio_low is None or summary.ratio_high is None or summary.ratio_low == summary.ratio_high:
-        return f"{summary.ratio:.2f}"
-    return f"{summary.ratio:.2f} ({summary.ratio_low:.2f}-{summary.ratio_high:.2f})"
+        return f"{summary.ratio:.2f}{mark}"
+    return f"{summary.ratio:.2f}{mark} ({summary.ratio_low:.2f}-{summary.ratio_high:.2f})"
 
 
 def _bounds_text(figure: Figure) -> str:

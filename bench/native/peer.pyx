@@ -134,7 +134,7 @@ cdef class Peer:
         peer.events_per_stream = events_per_stream
         peer.opening_count = peer.resting_count = peer.streaming_count = 0
         peer.arrived_count = peer.stream_next = peer.latency_count = 0
-        peer.is_failed = peer.records_latency = 0
+        peer.is_failed = peer.is_finishing = peer.records_latency = 0
         peer.requests = peer.events = peer.streams_done = peer.bodies_changed = 0
         peer.reconnects = peer.engine_requests = peer.slipped = peer.error_total = 0
         for index in range(<int>ERROR_KINDS):
@@ -155,6 +155,7 @@ cdef class Peer:
     def finish_streams(self) -> None:
         """Ends every open stream in good order; no client asks again. The next `run` carries it out."""
         self._peer.asks_again = 0
+        self._peer.is_finishing = 1
         self._peer.pace = PACE_HELD
         while self._peer.stream_count:
             stream_end(self._peer, self._peer.streams[0])

@@ -48,6 +48,7 @@ cdef struct conn_t:
     uint8_t wants_write
     uint8_t group                    # engine: whose listener accepted it
     uint8_t is_dead
+    uint8_t owes_ending              # engine: the stream ends when what is held back has left
     uint8_t is_opening               # no head has ever come
     uint32_t place                   # in clients[] or streams[]
     uint32_t event_count             # engine: sent of this stream; client: arrived of this answer
@@ -72,6 +73,7 @@ cdef struct peer_t:
     uint8_t asks_again               # a new request after each answer
     uint8_t is_verbatim              # the proxy may not change payload
     uint8_t records_latency
+    uint8_t is_finishing             # streams end as soon as they are asked for
     uint8_t is_failed                # too many errors to go on
     uint32_t client_count
     uint32_t client_goal

@@ -114,7 +114,9 @@ cdef void engine_gone(peer_t* self, conn_t* conn) noexcept nogil:
 
 cdef void stream_end(peer_t* self, conn_t* conn) noexcept nogil:
     _stream_forget(self, conn)
-    if _conn_send(self, conn, self.ending, self.ending_bytes) != 0:
+    if conn.out_bytes:
+        conn.owes_ending = 1
+    elif _conn_send(self, conn, self.ending, self.ending_bytes) != 0:
         engine_gone(self, conn)
 
 
@@ -176,15 +178,25 @@ cdef int _engine_answer(peer_t* self, conn_t* conn) noexcept nogil:
     conn.place = self.stream_count
     self.streams[self.stream_count] = conn
     self.stream_count += 1
-    return _conn_send(self, conn, self.opening, self.opening_bytes)
+    if _conn_send(self, conn, self.opening, self.opening_bytes) != 0:
+        return -1
+    if self.is_finishing:
+        stream_end(self, conn)
+    return 0
 
 
 cdef void _engine_ready(peer_t* self, conn_t* conn, uint32_t events) noexcept nogil:
     cdef ssize_t size_bytes
     cdef size_t taken = 0
-    if events & EPOLLOUT and _conn_flush(self, conn) != 0:
-        engine_gone(self, conn)
-        return
+    if events & EPOLLOUT:
+        if _conn_flush(self, conn) != 0:
+            engine_gone(self, conn)
+            return
+        if conn.owes_ending and not conn.out_bytes:
+            conn.owes_ending = 0
+            stream_end(self, conn)
+            if conn.is_dead:
+                return
     if not events & (EPOLLIN | EPOLLERR | EPOLLHUP):
         return
     size_bytes = _conn_recv(self, conn)
@@ -201,7 +213,7 @@ cdef void _engine_ready(peer_t* self, conn_t* conn, uint32_t events) noexcept no
             engine_gone(self, conn)
             return
         if conn.reader.phase == READ_DONE:
-            if _engine_answer(self, conn) != 0 or not conn.reader.keeps_alive:
+            if _engine_answer(self, conn) != 0 or conn.is_dead or not conn.reader.keeps_alive:
                 engine_gone(self, conn)
                 return
             reader_reset(&conn.reader, False, &self.asked)

@@ -89,13 +89,14 @@ def test_failed_proxy_takes_no_further_part() -> None:
 def test_ratios_are_paired_within_a_round() -> None:
     base = Series(kept={0: make_slice(10.0), 1: make_slice(20.0), 2: make_slice(30.0), 3: make_slice(1.0)})
     mine = Series(kept={0: make_slice(5.0), 1: make_slice(10.0), 2: make_slice(15.0)})
-    assert paired_ratios(mine, base) == [0.5, 0.5, 0.5]
+    assert paired_ratios(mine, base) == ([0.5, 0.5, 0.5], True)
 
 
-def test_too_few_pairs_fall_back_to_the_medians() -> None:
-    base = Series(kept={0: make_slice(10.0)}, discarded=[make_slice(14.0, 0.2), make_slice(12.0, 0.1)])
-    mine = Series(kept={1: make_slice(6.0)})
-    assert paired_ratios(mine, base) == [0.5]
+def test_too_few_clean_pairs_are_filled_up_with_the_least_starved_of_each_round() -> None:
+    starved = [(1, make_slice(90.0, 0.9)), (1, make_slice(20.0, 0.1)), (2, make_slice(30.0, 0.2))]
+    base = Series(kept={0: make_slice(10.0)}, discarded=starved)
+    mine = Series(kept={0: make_slice(5.0), 1: make_slice(10.0), 2: make_slice(15.0)})
+    assert paired_ratios(mine, base) == ([0.5, 0.5, 0.5], False)
 
 
 def test_quartiles_of_one_and_of_many() -> None:
