@@ -192,7 +192,7 @@ cdef int attempt_send(core_t* core, exchange_t* x) noexcept nogil:
         if total:
             pieces[1].iov_base = line
             pieces[1].iov_len = write_chunk_size(line, total)
-            pieces[2 + count].iov_base = <void*>"\r\n"
+            pieces[2 + count].iov_base = <void*><const char*>b"\r\n"
             pieces[2 + count].iov_len = 2
             count += 1
         if x.flags & X_UPLOAD_DONE:
