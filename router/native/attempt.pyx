@@ -241,7 +241,7 @@ cdef int attempt_push_body(core_t* core, exchange_t* x) noexcept nogil:
         pieces[count].iov_len = size
         count += 1
         if chunked:
-            pieces[count].iov_base = <void*>"\r\n"
+            pieces[count].iov_base = <void*><const char*>b"\r\n"
             pieces[count].iov_len = 2
             count += 1
     if chunked and x.flags & X_UPLOAD_DONE:
