@@ -1,8 +1,11 @@
 """Builds the native extensions; everything else about the distribution is in pyproject.toml.
 
+Cython runs in one process per core and so does the C compiler. Only what changed is built again, and all of
+it after an edit of this file. Neighbour: the Makefile, which sets these.
+
 Environment:
-    FAIRLEAD_ONLY       comma-separated module names: build only these (a leaf rebuilds in seconds)
-    FAIRLEAD_ANNOTATE   non-empty: write `cython -a` pages beside the sources
+    FAIRLEAD_ONLY       comma-separated module names: build only these (a leaf rebuilds in seconds); `none`: nothing
+    FAIRLEAD_ANNOTATE   non-empty: write `cython -a` pages below build/annotate and compile nothing
     FAIRLEAD_SANITIZE   non-empty: address and undefined-behaviour sanitizers, -O1
     FAIRLEAD_MARCH      value for -march; default x86-64-v2 on x86-64, the compiler's default elsewhere
 """
@@ -19,7 +22,9 @@ SOURCES = ["router/_fastpath.pyx", "router/native/*.pyx", "bench/native/*.pyx"]
 
 sanitize = bool(os.environ.get("FAIRLEAD_SANITIZE"))
 march = os.environ.get("FAIRLEAD_MARCH") or ("x86-64-v2" if platform.machine() == "x86_64" else "")
+annotate = bool(os.environ.get("FAIRLEAD_ANNOTATE"))
 only = {name for name in os.environ.get("FAIRLEAD_ONLY", "").split(",") if name}
+cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 compile_args = ["-std=gnu11", "-fno-strict-aliasing", "-Wno-unused-function", "-Wno-unreachable-code"]
 link_args: list[str] = []
@@ -46,6 +51,7 @@ def extensions() -> list[Extension]:
                     [str(path.relative_to(ROOT))],
                     extra_compile_args=compile_args,
                     extra_link_args=link_args,
+                    depends=["setup.py"],
                     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
                 )
             )
@@ -55,8 +61,9 @@ def extensions() -> list[Extension]:
 setup(
     ext_modules=cythonize(
         extensions(),
-        nthreads=os.cpu_count() or 1,
-        annotate=bool(os.environ.get("FAIRLEAD_ANNOTATE")),
+        nthreads=cores,
+        annotate=annotate,
+        build_dir="build/annotate" if annotate else None,
         compiler_directives={
             "language_level": 3,
             "boundscheck": False,
@@ -66,5 +73,6 @@ setup(
             "embedsignature": True,
             "freethreading_compatible": False,
         },
-    )
+    ),
+    options={"build_ext": {"parallel": cores}},
 )
