@@ -25,6 +25,7 @@ from router.build_info import package_version
 from router.config import ConfigError, load_config, redacted
 from router.endpoint_view import describe_endpoints
 from router.listeners import Listener, open_listener, sockets_from_systemd
+from router.schema import config as schema
 from router.schema.config import Config
 from router.schema.secret import Secret
 from router.shared_state import SharedState
@@ -195,9 +196,11 @@ class Supervisor:
             wire.WorkerListener(
                 fd=sock.fileno(),
                 listener_index=listener_index,
-                tls=_tls_pairs(self.config).get(listener_index),
+                tls=_tls_of(settings),
             )
-            for listener_index, listener in enumerate(self._listeners)
+            for listener_index, (listener, settings) in enumerate(
+                zip(self._listeners, self.config.listeners, strict=True)
+            )
             for sock in (listener.share(index, self.config.workers) if listener.sockets else ())
         ]
         return Plan(
@@ -343,8 +346,12 @@ class Supervisor:
         fixed = _needs_restart(self.config, config)
         if fixed:
             return f"{', '.join(fixed)}: cannot change in a running process; use `fairlead upgrade`"
-        old_pairs, pairs = _tls_pairs(self.config), _tls_pairs(config)
-        new_pairs = {index: pair for index, pair in pairs.items() if old_pairs.get(index) != pair}
+        pairs = _tls_pairs(config)
+        new_pairs = {
+            index: pair
+            for index, pair in pairs.items()
+            if self.config.listeners[index].tls != config.listeners[index].tls
+        }
         try:
             for index, pair in new_pairs.items():
                 _check_pair(config.listeners[index].address, pair)
@@ -396,8 +403,13 @@ class Supervisor:
             worker.restart()
 
     def _on_tls_change(self, listener_index: int, pair: Pair) -> None:
+        tls = self.config.listeners[listener_index].tls
+        assert tls is not None
+        frame = wire.SetTls(
+            listener_index=listener_index, certificate=pair[0], key=pair[1], min_version=tls.min_version.value
+        )
         for worker in self._workers:
-            worker.tell(wire.SetTls(listener_index=listener_index, certificate=pair[0], key=pair[1]))
+            worker.tell(frame)
 
     # ---- a successor (takeover.Successor)
 
@@ -509,6 +521,11 @@ def _tls_pairs(config: Config) -> dict[int, Pair]:
     }
 
 
+def _tls_of(listener: schema.Listener) -> tuple[str, str, str] | None:
+    tls = listener.tls
+    return None if tls is None else (tls.cert, tls.key, tls.min_version.value)
+
+
 def _check_pair(address: str, pair: Pair) -> None:
     try:
         check_pair(pair)
@@ -521,9 +538,7 @@ def _check_pair(address: str, pair: Pair) -> None:
 def _needs_restart(old: Config, new: Config) -> list[str]:
     """The settings that differ and that a process has only one of."""
     fixed: dict[str, Callable[[Config], object]] = {
-        "listeners": lambda config: [
-            (entry.address, entry.tls and entry.tls.min_version) for entry in config.listeners
-        ],
+        "listeners": lambda config: [(entry.address, entry.tls is None) for entry in config.listeners],
         "admin.address": lambda config: config.admin.address,
         "workers": lambda config: config.workers,
         "limits": lambda config: config.limits,

@@ -38,7 +38,7 @@ class WorkerListener(Frame, frozen=True, kw_only=True):
 
     fd: int
     listener_index: int
-    tls: tuple[str, str] | None = None  # certificate path, key path
+    tls: tuple[str, str, str] | None = None  # certificate path, key path, oldest version spoken
 
 
 class Start(Frame, frozen=True, kw_only=True):
@@ -118,6 +118,7 @@ class SetTls(Frame, frozen=True, kw_only=True):
     listener_index: int
     certificate: str
     key: str
+    min_version: str
 
 
 class Drain(Frame, frozen=True, kw_only=True):

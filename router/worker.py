@@ -177,7 +177,7 @@ class Worker:
 
     def _set_tls(self, frame: wire.SetTls) -> None:
         try:
-            self._core.set_tls(frame.listener_index, frame.certificate, frame.key)
+            self._core.set_tls(frame.listener_index, frame.certificate, frame.key, frame.min_version)
         except (ValueError, OSError) as exc:
             logger.error(
                 "listener %d: certificate %s not loaded (%s); the old one stays in use",
@@ -240,6 +240,7 @@ class Worker:
         """May come again with a shorter deadline."""
         now = self._loop.time()
         if self._drain_deadline is None:
+            self._core.wake()  # Takes in who is in the accept queue: closing the socket resets them.
             self._core.drain()
             self._drain_deadline = now + deadline_ms / 1000
             self._idle_deadline = now + idle_grace_ms / 1000

@@ -286,6 +286,7 @@ class WorkerProcess:
         finally:
             self._channel.close()
             self._channel = None
+            self._set_state(WorkerState.DEAD)  # Or as good as: it serves nobody without its supervisor.
             for waiting in self._waiting.values():
                 waiting.cancel()
             self._waiting.clear()

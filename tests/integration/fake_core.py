@@ -47,7 +47,7 @@ class FakeCore:
     def tick(self) -> int:
         return 1000
 
-    def add_listener(self, fd: int, listener_index: int, tls: tuple[str, str] | None) -> None:
+    def add_listener(self, fd: int, listener_index: int, tls: tuple[str, str, str] | None) -> None:
         sock = socket.socket(fileno=os.dup(fd))
         sock.setblocking(False)
         self._listeners[sock.fileno()] = sock
@@ -61,7 +61,7 @@ class FakeCore:
             sock.close()
         self._listeners.clear()
 
-    def set_tls(self, listener_index: int, cert: str, key: str) -> None:
+    def set_tls(self, listener_index: int, cert: str, key: str, min_version: str) -> None:
         self.tls.append((listener_index, cert))
 
     def prepare(self, tables: Any) -> object:
