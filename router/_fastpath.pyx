@@ -20,7 +20,7 @@ from router.native.buffer cimport buffer_bytes, buffer_release, buffer_size
 from router.native.causes cimport CAUSE_BAD_BODY, CAUSE_DRAINING, CAUSE_INTERNAL
 from router.native.conn cimport CONN_CLOSED, CONN_LISTENER, conn_t
 from router.native.driver_epoll cimport (
-    driver_adopt, driver_begin, driver_end, driver_run, driver_stop_accepting, epoll_driver_t, monotonic_us,
+    driver_begin, driver_end, driver_run, driver_stop_accepting, epoll_driver_t, monotonic_us,
 )
 from router.native.ending cimport answer_early, close_downstream, cut_short
 from router.native.events cimport events_begin, run_timers
@@ -35,6 +35,7 @@ from router.native.peer cimport network_parse
 from router.native.pool cimport Endpoint, endpoint_t, upstream_t
 from router.native.rewrite cimport compose_local_head
 from router.native.routes cimport Snapshot
+from router.native.slab cimport slab_give, slab_take
 from router.native.tls cimport TlsContext
 from router.native.wheel cimport wheel_begin, wheel_wait_ms
 
@@ -157,12 +158,12 @@ cdef class Core:
             raise ValueError(f"listener {listener_index}: at most {LISTENERS_MAX} listeners are possible")
         if tls is not None:
             self.set_tls(listener_index, *tls)
-        conn = <conn_t*>calloc(1, sizeof(conn_t))
+        conn = <conn_t*>slab_take(sizeof(conn_t))
         if conn == NULL:
             raise MemoryError
         conn.tag = listener_index
-        if driver_adopt(&self.driver, conn, dup(fd), CONN_LISTENER, NULL) < 0:
-            free(conn)
+        if self.core.driver.adopt(self.core.driver, conn, dup(fd), CONN_LISTENER, NULL) < 0:
+            slab_give(conn, sizeof(conn_t))
             raise OSError(f"listener {listener_index}: its socket cannot be watched")
         self.core.listeners[listener_index] = conn
 

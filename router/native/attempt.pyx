@@ -5,7 +5,6 @@ there the charge is released and the connection goes back to its pool or away. N
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memset
 from posix.uio cimport iovec
 
@@ -33,6 +32,7 @@ from router.native.pool cimport (
 )
 from router.native.rewrite cimport LENGTH_CHUNKED, LENGTH_NONE, compose_request_head, write_chunk_size
 from router.native.routes cimport KEY_HEADER, KEY_PROMPT, KEY_USER, policy_t
+from router.native.slab cimport slab_give, slab_take
 from router.native.upload cimport upload_ending, upload_pieces
 
 cdef enum:
@@ -139,7 +139,7 @@ cdef int attempt_next_address(core_t* core, exchange_t* x) noexcept nogil:
     if endpoint.address_count == 0:
         return CAUSE_DNS_FAILED
     while tried < endpoint.address_count:
-        upstream = <upstream_t*>calloc(1, sizeof(upstream_t))
+        upstream = <upstream_t*>slab_take(sizeof(upstream_t))
         if upstream == NULL:
             return CAUSE_INTERNAL
         index = (endpoint.address_turn + tried) % endpoint.address_count
@@ -150,7 +150,7 @@ cdef int attempt_next_address(core_t* core, exchange_t* x) noexcept nogil:
         upstream.address_index = index
         if core.driver.connect(core.driver, &upstream.conn, endpoint.addresses[index].bytes, endpoint.addresses[index].length,
                                endpoint.tls_context, endpoint.server_name) < 0:
-            free(upstream)
+            slab_give(upstream, sizeof(upstream_t))
             continue
         endpoint.open_count += 1
         metrics_add(&core.metrics, COUNT_UPSTREAM_CONNECTS, 1)

@@ -1,8 +1,8 @@
 """A connection and the handful of calls between the sans-IO core and whatever moves its bytes (a driver).
 
 The core asks: connect, send, pause_reading, resume_reading, close, abort. The driver tells: accepted, connected, data, eof, drained.
-Ownership: the owner allocates the conn (first field of downstream_t, upstream_t ...); after close or abort the driver frees it when
-no event of the running batch can still name it. No event is told for a conn that has been closed.
+Ownership: the owner allocates the conn (first field of downstream_t, upstream_t ...) and gets it back by `freed`, which is told after
+close, abort or release once no event of the running batch can still name it. No other event is told for a conn that has been closed.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -39,6 +39,8 @@ cdef struct conn_t:
 
 ctypedef int (*connect_fn)(driver_t* driver, conn_t* conn, const void* address, uint32_t address_length, void* tls_context,
                            const char* server_name) noexcept nogil
+ctypedef int (*adopt_fn)(driver_t* driver, conn_t* conn, int fd, int kind, void* tls_context) noexcept nogil
+ctypedef int (*release_fn)(conn_t* conn) noexcept nogil
 ctypedef int (*send_fn)(conn_t* conn, iovec* pieces, int count) noexcept nogil
 ctypedef void (*conn_fn)(conn_t* conn) noexcept nogil
 ctypedef void (*data_fn)(conn_t* conn, const uint8_t* data, size_t size) noexcept nogil
@@ -47,6 +49,9 @@ ctypedef void (*accepted_fn)(driver_t* driver, conn_t* listener, int fd, const v
 
 cdef struct driver_t:
     # Asked by the core.
+    adopt_fn adopt                   # a socket that was accepted or made elsewhere; 0, or -1 and the fd is closed
+    release_fn release               # gives the socket up without closing it: its fd, or -1 for TLS
+    conn_fn pause_accepting          # of a listener, for a short while
     connect_fn connect               # 0 under way or done (connected is told), -1 failed at once (nothing is told)
     send_fn send                     # 0 all taken by the kernel, 1 the rest waits in `out`, -1 broken (eof will be told)
     conn_fn pause_reading
@@ -61,5 +66,6 @@ cdef struct driver_t:
     data_fn on_data
     eof_fn on_eof                    # errno, or 0 for an orderly end
     conn_fn on_drained
+    conn_fn on_freed
     void* core
     uint64_t now_us                  # monotonic; read once per event by the driver

@@ -22,9 +22,6 @@ cdef struct epoll_driver_t:
 
 cdef int driver_begin(epoll_driver_t* driver) noexcept nogil
 cdef void driver_end(epoll_driver_t* driver) noexcept nogil
-cdef int driver_adopt(epoll_driver_t* driver, conn_t* conn, int fd, int kind, void* tls) noexcept nogil    # 0, or -1 (fd closed)
 cdef int driver_run(epoll_driver_t* driver, int timeout_ms) noexcept nogil                                  # events handled
-cdef int driver_release(conn_t* conn) noexcept nogil               # gives the socket up without closing it; its fd, or -1 for TLS
 cdef void driver_stop_accepting(epoll_driver_t* driver, conn_t* listener) noexcept nogil
-cdef void driver_pause_accepting(epoll_driver_t* driver, conn_t* listener) noexcept nogil              # until DRIVER_ACCEPT_PAUSE_US have passed
 cdef uint64_t monotonic_us() noexcept nogil

@@ -110,6 +110,9 @@ cdef int driver_begin(epoll_driver_t* driver) noexcept nogil:
     driver.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
     driver.scratch = <uint8_t*>malloc(DRIVER_READ_BYTES)
     driver.record = <uint8_t*>malloc(TLS_RECORD_BYTES)
+    driver.base.adopt = driver_adopt
+    driver.base.release = driver_release
+    driver.base.pause_accepting = driver_pause_accepting
     driver.base.connect = driver_connect
     driver.base.send = driver_send
     driver.base.pause_reading = driver_pause
@@ -132,9 +135,16 @@ cdef void driver_end(epoll_driver_t* driver) noexcept nogil:
     driver.scratch = driver.record = NULL
 
 
-cdef int driver_adopt(epoll_driver_t* driver, conn_t* conn, int fd, int kind, void* tls) noexcept nogil:
+cdef int driver_adopt(driver_t* base, conn_t* conn, int fd, int kind, void* tls_context) noexcept nogil:
+    cdef epoll_driver_t* driver = <epoll_driver_t*>base
     cdef epoll_event event
-    conn.driver = &driver.base
+    cdef void* tls = NULL
+    if tls_context != NULL:
+        tls = tls_begin(tls_context, fd, True, NULL, False)
+        if tls == NULL:
+            close(fd)
+            return -1
+    conn.driver = base
     conn.fd = fd
     conn.kind = <uint8_t>kind
     conn.tls = tls
@@ -374,7 +384,7 @@ cdef void free_closed(epoll_driver_t* driver) noexcept nogil:
     driver.closed = NULL
     while conn != NULL:
         following = conn.next
-        free(conn)
+        driver.base.on_freed(conn)
         conn = following
 
 
@@ -394,11 +404,12 @@ cdef void accept_some(epoll_driver_t* driver, conn_t* listener) noexcept nogil:
         if errno == ECONNABORTED or errno == EINTR or errno == EPROTO:
             continue
         if errno != EAGAIN:          # EMFILE, ENFILE, ENOBUFS, ENOMEM: the backlog keeps them meanwhile
-            driver_pause_accepting(driver, listener)
+            driver_pause_accepting(listener)
         return
 
 
-cdef void driver_pause_accepting(epoll_driver_t* driver, conn_t* listener) noexcept nogil:
+cdef void driver_pause_accepting(conn_t* listener) noexcept nogil:
+    cdef epoll_driver_t* driver = <epoll_driver_t*>listener.driver
     watch(listener, DETACHED)
     listener.next = driver.paused_listeners
     driver.paused_listeners = listener

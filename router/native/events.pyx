@@ -5,7 +5,6 @@ have ended an exchange, `go_on` takes the client's next pipelined request from i
 """
 
 from libc.stdint cimport uint8_t, uint32_t
-from libc.stdlib cimport calloc, free
 from posix.unistd cimport close
 from router.native.attempt cimport attempt_end, upstream_drop
 from router.native.buffer cimport buffer_append, buffer_bytes, buffer_consume, buffer_size
@@ -14,7 +13,6 @@ from router.native.causes cimport (
     CAUSE_RESET_BEFORE_HEAD, CAUSE_TLS_FAILED, CAUSE_TRUNCATED,
 )
 from router.native.conn cimport CONN_CLOSED, CONN_DOWNSTREAM, CONN_HANDSHAKING, CONN_UPSTREAM, conn_t, driver_t
-from router.native.driver_epoll cimport driver_adopt, driver_pause_accepting, epoll_driver_t
 from router.native.ending cimport (
     answer_early, arm, client_gone, close_downstream, cut_short, finish, passed_cause, time_out_head,
 )
@@ -30,9 +28,9 @@ from router.native.metrics cimport (
 from router.native.peer cimport peer_is_trusted, peer_text
 from router.native.pool cimport endpoint_t, pool_stale, upstream_t
 from router.native.relay cimport relay_end
-from router.native.tls cimport tls_begin
 from router.native.wheel cimport timer_node_t, wheel_next_due
 from router.native.path cimport advance, attempt_failed, relay, send_request, take_response
+from router.native.slab cimport slab_give, slab_take
 from router.native.tunnel cimport pass_through
 
 cdef enum:
@@ -44,20 +42,15 @@ cdef enum:
 cdef void on_accepted(driver_t* driver, conn_t* listener, int fd, const void* address, uint32_t length) noexcept nogil:
     cdef core_t* core = <core_t*>driver.core
     cdef void* context = core.listener_tls[listener.tag]
-    cdef void* tls = NULL
-    cdef downstream_t* down = <downstream_t*>calloc(1, sizeof(downstream_t))
+    cdef downstream_t* down = <downstream_t*>slab_take(sizeof(downstream_t))
     if down == NULL:
         close(fd)
         return
-    if context != NULL:
-        tls = tls_begin(context, fd, True, NULL, False)
-    if (context != NULL and tls == NULL) or driver_adopt(<epoll_driver_t*>driver, &down.conn, fd, CONN_DOWNSTREAM, tls) < 0:
-        if context != NULL and tls == NULL:
-            close(fd)
-        free(down)
+    if driver.adopt(driver, &down.conn, fd, CONN_DOWNSTREAM, context) < 0:
+        slab_give(down, sizeof(downstream_t))
         return
     down.core = core
-    down.is_tls = tls != NULL
+    down.is_tls = context != NULL
     down.since_us = driver.now_us
     down.peer_length = peer_text(address, down.peer)
     down.is_trusted = peer_is_trusted(address, core.trusted, core.trusted_count)
@@ -70,7 +63,7 @@ cdef void on_accepted(driver_t* driver, conn_t* listener, int fd, const void* ad
     metrics_add(&core.metrics, COUNT_CONNECTIONS_OPEN, 1)
     arm(core, down)
     if core.connection_count >= core.options.connections_max:
-        driver_pause_accepting(<epoll_driver_t*>driver, listener)    # the backlog keeps the next ones; who is here is not hurt
+        driver.pause_accepting(listener)    # the backlog keeps the next ones; who is here is not hurt
 
 
 cdef void on_connected(conn_t* conn) noexcept nogil:
@@ -195,6 +188,15 @@ cdef void on_drained(conn_t* conn) noexcept nogil:
         go_on(core, down)
 
 
+cdef void on_freed(conn_t* conn) noexcept nogil:
+    if conn.kind == CONN_DOWNSTREAM:
+        slab_give(conn, sizeof(downstream_t))
+    elif conn.kind == CONN_UPSTREAM:
+        slab_give(conn, sizeof(upstream_t))
+    else:
+        slab_give(conn, sizeof(conn_t))      # a listener
+
+
 # ---- What time tells
 
 cdef void run_timers(core_t* core) noexcept nogil:
@@ -256,3 +258,4 @@ cdef void events_begin(core_t* core) noexcept nogil:
     core.driver.on_data = on_data
     core.driver.on_eof = on_eof
     core.driver.on_drained = on_drained
+    core.driver.on_freed = on_freed

@@ -199,6 +199,7 @@ cdef struct exchange_t:
     uint8_t last_cause               # of the attempt before
     # Labels, in one block behind `labels`.
     uint8_t* labels
+    uint16_t labels_bytes
     uint8_t id_length
     uint16_t path_length
     uint16_t model_label_length

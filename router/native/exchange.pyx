@@ -6,9 +6,9 @@ exchange is recorded exactly once (a second record is a bug and is ignored by th
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
+from router.native.body cimport body_scan_t
 from router.native.buffer cimport buffer_append, buffer_release, buffer_size
 from router.native.causes cimport (
     CAUSE_BODY_TIMEOUT, CAUSE_CLIENT_STALLED, CAUSE_CONNECT_TIMEOUT, CAUSE_FIRST_BYTE_TIMEOUT, CAUSE_HEAD_TIMEOUT,
@@ -24,6 +24,7 @@ from router.native.metrics cimport (
 )
 from router.native.pick cimport random_next
 from router.native.pool cimport text_t
+from router.native.slab cimport slab_give, slab_take
 from router.native.sse cimport METER_SSE
 
 cdef enum:
@@ -56,7 +57,7 @@ cdef void write_hex(uint8_t* target, uint64_t value) noexcept nogil:
 
 
 cdef exchange_t* exchange_new(core_t* core, downstream_t* down, const uint8_t* buffer, const head_t* head) noexcept nogil:
-    cdef exchange_t* x = <exchange_t*>calloc(1, sizeof(exchange_t))
+    cdef exchange_t* x = <exchange_t*>slab_take(sizeof(exchange_t))
     cdef const uint8_t* given = NULL
     cdef uint32_t id_length = MADE_ID_BYTES
     cdef uint32_t path_length = 0
@@ -70,10 +71,11 @@ cdef exchange_t* exchange_new(core_t* core, downstream_t* down, const uint8_t* b
             id_length = span.length
     while path_length < head.path.length and path_length < PATH_LABEL_BYTES_MAX and buffer[head.path.offset + path_length] != 63:
         path_length += 1
-    x.labels = <uint8_t*>malloc(id_length + head.method_span.length + path_length)
+    x.labels_bytes = <uint16_t>(id_length + head.method_span.length + path_length)
+    x.labels = <uint8_t*>slab_take(x.labels_bytes)
     if x.labels == NULL or buffer_append(&x.head, buffer, head.length_bytes) < 0:
-        free(x.labels)
-        free(x)
+        slab_give(x.labels, x.labels_bytes)
+        slab_give(x, sizeof(exchange_t))
         return NULL
     if given != NULL:
         memcpy(x.labels, given, id_length)
@@ -105,13 +107,14 @@ cdef exchange_t* exchange_new(core_t* core, downstream_t* down, const uint8_t* b
 
 cdef int exchange_set_model(exchange_t* x, const uint8_t* model, size_t length) noexcept nogil:
     cdef size_t before = x.id_length + x.method_length + x.path_length
-    cdef uint8_t* grown = <uint8_t*>malloc(before + length)
+    cdef uint8_t* grown = <uint8_t*>slab_take(before + length)
     if grown == NULL:
         return -1
     memcpy(grown, x.labels, before)
     memcpy(grown + before, model, length)
-    free(x.labels)
+    slab_give(x.labels, x.labels_bytes)
     x.labels = grown
+    x.labels_bytes = <uint16_t>(before + length)
     x.model_label_length = <uint16_t>length
     return 0
 
@@ -161,7 +164,7 @@ cdef void exchange_drop_request(core_t* core, exchange_t* x) noexcept nogil:
     buffer_release(&x.head)
     buffer_release(&x.body)
     if x.scan != NULL:
-        free(x.scan)
+        slab_give(x.scan, sizeof(body_scan_t))
         x.scan = NULL
     if core.head_owner == x:
         core.head_owner = NULL
@@ -208,8 +211,8 @@ cdef void exchange_free(core_t* core, exchange_t* x) noexcept nogil:
     if x.down != NULL and x.down.exchange == x:
         x.down.exchange = NULL
     core.exchange_count -= 1
-    free(x.labels)
-    free(x)
+    slab_give(x.labels, x.labels_bytes)
+    slab_give(x, sizeof(exchange_t))
 
 
 cdef inline uint64_t sooner(uint64_t deadline, int* cause, uint64_t since_us, uint64_t length_us, int its_cause) noexcept nogil:

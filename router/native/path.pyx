@@ -9,7 +9,6 @@ ended; whoever calls them looks at `down.exchange` again and never at the exchan
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.stdlib cimport malloc
 from libc.string cimport memcmp, memset, strlen
 from posix.uio cimport iovec
 from router.native.attempt cimport (
@@ -49,6 +48,7 @@ from router.native.pool cimport endpoint_t, text_t, upstream_t
 from router.native.relay cimport relay_feed
 from router.native.rewrite cimport LENGTH_CHUNKED, LENGTH_NONE, compose_response_head
 from router.native.routes cimport find_target, match_route
+from router.native.slab cimport slab_take
 from router.native.sse cimport METER_JSON, METER_OFF, METER_SSE, sse_meter_begin
 from router.native.tunnel cimport begin_tunnel, hand_over
 from router.native.upload cimport upload_feed
@@ -139,7 +139,7 @@ cdef size_t take_head(core_t* core, downstream_t* down, const uint8_t* data, siz
     if head.known[FIELD_CONTENT_TYPE] >= 0 and starts_with(data, head.fields[head.known[FIELD_CONTENT_TYPE]].value, b"multipart/"):
         x.flags |= X_MULTIPART
     else:
-        x.scan = <body_scan_t*>malloc(sizeof(body_scan_t))
+        x.scan = <body_scan_t*>slab_take(sizeof(body_scan_t))
         if x.scan != NULL:
             body_scan_begin(x.scan)
     if head.expects_continue and length == available:

@@ -5,12 +5,10 @@ Python sees plain text while the native side keeps the TLS state. Back-pressure 
 """
 
 from libc.stdint cimport uint8_t
-from libc.stdlib cimport calloc, free
 from posix.uio cimport iovec
 from posix.unistd cimport close
 from router.native.buffer cimport buffer_bytes, buffer_release, buffer_size
 from router.native.conn cimport CONN_BLOCKED, CONN_UPSTREAM, conn_t
-from router.native.driver_epoll cimport driver_adopt, driver_release, epoll_driver_t
 from router.native.ending cimport client_gone, forget_downstream
 from router.native.exchange cimport (
     DOWN_TUNNEL, EXCHANGE_TUNNEL, X_CLOSE_DOWNSTREAM, X_HEAD_SENT, X_UPLOAD_DONE, core_t, downstream_t,
@@ -19,6 +17,7 @@ from router.native.exchange cimport (
 from router.native.metrics cimport COUNT_HANDOVERS, metrics_add
 from router.native.pool cimport upstream_t
 from router.native.tunnel cimport begin_tunnel, hand_over
+from router.native.slab cimport slab_give, slab_take
 
 cdef extern from "sys/socket.h" nogil:
     int socketpair(int family, int kind, int protocol, int* fds)
@@ -59,18 +58,18 @@ cdef void hand_over(core_t* core, downstream_t* down, const uint8_t* data, size_
     cdef exchange_t* x
     metrics_add(&core.metrics, COUNT_HANDOVERS, 1)
     if down.conn.tls == NULL:
-        core.hooks.hand_over(core, down, driver_release(&down.conn), data, size)
+        core.hooks.hand_over(core, down, core.driver.release(&down.conn), data, size)
         forget_downstream(core, down)
         return
     x = exchange_new(core, down, data, &core.head)
-    up = <upstream_t*>calloc(1, sizeof(upstream_t))
+    up = <upstream_t*>slab_take(sizeof(upstream_t))
     if x == NULL or up == NULL or socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0:
-        free(up)
+        slab_give(up, sizeof(upstream_t))
         client_gone(core, down)
         return
-    if driver_adopt(<epoll_driver_t*>core.driver, &up.conn, fds[0], CONN_UPSTREAM, NULL) < 0:
+    if core.driver.adopt(core.driver, &up.conn, fds[0], CONN_UPSTREAM, NULL) < 0:
         close(fds[1])
-        free(up)
+        slab_give(up, sizeof(upstream_t))
         client_gone(core, down)
         return
     up.exchange = x
