@@ -107,6 +107,19 @@ def render(metrics: MetricsTable, load: LoadTable, facts: Facts) -> bytes:
     return generate_latest(registry)
 
 
+def describe_metrics() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
+    """Name as it is scraped, type, labels and meaning of every metric, in the order of the page."""
+    nothing = Facts(routes=(), endpoints=(), now_us=0)
+    for family in _Page(MetricsTable.create(1, 1, 1), LoadTable.create(1, 1), nothing).collect():
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        yield (
+            family.name + suffix,
+            family.type,
+            tuple(getattr(family, "_labelnames", ())),
+            family.documentation,
+        )
+
+
 class _Page(Collector):
     def __init__(self, metrics: MetricsTable, load: LoadTable, facts: Facts) -> None:
         self._metrics = metrics

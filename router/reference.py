@@ -1,7 +1,8 @@
-"""The reference pages, made from what they describe: the schema and the command tree.
+"""The reference pages, made from what they describe: schema, command tree, error table, metrics.
 
 `python -m router.reference docs/reference` writes them. Invariant: the committed pages are what this writes
-(tests/unit/test_schema.py), so that they cannot drift from the code.
+(tests/unit/test_schema.py, tests/unit/test_reference.py), so that they cannot drift from the code. Only the
+metrics page needs the native modules, which are imported when it is made.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import click
 import msgspec
 from msgspec import Struct, structs
 
+from router import limits
 from router.cli import main
+from router.errors import OUTCOMES, Cause, Outcome, Side, outcome_labels
 from router.schema.config import Config
 from router.schema.secret import Secret
 from router.schema.words import bare_type, describe, metas_of, union_members
@@ -48,6 +51,53 @@ Data goes to standard output, errors to standard error. Exit codes: 0 done, 1 fa
 configuration. Every option can also be given as the variable named beside it; an option that may be repeated
 takes several values separated by spaces there. `--config` and the options that describe a configuration
 exclude each other.
+"""
+
+_ERRORS_INTRODUCTION = """# Errors and outcomes
+
+{notice}
+
+Every request ends with one *outcome*. It is a label of `fairlead_requests_total` and the `outcome` of an
+[access-log](access-log.md) line; the *side* says who has to act when it is seen often. `completed`, with the
+side `-`, means that nothing went wrong.
+
+An error the router makes itself has OpenAI's shape, so that the SDKs raise the right exception:
+
+```json
+{{"error": {{"message": "...", "type": "upstream_error", "param": null, "code": "connect_failed"}}}}
+```
+
+It carries `x-request-id` and the fields of its row. `x-should-retry` is obeyed by the OpenAI and Anthropic
+SDKs. An error that an endpoint made passes unchanged: its status, its body, its `Retry-After`.
+
+- *elsewhere*: another endpoint is tried first, as long as no byte of an answer has gone to the client, the
+  whole request body is still held, and fewer than {attempts_max} attempts have been made. The client sees
+  the error when that did not help.
+- *counts*: raises the endpoint's error ratio. Failures to connect (`dns_failed` to `tls_timeout`) also eject
+  the endpoint for {eject_base_s} s, doubling up to {eject_max_s} s.
+- A row without a status makes no answer: nobody listens, or the endpoint's own answer passes.
+- When a part of the answer has already gone out, no row's error can be sent. The connection is reset, and the
+  outcome tells why.
+"""
+
+_SIDES = {
+    Side.DOWNSTREAM: "The client did it.",
+    Side.POLICY: "The configuration says no.",
+    Side.ROUTER: "The router's own limits and faults.",
+    Side.UPSTREAM: "The endpoint, or the way to it.",
+}
+
+_METRICS_INTRODUCTION = """# Metrics
+
+{notice}
+
+`GET /metrics` on the admin port, in Prometheus' text format 0.0.4, summed over all workers, in seconds and
+bytes. [Observe a router](../how-to/observe.md) says which ones to watch.
+
+Label values come from the configuration or from closed sets; nothing a client sends becomes a label. `route`
+and `endpoint` are names of the configuration, `-` where there is none. The route `default` is that of requests
+that no configured route matches; a router started without a file has one route, `all`. `outcome` and `side`
+are those of [errors.md](errors.md). Totals survive the death of a worker, a reload and a takeover.
 """
 
 
@@ -185,11 +235,81 @@ def _command(command: click.Command, parent: click.Context | None, name: str) ->
     return lines
 
 
+# ---- errors.md
+
+
+def errors_page() -> str:
+    """docs/reference/errors.md: the table of router/errors.py."""
+    introduction = _ERRORS_INTRODUCTION.format(
+        notice=_NOTICE,
+        attempts_max=limits.ATTEMPTS_PER_EXCHANGE_MAX,
+        eject_base_s=limits.EJECT_BASE_MS // 1000,
+        eject_max_s=limits.EJECT_MAX_MS // 1000,
+    )
+    lines = [introduction]
+    for side, text in _SIDES.items():
+        lines += [f"## {side.value}", "", text, ""]
+        lines += [
+            "| outcome | status | code | type | fields | elsewhere | counts |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        rows = {cause: row for cause, row in OUTCOMES.items() if row.side is side and cause is not Cause.NONE}
+        lines += [_error_row(cause, row) for cause, row in rows.items()]
+        lines += ["", "What the client is told:", ""]
+        lines += [
+            f"- `{row.code}`: {' '.join(row.message.replace('{detail}', '').split())}"
+            for row in rows.values()
+            if row.message
+        ]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _error_row(cause: Cause, row: Outcome) -> str:
+    fields = [] if row.should_retry is None else [f"x-should-retry: {str(row.should_retry).lower()}"]
+    if row.retry_after_s is not None:
+        fields.append(f"Retry-After: {row.retry_after_s}")
+    if row.allow is not None:
+        fields.append("Allow")
+    cells = (
+        f"`{outcome_labels(cause)[0]}`",
+        str(row.status or "-"),
+        f"`{row.code}`" if row.code else "-",
+        row.error_type or "-",
+        ", ".join(fields) or "-",
+        "yes" if row.retryable_elsewhere else "no",
+        "yes" if row.counts_against_endpoint else "no",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+# ---- metrics.md
+
+
+def metrics_page() -> str:
+    """docs/reference/metrics.md: what an empty page of router/metrics.py says of itself."""
+    from router.metrics import describe_metrics
+
+    lines = [_METRICS_INTRODUCTION.format(notice=_NOTICE)]
+    lines += ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for name, kind, labels, text in describe_metrics():
+        lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels) or '-'} | {text} |")
+    return "\n".join([*lines, ""])
+
+
+PAGES = {
+    "configuration.md": configuration_page,
+    "cli.md": command_page,
+    "errors.md": errors_page,
+    "metrics.md": metrics_page,
+}
+
+
 def write_pages(folder: Path) -> None:
-    """Writes both pages into `folder`."""
+    """Writes every page into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "configuration.md").write_text(configuration_page(), encoding="utf-8")
-    (folder / "cli.md").write_text(command_page(), encoding="utf-8")
+    for name, page in PAGES.items():
+        (folder / name).write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
