@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import trustme
 
 from router.takeover import control_path_of
@@ -101,24 +100,23 @@ def test_a_worker_restarted_after_a_reload_has_the_new_configuration(tmp_path: P
         assert answer["endpoints"] == ["two", "three"]
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
+def test_what_needs_another_process_is_refused_with_advice(tmp_path: Path) -> None:
+    changes: list[tuple[dict[str, Any], str]] = [
         ({"workers": 3}, "workers"),
         ({"listeners": [{"address": "127.0.0.1:0"}, {"address": "[::1]:0"}]}, "listeners"),
         ({"admin": {"address": "[::1]:0"}}, "admin.address"),
-    ],
-)
-def test_what_needs_another_process_is_refused_with_advice(
-    tmp_path: Path, change: dict[str, Any], named: str
-) -> None:
+        ({"limits": {"head_bytes_max": 2048}}, "limits"),
+    ]
     with router(tmp_path) as fairlead:
         fairlead.start()
-        fairlead.write_config(**change)
-        status, body = fairlead.request("POST", "/reload", fairlead.admin)
-        assert status == 409
-        assert body["error"]["message"].startswith(named)
-        assert "fairlead upgrade" in body["error"]["message"]
+        old = dict(fairlead.config)
+        for change, named in changes:
+            fairlead.config = old
+            fairlead.write_config(**change)
+            status, body = fairlead.request("POST", "/reload", fairlead.admin)
+            assert status == 409
+            assert body["error"]["message"].startswith(f"{named}: ")
+            assert "fairlead upgrade" in body["error"]["message"]
 
 
 def test_endpoints_keep_their_slots_over_reloads(tmp_path: Path) -> None:
