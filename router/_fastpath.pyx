@@ -15,13 +15,14 @@ from libc.string cimport memset
 from posix.uio cimport iovec
 from posix.unistd cimport dup
 
-from router.native.body cimport BODY_IN_DOUBT
+from router.native.attempt cimport attempt_end
 from router.native.buffer cimport buffer_bytes, buffer_release, buffer_size
-from router.native.causes cimport CAUSE_BAD_BODY, CAUSE_DRAINING, CAUSE_INTERNAL
+from router.native.causes cimport CAUSE_BAD_BODY, CAUSE_COUNT, CAUSE_DRAINING
 from router.native.conn cimport CONN_CLOSED, CONN_LISTENER, conn_t
 from router.native.driver_epoll cimport (
     driver_begin, driver_end, driver_run, driver_stop_accepting, epoll_driver_t, monotonic_us,
 )
+from router.native.driver_script cimport ScriptDriver
 from router.native.ending cimport answer_early, close_downstream, cut_short
 from router.native.events cimport events_begin, run_timers
 from router.native.exchange cimport (
@@ -43,6 +44,7 @@ from router.native.logline import name_causes
 
 cdef enum:
     LISTENERS_MAX = 16               # as core_t has room for
+    LISTENER_SOCKETS_MAX = 256
     NETWORKS_MAX = 64
     DENSE_GAP_US = 1000              # events that follow each other within this are worth staying for
     STAY_US = 4000                   # the longest that timers and tasks of the event loop wait for
@@ -54,6 +56,7 @@ cdef class Core:
     cdef core_t* core
     cdef epoll_driver_t driver
     cdef uint64_t last_event_us
+    cdef ScriptDriver _script        # in place of the epoll driver, for tests
     cdef readonly object hooks
     cdef LoadTable _load
     cdef MetricsTable _metrics
@@ -64,7 +67,7 @@ cdef class Core:
     cdef dict _tls                   # listener index -> TlsContext
     cdef tuple _models
 
-    def __cinit__(self, *, LoadTable load_table, MetricsTable metrics, int column, hooks, options):
+    def __cinit__(self, *, LoadTable load_table, MetricsTable metrics, int column, hooks, options, ScriptDriver driver=None):
         cdef int index
         cdef core_t* core = <core_t*>calloc(1, sizeof(core_t))
         if core == NULL:
@@ -73,9 +76,10 @@ cdef class Core:
         core.compose = <uint8_t*>malloc(COMPOSE_BYTES)
         if core.compose == NULL or driver_begin(&self.driver) < 0:
             raise MemoryError
+        core.driver = &self.driver.base if driver is None else &driver.script.base
+        self._script = driver
         self._load, self._metrics, self.hooks = load_table, metrics, hooks
         self._old_snapshots, self._endpoints, self._tls, self._addresses, self._models = [], {}, {}, {}, ()
-        core.driver = &self.driver.base
         core.load = &load_table.table
         core.metrics = metrics.column(column)
         core.column = column
@@ -102,6 +106,8 @@ cdef class Core:
         core.options.eject_max_us = options.eject_max_us
         core.options.log_bytes_max = options.log_bytes_max
         core.options.logs = options.logs
+        for index in range(min(len(options.counts_against_endpoint), CAUSE_COUNT)):
+            core.options.counts_against_endpoint[index] = options.counts_against_endpoint[index]
         for index, network in enumerate(options.trusted_networks[:NETWORKS_MAX]):
             network_parse(network, &core.trusted[index])
             core.trusted_count = index + 1
@@ -129,6 +135,10 @@ cdef class Core:
         While events come densely it waits for the next ones itself, for at most STAY_US in all: a round trip through the event loop
         costs more than a small request, and what else the loop has to do can wait that long.
         """
+        if self._script is not None:
+            run_timers(self.core)
+            self._script.settle()
+            return
         cdef uint64_t started_us = monotonic_us()
         cdef bint dense = started_us - self.last_event_us < DENSE_GAP_US
         cdef int timeout_ms = 0
@@ -154,7 +164,7 @@ cdef class Core:
 
     def add_listener(self, int fd, int listener_index, tls):
         cdef conn_t* conn
-        if not 0 <= listener_index < LISTENERS_MAX:
+        if not 0 <= listener_index < LISTENERS_MAX or self.core.listener_count >= LISTENER_SOCKETS_MAX:
             raise ValueError(f"listener {listener_index}: at most {LISTENERS_MAX} listeners are possible")
         if tls is not None:
             self.set_tls(listener_index, *tls)
@@ -165,7 +175,8 @@ cdef class Core:
         if self.core.driver.adopt(self.core.driver, conn, dup(fd), CONN_LISTENER, NULL) < 0:
             slab_give(conn, sizeof(conn_t))
             raise OSError(f"listener {listener_index}: its socket cannot be watched")
-        self.core.listeners[listener_index] = conn
+        self.core.listeners[self.core.listener_count] = conn
+        self.core.listener_count += 1
 
     def set_tls(self, int listener_index, str cert, str key, str min_version="1.2"):
         context = TlsContext.server(cert, key, min_version=min_version)
@@ -176,11 +187,10 @@ cdef class Core:
         cdef int index
         self.driver.paused_listeners = NULL
         self.driver.accept_resume_us = 0
-        for index in range(LISTENERS_MAX):
-            if self.core.listeners[index] != NULL:
-                driver_stop_accepting(&self.driver, self.core.listeners[index])
-                self.driver.base.close(self.core.listeners[index])
-                self.core.listeners[index] = NULL
+        for index in range(self.core.listener_count):
+            driver_stop_accepting(&self.driver, self.core.listeners[index])
+            self.core.driver.close(self.core.listeners[index])
+        self.core.listener_count = 0
 
     # ---- Configuration
 
@@ -273,7 +283,11 @@ cdef class Core:
         cdef downstream_t* following
         while down != NULL:
             following = down.next
-            if down.exchange != NULL:
+            if down.exchange != NULL and not down.exchange.bytes_out:
+                attempt_end(self.core, down.exchange, False)
+                down.exchange.flags |= X_CLOSE_DOWNSTREAM
+                answer_early(self.core, down.exchange, CAUSE_DRAINING, b"")
+            elif down.exchange != NULL:
                 cut_short(self.core, down.exchange, CAUSE_DRAINING)
             else:
                 close_downstream(self.core, down)
@@ -352,7 +366,7 @@ cdef void send_error(core_t* core, exchange_t* x, int cause, const char* detail)
 cdef void phrase_error(core_t* core, exchange_t* x, int cause, str detail) noexcept:
     cdef iovec pieces[2]
     cdef bytes extra = b""
-    cdef bytes content = b'{"error":{"message":"internal error","type":"router_error","param":null,"code":"internal"}}'
+    cdef bytes content = b'{"error":{"message":"internal error","type":"internal_error","param":null,"code":"internal_error"}}'
     x.status = 500
     try:
         x.status, extra, content = (<Core>core.door).error_response(cause, detail, x)

@@ -350,7 +350,7 @@ def error_body(cause: Cause, detail: str = "", param: str | None = None) -> byte
     if len(detail) > limits.ERROR_DETAIL_CHARS_MAX:
         detail = detail[: limits.ERROR_DETAIL_CHARS_MAX] + "…"
     detail = detail.encode("utf-8", "replace").decode()  # lone surrogates have no JSON encoding
-    message = outcome.message.replace("{detail}", f": {detail}" if detail else "")
+    message = outcome.message.replace("{detail}", f": {detail.rstrip('.')}" if detail else "")
     error = _Error(message, outcome.error_type, param if param is not None else outcome.param, outcome.code)
     return msgspec.json.encode(_ErrorBody(error))
 

@@ -46,11 +46,6 @@ RETRY_BUFFER_BYTES_MAX = 64 * MIB
 # buffers_full), so that a flood of uploads costs a bounded amount of memory.
 BUFFERED_BODY_BYTES_DEFAULT = 512 * MIB
 BUFFERED_BODY_BYTES_MAX = 64 * GIB
-# User memory per exchange in either direction however slow the peer: a few hundred milliseconds of the
-# fastest token stream.
-RELAY_BUFFER_BYTES_DEFAULT = 256 * KIB
-RELAY_BUFFER_BYTES_MIN = 16 * KIB
-RELAY_BUFFER_BYTES_MAX = 16 * MIB
 # Unbounded, the kernel holds 8-16 MiB for one stalled reader (seen on Linux 6); SO_SNDBUF doubles what it
 # is given.
 SOCKET_SEND_BUFFER_BYTES = 256 * KIB
@@ -72,7 +67,6 @@ UPSTREAM_CONNECTIONS_PER_ENDPOINT_MAX = 65535  # ports of one local address
 # Kept open for reuse: what one engine runs at once. More would be closed by the engine's own idle timeout.
 IDLE_UPSTREAM_CONNECTIONS_PER_ENDPOINT_DEFAULT = 256
 LISTEN_BACKLOG = 4096  # net.core.somaxconn's default since Linux 5.4; the kernel cuts it to its own
-HANDSHAKES_MAX = 256  # TLS handshakes of a worker under way at once: about 0.3 s of one core's RSA signatures
 EVENTS_PER_WAKE_MAX = 256  # then the loop's other work gets its turn: about 1 ms at 4 us an event
 ACCEPTS_PER_WAKE_MAX = 64  # a flood of connections must not starve open streams
 # libraries, logs, listeners, epoll, shared memory, admin connections, certificates being read
@@ -100,16 +94,12 @@ CONFIG_PROBLEMS_MAX = 100  # reported at once; the rest is counted
 
 # ---- attempts
 ATTEMPTS_PER_EXCHANGE_MAX = 3  # the first and two others: what the SDKs do
-# retries may add a fifth to the requests (linkerd's default), so that they never double an overload
-RETRY_BUDGET_RATIO = 0.2
-RETRY_BUDGET_MIN_PER_S = 10  # below that the ratio means nothing (linkerd's default)
-RETRY_BUDGET_WINDOW_S = 10
 # A refused connection ejects at once, for a second at first: an engine restarts in many, a flap is over in
 # less.
 EJECT_BASE_MS = 1_000
 EJECT_MAX_MS = 30_000  # an endpoint that is back is used again half a minute later at the latest
 DNS_REFRESH_MS = 5_000  # names are looked up again this often; the system resolver hides the TTL
-DNS_ADDRESSES_MAX = 16  # tried per name
+DNS_ADDRESSES_MAX = 8  # tried per name: ENDPOINT_ADDRESSES_MAX of native/pool.pxd
 
 # ---- output
 # 2,000-4,000 lines: a tenth of a second at full speed; then lines drop, counted
@@ -123,7 +113,6 @@ RESTART_BACKOFF_MAX_MS = 10_000  # ... one that dies at start does not burn a co
 WORKER_READY_TIMEOUT_MS = 30_000  # a new worker that has not listened by then is killed and started again
 TAKEOVER_TIMEOUT_MS = 30_000  # the old process goes on if the new one is not ready by then
 RELOAD_TIMEOUT_MS = 30_000  # all workers must have applied a configuration by then, or the old one stays
-CONTROL_MESSAGE_BYTES_MAX = 64 * KIB  # on the socket between supervisor, workers and the command line
 
 
 def downstream_connections_max(wanted: int, files_max: int | None = None) -> int:

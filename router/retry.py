@@ -1,8 +1,7 @@
 """Whether an exchange whose attempt failed may be tried at another endpoint: a pure rule.
 
 Bytes that have gone downstream cannot be unsaid, and a body that is no longer held whole cannot be sent
-again; everything else is the error table's business. The retry budget is asked separately, by the native
-core. Neighbour: dispatch.py asks.
+again; everything else is the error table's business. Neighbour: dispatch.py asks.
 """
 
 from router import limits

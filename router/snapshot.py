@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from msgspec import Struct, json
 
 from router import limits
-from router.errors import Cause, outcome_labels
+from router.errors import OUTCOMES, Cause, outcome_labels
 from router.resolver import is_literal
 from router.schema import config as schema
 from router.schema.address import parse_endpoint_url
@@ -143,6 +143,7 @@ class CoreOptions(Struct, frozen=True, kw_only=True):
     logs: bool
     trusted_networks: tuple[str, ...]
     cause_names: list[str]
+    counts_against_endpoint: list[bool]
     seed: int
 
     @classmethod
@@ -168,6 +169,10 @@ class CoreOptions(Struct, frozen=True, kw_only=True):
             logs=config.access_log.path is not None,
             trusted_networks=config.trusted_proxies,
             cause_names=[outcome_labels(number)[0] for number in range(max(Cause) + 1)],
+            counts_against_endpoint=[
+                number in OUTCOMES and OUTCOMES[Cause(number)].counts_against_endpoint
+                for number in range(max(Cause) + 1)
+            ],
             seed=int.from_bytes(os.urandom(8), "little") | 1,
         )
 

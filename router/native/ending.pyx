@@ -10,7 +10,7 @@ from libc.string cimport memset
 from router.native.attempt cimport attempt_end
 from router.native.buffer cimport buffer_release, buffer_size
 from router.native.causes cimport (
-    CAUSE_BAD_EXPECT, CAUSE_BAD_REQUEST, CAUSE_CLIENT_CLOSED, CAUSE_CLIENT_STALLED, CAUSE_HEAD_TIMEOUT, CAUSE_HEAD_TOO_LARGE, CAUSE_NONE, CAUSE_TARGET_TOO_LONG,
+    CAUSE_BAD_EXPECT, CAUSE_BAD_REQUEST, CAUSE_CLIENT_CLOSED, CAUSE_HEAD_TIMEOUT, CAUSE_HEAD_TOO_LARGE, CAUSE_NONE, CAUSE_TARGET_TOO_LONG,
     CAUSE_UNSUPPORTED_VERSION, CAUSE_UPSTREAM_4XX, CAUSE_UPSTREAM_5XX,
 )
 from router.native.conn cimport CONN_BLOCKED, CONN_CLOSED
@@ -126,7 +126,7 @@ cdef head_t* blank_head(core_t* core) noexcept nogil:
 cdef void cut_short(core_t* core, exchange_t* x, int cause) noexcept nogil:
     """Bytes have gone out and no more will: a reset, which no client can take for a complete message."""
     cdef downstream_t* down = x.down
-    if x.endpoint != NULL and cause != CAUSE_CLIENT_STALLED and cause != CAUSE_BAD_REQUEST:
+    if x.endpoint != NULL and core.options.counts_against_endpoint[cause]:
         load_observe_outcome(core.load, x.endpoint.slot, True, core.driver.now_us)
     attempt_end(core, x, False)
     core.driver.abort(&down.conn)

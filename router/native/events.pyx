@@ -10,7 +10,7 @@ from router.native.attempt cimport attempt_end, upstream_drop
 from router.native.buffer cimport buffer_append, buffer_bytes, buffer_consume, buffer_size
 from router.native.causes cimport (
     CAUSE_BODY_TIMEOUT, CAUSE_CLIENT_STALLED, CAUSE_CONNECT_FAILED, CAUSE_HEAD_TIMEOUT, CAUSE_NONE,
-    CAUSE_RESET_BEFORE_HEAD, CAUSE_TLS_FAILED, CAUSE_TRUNCATED,
+    CAUSE_RESET_BEFORE_HEAD, CAUSE_TLS_FAILED, CAUSE_TLS_HANDSHAKE, CAUSE_TRUNCATED,
 )
 from router.native.conn cimport CONN_CLOSED, CONN_DOWNSTREAM, CONN_HANDSHAKING, CONN_UPSTREAM, conn_t, driver_t
 from router.native.ending cimport (
@@ -240,6 +240,8 @@ cdef void on_timer(core_t* core, downstream_t* down) noexcept nogil:
     if cause == CAUSE_HEAD_TIMEOUT:
         time_out_head(core, down)
     elif x == NULL:
+        if cause == CAUSE_TLS_HANDSHAKE:
+            metrics_add(&core.metrics, COUNT_TLS_FAILURES, 1)
         close_downstream(core, down)
     elif cause == CAUSE_BODY_TIMEOUT and not x.bytes_out:
         attempt_end(core, x, False)

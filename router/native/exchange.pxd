@@ -108,6 +108,7 @@ cdef struct options_t:               # bounds and switches, fixed for the life o
     uint64_t eject_max_us
     uint32_t log_bytes_max
     uint8_t logs
+    uint8_t counts_against_endpoint[56]     # by cause, from the table in router/errors.py
 
 cdef struct network_t:               # CIDR whose X-Forwarded-* are believed
     uint8_t bytes[16]                # IPv4 as v4-mapped
@@ -132,7 +133,7 @@ cdef struct core_t:                  # a worker's native state; its door is rout
     uint64_t finished_count
     int64_t buffered_bytes           # request bodies held
     void* listener_tls[16]           # SSL_CTX* by listener index; NULL: plain
-    conn_t* listeners[16]
+    conn_t* listeners[256]           # several of one listener after a takeover by fewer workers
     uint32_t listener_count
     network_t trusted[64]
     uint32_t trusted_count

@@ -251,9 +251,13 @@ cdef uint64_t exchange_deadline(const core_t* core, const downstream_t* down, in
     if x.state == EXCHANGE_AWAITING:
         if x.flags & X_UPLOAD_DONE:
             return sooner(deadline, cause, x.sent_us, x.route.timeouts.first_byte_us, CAUSE_FIRST_BYTE_TIMEOUT)
+        if x.up.conn.flags & CONN_BLOCKED:
+            return sooner(deadline, cause, down.since_us, x.route.timeouts.write_stall_us, CAUSE_FIRST_BYTE_TIMEOUT)
         return deadline
     if x.state == EXCHANGE_RELAYING:
         if down.conn.flags & CONN_BLOCKED:
             return sooner(deadline, cause, down.since_us, x.route.timeouts.write_stall_us, CAUSE_CLIENT_STALLED)
+        if not x.flags & X_SAW_TTFT:     # engines send the head of a stream at once and then queue and prefill
+            return sooner(deadline, cause, x.sent_us, x.route.timeouts.first_byte_us, CAUSE_FIRST_BYTE_TIMEOUT)
         return sooner(deadline, cause, x.last_byte_us, x.route.timeouts.idle_us, CAUSE_IDLE_TIMEOUT)
     return deadline

@@ -253,6 +253,8 @@ cdef void route_exchange(core_t* core, exchange_t* x) noexcept nogil:
 
 cdef void begin_attempt(core_t* core, exchange_t* x) noexcept nogil:
     cdef int result = attempt_begin(core, x)
+    if x.attempts > 1 and result <= 0:
+        metrics_add(&core.metrics, COUNT_RETRIES, 1)
     if result == ATTEMPT_CONNECTED:
         send_request(core, x)
     elif result == ATTEMPT_CONNECTING:
@@ -437,7 +439,8 @@ cdef void attempt_failed(core_t* core, exchange_t* x, int cause) noexcept nogil:
         return
     attempt_end(core, x, False)
     if endpoint != NULL and cause >= CAUSE_DNS_FAILED:
-        load_observe_outcome(core.load, endpoint.slot, True, core.driver.now_us)
+        if core.options.counts_against_endpoint[cause]:
+            load_observe_outcome(core.load, endpoint.slot, True, core.driver.now_us)
         if cause <= CAUSE_TLS_TIMEOUT:
             load_eject(core.load, endpoint.slot, core.driver.now_us, core.options.eject_base_us, core.options.eject_max_us)
     if cause != CAUSE_NO_ENDPOINT and cause != CAUSE_ENDPOINTS_FULL:
@@ -447,7 +450,6 @@ cdef void attempt_failed(core_t* core, exchange_t* x, int cause) noexcept nogil:
             x.excluded[x.position >> 6] |= <uint64_t>1 << (x.position & 63)
             x.flags &= ~(X_RESPONSE_BEGAN | X_FORCE_FRESH)
             x.interim_count = 0
-            metrics_add(&core.metrics, COUNT_RETRIES, 1)
             begin_attempt(core, x)
             return
     elif x.last_cause:

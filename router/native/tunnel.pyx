@@ -11,10 +11,10 @@ from router.native.buffer cimport buffer_bytes, buffer_release, buffer_size
 from router.native.conn cimport CONN_BLOCKED, CONN_UPSTREAM, conn_t
 from router.native.ending cimport client_gone, forget_downstream
 from router.native.exchange cimport (
-    DOWN_TUNNEL, EXCHANGE_TUNNEL, X_CLOSE_DOWNSTREAM, X_HEAD_SENT, X_UPLOAD_DONE, core_t, downstream_t,
+    DOWN_TUNNEL, EXCHANGE_TUNNEL, X_CLOSE_DOWNSTREAM, X_FINISHED, X_HEAD_SENT, X_UPLOAD_DONE, core_t, downstream_t,
     exchange_new, exchange_t,
 )
-from router.native.metrics cimport COUNT_HANDOVERS, metrics_add
+from router.native.metrics cimport COUNT_HANDOVERS, COUNT_REQUESTS_IN_FLIGHT, metrics_add
 from router.native.pool cimport upstream_t
 from router.native.tunnel cimport begin_tunnel, hand_over
 from router.native.slab cimport slab_give, slab_take
@@ -74,7 +74,8 @@ cdef void hand_over(core_t* core, downstream_t* down, const uint8_t* data, size_
         return
     up.exchange = x
     x.up = up
-    x.flags |= X_UPLOAD_DONE | X_CLOSE_DOWNSTREAM
+    x.flags |= X_UPLOAD_DONE | X_CLOSE_DOWNSTREAM | X_FINISHED      # booked by whoever answers, if at all
+    metrics_add(&core.metrics, COUNT_REQUESTS_IN_FLIGHT, -1)
     x.state = EXCHANGE_TUNNEL
     x.last_byte_us = core.driver.now_us
     down.phase = DOWN_TUNNEL

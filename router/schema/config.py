@@ -125,15 +125,6 @@ class Limits(_Section, frozen=True, kw_only=True):
             description="All held bodies together; past it new ones are refused with 503.",
         ),
     ] = limits.BUFFERED_BODY_BYTES_DEFAULT
-    relay_buffer_bytes_max: Annotated[
-        int,
-        Meta(
-            ge=limits.RELAY_BUFFER_BYTES_MIN,
-            le=limits.RELAY_BUFFER_BYTES_MAX,
-            description="Memory of one exchange for bytes its peer has not taken yet; past it the "
-            "other side is paused.",
-        ),
-    ] = limits.RELAY_BUFFER_BYTES_DEFAULT
     downstream_connections_max: Annotated[
         int,
         Meta(
