@@ -20,7 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 STARVED_RATIO_MAX = 0.05  # of the wall time; batching shows in the figures from about a tenth
-RETAKES_MAX = 3  # a busy machine would otherwise keep a round for ever
+RETAKES_MAX = (
+    3  # of one slice; all together at most as many as slices wanted, or a busy machine took for ever
+)
 SLICES_MIN = 3  # with fewer kept, the least starved of the others are used, and the figure is marked
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -235,16 +237,18 @@ def take_rounds(
 ) -> dict[str, Series]:
     """Takes slices A B C, B C A, C A B ...: every proxy in every round, none always first.
 
-    A starved slice is taken again up to retakes_max times; a proxy that fails takes no further part.
+    A starved slice is taken again, within bounds; a proxy that fails takes no further part.
     """
     series = {name: Series() for name in names}
+    retakes_left = round_count * len(names)
     for round_index in range(round_count):
         turn = round_index % len(names)
         for name in [*names[turn:], *names[:turn]]:
             mine = series[name]
-            for _ in range(retakes_max + 1):
-                if mine.failure:
+            for attempt in range(retakes_max + 1):
+                if mine.failure or (attempt and retakes_left == 0):
                     break
+                retakes_left -= bool(attempt)
                 try:
                     slice_ = take(name)
                 except SliceFailed as exc:

@@ -70,12 +70,19 @@ def test_starved_slice_is_taken_again_and_counted() -> None:
 
 
 def test_where_all_is_starved_the_least_starved_are_used_and_marked() -> None:
-    starved = [0.9, 0.3, 0.8, 0.2, 0.7, 0.1]
+    starved = [0.9, 0.3, 0.8, 0.2]
     values = {"a": [make_slice(10 * ratio, ratio) for ratio in starved]}
     series = take_rounds(["a"], 2, scripted(values, []), retakes_max=2)
     summary = summarise(series, "a")["a"]
     assert not isinstance(summary, str)
-    assert (summary.value, summary.is_starved) == (2.0, True)
+    assert (summary.value, summary.is_starved) == (3.0, True)
+
+
+def test_retakes_of_a_busy_machine_are_bounded() -> None:
+    order: list[str] = []
+    values = {name: [make_slice(1.0, 0.9) for _ in range(100)] for name in "ab"}
+    take_rounds(["a", "b"], 4, scripted(values, order), retakes_max=3)
+    assert len(order) == 2 * 2 * 4
 
 
 def test_failed_proxy_takes_no_further_part() -> None:
