@@ -42,6 +42,7 @@ ctypedef int (*connect_fn)(driver_t* driver, conn_t* conn, const void* address, 
 ctypedef int (*adopt_fn)(driver_t* driver, conn_t* conn, int fd, int kind, void* tls_context) noexcept nogil
 ctypedef int (*release_fn)(conn_t* conn) noexcept nogil
 ctypedef int (*send_fn)(conn_t* conn, iovec* pieces, int count) noexcept nogil
+ctypedef size_t (*size_fn)(const conn_t* conn) noexcept nogil
 ctypedef void (*conn_fn)(conn_t* conn) noexcept nogil
 ctypedef void (*data_fn)(conn_t* conn, const uint8_t* data, size_t size) noexcept nogil
 ctypedef void (*eof_fn)(conn_t* conn, int error) noexcept nogil
@@ -54,6 +55,7 @@ cdef struct driver_t:
     conn_fn pause_accepting          # of a listener, for a short while
     connect_fn connect               # 0 under way or done (connected is told), -1 failed at once (nothing is told)
     send_fn send                     # 0 all taken by the kernel, 1 the rest waits in `out`, -1 broken (eof will be told)
+    size_fn unsent                   # bytes the peer has not taken: those in `out` and those the kernel holds
     conn_fn pause_reading
     conn_fn resume_reading
     conn_fn close                    # what is in `out` is dropped

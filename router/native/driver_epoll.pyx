@@ -57,6 +57,12 @@ cdef extern from "sys/socket.h" nogil:
     int getsockopt(int fd, int level, int option, void* value, uint32_t* length)
     enum: SHUT_WR, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_STREAM, MSG_NOSIGNAL, SOL_SOCKET, SO_ERROR, SO_LINGER, SO_RCVBUF, AF_UNIX
 
+cdef extern from "sys/ioctl.h" nogil:
+    int ioctl(int fd, unsigned long request, int* value)
+
+cdef extern from "linux/sockios.h" nogil:
+    enum: SIOCOUTQ
+
 cdef extern from "netinet/in.h" nogil:
     enum: IPPROTO_TCP
 
@@ -115,6 +121,7 @@ cdef int driver_begin(epoll_driver_t* driver) noexcept nogil:
     driver.base.pause_accepting = driver_pause_accepting
     driver.base.connect = driver_connect
     driver.base.send = driver_send
+    driver.base.unsent = driver_unsent
     driver.base.pause_reading = driver_pause
     driver.base.resume_reading = driver_resume
     driver.base.close = driver_close
@@ -288,6 +295,12 @@ cdef int send_record(conn_t* conn, const uint8_t* data, size_t size) noexcept no
             return -1
         offset += taken
     return 0
+
+
+cdef size_t driver_unsent(const conn_t* conn) noexcept nogil:
+    cdef int held = 0
+    ioctl(conn.fd, SIOCOUTQ, &held)
+    return buffer_size(&conn.out) + held
 
 
 cdef void driver_pause(conn_t* conn) noexcept nogil:

@@ -145,6 +145,10 @@ cdef void ignore(conn_t* conn) noexcept nogil:
     pass
 
 
+cdef size_t script_unsent(const conn_t* conn) noexcept nogil:
+    return buffer_size(&conn.out)
+
+
 cdef class ScriptDriver:
     """Connections by number; time in microseconds, set by `advance`."""
 
@@ -155,6 +159,7 @@ cdef class ScriptDriver:
         self.script.base.pause_accepting = ignore
         self.script.base.connect = script_connect
         self.script.base.send = script_send
+        self.script.base.unsent = script_unsent
         self.script.base.pause_reading = script_pause
         self.script.base.resume_reading = script_resume
         self.script.base.close = script_close

@@ -51,9 +51,10 @@ cdef void finish(core_t* core, exchange_t* x, int cause) noexcept nogil:
         log_exchange(core, x, cause)
     exchange_free(core, x)
     down.since_us = core.driver.now_us
-    down.blocked_bytes = buffer_size(&down.conn.out)
     if down.conn.flags & CONN_CLOSED:
         return
+    if down.conn.flags & CONN_BLOCKED:
+        down.blocked_bytes = core.driver.unsent(&down.conn)
     if not closes:
         down.phase = DOWN_FLUSH if down.conn.flags & CONN_BLOCKED else DOWN_IDLE
         core.driver.resume_reading(&down.conn)

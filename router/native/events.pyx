@@ -232,8 +232,9 @@ cdef void on_timer(core_t* core, downstream_t* down) noexcept nogil:
     if exchange_deadline(core, down, &cause) > core.driver.now_us:
         arm(core, down)
         return
-    if cause == CAUSE_CLIENT_STALLED and buffer_size(&down.conn.out) < down.blocked_bytes:
-        down.blocked_bytes = buffer_size(&down.conn.out)     # slow, not stalled
+    # What the kernel holds counts too: it calls a socket writable again only when much of its buffer is free.
+    if cause == CAUSE_CLIENT_STALLED and core.driver.unsent(&down.conn) < down.blocked_bytes:
+        down.blocked_bytes = core.driver.unsent(&down.conn)  # slow, not stalled
         down.since_us = core.driver.now_us
         arm(core, down)
         return

@@ -392,7 +392,7 @@ cdef void relay(core_t* core, exchange_t* x, size_t head_length, const uint8_t* 
         if down.conn.flags & CONN_BLOCKED:
             if not x.up.conn.flags & CONN_PAUSED:
                 down.since_us = core.driver.now_us
-                down.blocked_bytes = buffer_size(&down.conn.out)
+                down.blocked_bytes = core.driver.unsent(&down.conn)
             core.driver.pause_reading(&x.up.conn)
             arm(core, down)
     elif result == RELAY_DONE:
