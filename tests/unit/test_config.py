@@ -244,7 +244,8 @@ BAD = {
             "limits",
             "a list is not a mapping",
             "a mapping with head_bytes_max, target_bytes_max, "
-            "body_bytes_max, retry_buffer_bytes_max, buffered_body_bytes_max, ...",
+            "body_bytes_max, retry_buffer_bytes_max, buffered_body_bytes_max, "
+            "downstream_connections_max, ...",
         ),
     ),
     "mapping for a list": (

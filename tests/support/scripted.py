@@ -1,0 +1,87 @@
+"""A whole native core without sockets: tests say what arrives, in which pieces and when, and see what is sent.
+
+The same request path as in production, under router.native.driver_script in place of epoll. `Scripted` holds the core, its tables and the
+driver, and checks at the end what must hold after any history: no exchange, no charge, no connection left behind.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from router._fastpath import Core
+from router.config import parse_config
+from router.dispatch import Dispatcher
+from router.native.driver_script import ScriptDriver
+from router.native.loadtable import LoadTable
+from router.native.metrics import MetricsTable
+from router.snapshot import CoreOptions, build_tables, route_names
+
+
+class Scripted:
+    """A core over scripted connections, with `endpoint_count` endpoints on ports 9000, 9001, ..."""
+
+    def __init__(self, endpoint_count: int = 2, **config: Any) -> None:
+        text = msgspec.json.encode(
+            {
+                "pools": [
+                    {
+                        "name": "main",
+                        "endpoints": [
+                            {"url": f"http://127.0.0.1:{9000 + index}"} for index in range(endpoint_count)
+                        ],
+                    }
+                ],
+                "access_log": {"path": "stdout"},
+                **config,
+            }
+        ).decode()
+        self.config = parse_config(text, "scripted.json")
+        self.load = LoadTable.create(16, 2)
+        self.metrics = MetricsTable.create(2, 16, 16)
+        self.driver = ScriptDriver()
+        self.handed_over: list[bytes] = []
+        self.logged: list[dict[str, Any]] = []
+        self.core = Core(
+            load_table=self.load,
+            metrics=self.metrics,
+            column=0,
+            hooks=Dispatcher(lambda _fd, received, _tls, _peer: self.handed_over.append(received)),
+            options=msgspec.structs.replace(CoreOptions.of(self.config), seed=1),
+            driver=self.driver,
+        )
+        names = [endpoint.name for pool in self.config.pools for endpoint in pool.endpoints]
+        tables = build_tables(
+            self.config,
+            {name: slot for slot, name in enumerate(names)},
+            {name: index for index, name in enumerate(route_names(self.config))},
+        )
+        self.core.activate(self.core.prepare(tables))
+
+    def establish_all(self) -> list[int]:
+        """Completes the connects that the core waits for; their numbers."""
+        return [number for number in self.driver.upstreams() if self.driver.establish(number)]
+
+    def log(self) -> list[dict[str, Any]]:
+        """Every access-log line so far."""
+        self.logged += [msgspec.json.decode(line) for line in self.core.take_log().splitlines()]
+        return self.logged
+
+    def finish(self) -> None:
+        """Everybody leaves; asserts that nothing is left behind and every exchange was booked once."""
+        self.core.abort_all()
+        self.core.abort_all()  # The first may leave answers that their clients have not taken.
+        for number in self.driver.upstreams():
+            self.driver.end(number)
+        counters = self.metrics.counters()
+        assert self.core.open_exchanges() == 0
+        assert self.core.open_connections() == 0
+        assert self.load.total_in_flight() == 0
+        assert self.load.underflows() == 0
+        for gauge in ("requests_in_flight", "connections_open", "upstream_open", "upstream_idle"):
+            assert counters[gauge] == 0, gauge
+        counted = sum(count for _route, _slot, _outcome, count in self.metrics.requests())
+        assert counted == len(self.log())
+        identifiers = [line["request_id"] for line in self.logged]
+        assert len(set(identifiers)) == len(identifiers)
