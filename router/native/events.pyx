@@ -174,12 +174,15 @@ cdef void on_drained(conn_t* conn) noexcept nogil:
     if conn.kind == CONN_UPSTREAM:
         x = <exchange_t*>(<upstream_t*>conn).exchange
         if x != NULL:
+            x.down.since_us = core.driver.now_us     # while it was paused nothing could be asked of it
             core.driver.resume_reading(&x.down.conn)
+            arm(core, x.down)
         return
     x = down.exchange
     if x != NULL and x.up != NULL:
         x.last_byte_us = core.driver.now_us
         core.driver.resume_reading(&x.up.conn)
+        arm(core, down)
     elif down.phase == DOWN_LINGER:
         core.driver.end_sending(conn)
     elif down.phase == DOWN_FLUSH:

@@ -32,7 +32,7 @@ from router.native.exchange cimport (
     FACTS_KNOWN, FACTS_UNREADABLE, RELAY_CHUNKED, RELAY_DONE, RELAY_LENGTH, RELAY_MORE, RELAY_NONE, RELAY_UNCHUNKED,
     RELAY_UNTIL_CLOSE, RELAY_UNTIL_CLOSE_RAW, UPLOAD_BAD, UPLOAD_DONE, UPLOAD_TOO_LARGE, X_BODY_DROPPED,
     X_CLOSE_DOWNSTREAM, X_CUT_THROUGH, X_FACTS_KNOWN, X_FORCE_FRESH, X_HEAD, X_HEAD_SENT, X_HTTP10, X_MULTIPART,
-    X_REQUEST_CHUNKED, X_RESPONSE_BEGAN, X_STREAM, X_UPGRADE, X_UPLOAD_DONE, X_UPSTREAM_KEEPS, core_t, downstream_t,
+    X_REQUEST_CHUNKED, X_RESPONSE_BEGAN, X_SAW_TTFT, X_STREAM, X_UPGRADE, X_UPLOAD_DONE, X_UPSTREAM_KEEPS, core_t, downstream_t,
     exchange_drop_request, exchange_model, exchange_new, exchange_path, exchange_set_model, exchange_t,
 )
 from router.native.http1 cimport (
@@ -386,9 +386,12 @@ cdef void begin_meter(exchange_t* x, const uint8_t* raw, const head_t* head) noe
 cdef void relay(core_t* core, exchange_t* x, size_t head_length, const uint8_t* data, size_t size) noexcept nogil:
     cdef size_t used = 0
     cdef downstream_t* down = x.down
+    cdef bint had_begun = x.flags & X_SAW_TTFT != 0
     cdef int result = relay_feed(core, x, head_length, data, size, &used)
     if result == RELAY_MORE:
         x.flags |= X_HEAD_SENT
+        if not had_begun:
+            arm(core, down)              # from here on the idle timeout holds, which may be the sooner one
         if down.conn.flags & CONN_BLOCKED:
             if not x.up.conn.flags & CONN_PAUSED:
                 down.since_us = core.driver.now_us
