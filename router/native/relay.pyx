@@ -26,6 +26,8 @@ from router.native.metrics cimport (
 from router.native.sse cimport METER_OFF, METER_SSE, sse_meter_feed
 
 cdef enum:
+    LINE_FEED = 10
+    CARRIAGE_RETURN = 13
     PIECES_MAX = 34                  # of one send; a read with more chunks than that is sent in several
 
 
@@ -73,26 +75,38 @@ cdef int relay_chunks(core_t* core, exchange_t* x, batch_t* batch, const uint8_t
     cdef size_t position = 0
     cdef size_t offset = 0
     cdef size_t length = 0
-    cdef size_t passed = 0               # data[0:passed] may go out as it is
+    cdef size_t start = 0                # data[start:passed] may go out as it is
+    cdef size_t passed = 0
     cdef int event
+    cdef uint8_t line[20]
     cdef bint as_is = x.mode == RELAY_CHUNKED
+    # A size line that a read cut is held back, because it may be the last chunk's; it is written anew when its data comes.
+    cdef bint line_held = x.relay_chunk.line_bytes != 0
     while True:
         event = chunk_next(&x.relay_chunk, data, size, &position, &offset, &length)
         used[0] = position
         if event == CHUNK_DATA:
             measure(core, x, data + offset, length)
             if as_is:
+                if line_held:
+                    line_held = False
+                    add(batch, line, write_chunk_size(line, length + x.relay_chunk.remaining_bytes))
+                    start = offset
                 passed = position
             else:
                 add(batch, data + offset, length)
                 if batch.count >= PIECES_MAX:
                     send(x, batch)
         elif event == CHUNK_NEED_MORE:
-            if as_is and not x.flags & X_IN_TRAILERS:
-                passed = position
+            if line_held and as_is and x.relay_chunk.line_bytes == 0 and not x.flags & X_IN_TRAILERS:
+                add(batch, line, write_chunk_size(line, x.relay_chunk.remaining_bytes))
+            elif as_is and not x.flags & X_IN_TRAILERS and x.relay_chunk.line_bytes < position:
+                passed = position - x.relay_chunk.line_bytes
             break
         elif event == CHUNK_LAST:
-            passed = position
+            # The line end of the data before it goes out; the last chunk itself only when the message is whole.
+            while not line_held and (data[passed] == CARRIAGE_RETURN or data[passed] == LINE_FEED):
+                passed += 1
             x.flags |= X_IN_TRAILERS
         elif event == CHUNK_TRAILER:
             if buffer_append(&x.trailers, data + offset, length) < 0:
@@ -101,20 +115,16 @@ cdef int relay_chunks(core_t* core, exchange_t* x, batch_t* batch, const uint8_t
             if not as_is:
                 send(x, batch)
                 return RELAY_DONE
+            add(batch, data + start, passed - start)
             if buffer_size(&x.trailers):
-                add(batch, data, passed)
                 return relay_trailers(core, x, batch)
-            if position - passed == 2:
-                add(batch, data, position)
-            else:
-                add(batch, data, passed)
-                add(batch, b"\r\n", 2)
+            add(batch, b"0\r\n\r\n", 5)
             send(x, batch)
             return RELAY_DONE
         else:
             return RELAY_BAD
     if as_is:
-        add(batch, data, passed)
+        add(batch, data + start, passed - start)
     send(x, batch)
     return RELAY_MORE
 
@@ -126,6 +136,7 @@ cdef int relay_trailers(core_t* core, exchange_t* x, batch_t* batch) noexcept no
     core.head_owner = NULL
     if parse_trailers(raw, buffer_size(&x.trailers), trailers) != HTTP1_OK:
         return RELAY_BAD
+    add(batch, b"0\r\n", 3)
     for index in range(trailers.field_count):
         if trailers.fields[index].flags & FIELD_HOP_BY_HOP:
             continue
