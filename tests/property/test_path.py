@@ -1,9 +1,11 @@
 """The native request path under a scripted driver: any split, any window, any order of events.
 
-What must hold after any history is asserted by Scripted.finish: nothing left open, nothing charged, every exchange booked once.
+What must hold after any history is asserted by Scripted.finish: nothing left open, nothing charged, every
+exchange booked once.
 """
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -46,7 +48,7 @@ ANSWER = (
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     """`data` cut at the given places (modulo its length)."""
     places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    return [data[begin:end] for begin, end in zip(places, places[1:], strict=False)]
+    return [data[begin:end] for begin, end in pairwise(places)]
 
 
 def body_of(received: bytes) -> bytes:

@@ -1,7 +1,8 @@
-"""A whole native core without sockets: tests say what arrives, in which pieces and when, and see what is sent.
+"""A whole native core without sockets: tests say what arrives, and when, and see what is sent.
 
-The same request path as in production, under router.native.driver_script in place of epoll. `Scripted` holds the core, its tables and the
-driver, and checks at the end what must hold after any history: no exchange, no charge, no connection left behind.
+The same request path as in production, under router.native.driver_script in place of epoll. `Scripted` holds
+the core, its tables and the driver, and checks at the end what must hold after any history: no exchange, no
+charge, no connection left behind.
 """
 
 from __future__ import annotations
