@@ -1,6 +1,6 @@
 # What a developer needs, one target each; `make help` lists them. Everything lands in .venv and build/.
 # Settings: PYTHON=python3.12  CC=clang  DEMO_SECONDS=30  FUZZ_SECONDS=60  BENCH='--only fairlead,nginx'
-#           TEST='-k drain'  E2E_VLLM=http://127.0.0.1:8000
+#           TEST='-k drain'
 
 PYTHON ?= python3
 CC ?= cc
@@ -49,7 +49,7 @@ check: build  ## ruff, mypy, cython-lint, and the tidy tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/cython-lint router bench
+	@PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint router bench
 	@$(BIN)/python -m pytest -q tests/tidy
 
 build: $(BUILD_STAMP)  ## .venv with the locked dependencies, the extensions, and .venv/bin/fairlead
@@ -77,7 +77,7 @@ SANITIZED = LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-fi
 annotate: build  ## what each Cython line costs: HTML pages below build/annotate
 	@FAIRLEAD_ANNOTATE=1 $(BIN)/python setup.py -q --name >build/annotate.log && find build/annotate -name '*.html' | sort
 
-e2e: build  ## against real engines: E2E_VLLM=URL and E2E_LLAMACPP=URL[,URL] name running ones
+e2e: build  ## against real engines, see docs/how-to/real-engines.md
 	@$(BIN)/python -m pytest -q tests/e2e
 
 clean:  ## remove what was built; caches of tests and checks too
