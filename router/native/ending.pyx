@@ -8,7 +8,7 @@ from libc.stdint cimport uint16_t, uint64_t
 from libc.string cimport memset
 
 from router.native.attempt cimport attempt_end
-from router.native.buffer cimport buffer_release, buffer_size
+from router.native.buffer cimport buffer_release
 from router.native.causes cimport (
     CAUSE_BAD_EXPECT, CAUSE_BAD_REQUEST, CAUSE_CLIENT_CLOSED, CAUSE_HEAD_TIMEOUT, CAUSE_HEAD_TOO_LARGE, CAUSE_NONE, CAUSE_TARGET_TOO_LONG,
     CAUSE_UNSUPPORTED_VERSION, CAUSE_UPSTREAM_4XX, CAUSE_UPSTREAM_5XX,
