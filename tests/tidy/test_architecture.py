@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tidy.test_imports import FLOORS
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 SECTIONS = (
@@ -105,3 +107,11 @@ def test_invariants_stand_in_lines_of_their_own() -> None:
     beginnings = [line for line in PAGE.splitlines() if line.startswith("Invariant:")]
     assert len(beginnings) >= 5
     assert PAGE.count("Invariant:") == len(beginnings)
+
+
+def test_the_floors_are_those_the_imports_are_held_to() -> None:
+    rows = re.findall(r"^\| (\d) \| (.*?) \|", section("Layout"), re.MULTILINE)
+    shown = {int(floor): set(backticked(names)) for floor, names in rows}
+    for number, modules in enumerate(FLOORS):
+        wanted = {name.removeprefix("router.") for name in modules} - {"router", "__main__"}
+        assert shown[number] - {"schema"} == wanted
