@@ -2,7 +2,7 @@
 
 A Core owns the native state of a worker (core_t) and everything it points at. Its `wake` drains the epoll set; the request path itself is
 in router/native/path.pyx, read top-down from there. Where the path needs Python (an error to phrase, a body nobody can scan, an attempt
-that failed, a connection that is not hot) it comes back through the four hooks below, which take the GIL and ask router/dispatch.py.
+that failed, a connection that is not hot) it comes back through the hooks below, which take the GIL and ask router/dispatch.py.
 
 Invariant: one thread uses a Core. A hook never lets an exception out: what it raises is reported as unraisable and answered with 500.
 """
@@ -16,7 +16,7 @@ from posix.uio cimport iovec
 from posix.unistd cimport dup
 
 from router.native.attempt cimport attempt_end
-from router.native.buffer cimport buffer_bytes, buffer_release, buffer_size
+from router.native.buffer cimport buffer_append, buffer_bytes, buffer_release, buffer_size, buffer_t
 from router.native.causes cimport CAUSE_BAD_BODY, CAUSE_COUNT, CAUSE_DRAINING
 from router.native.conn cimport CONN_CLOSED, CONN_LISTENER, conn_t
 from router.native.driver_epoll cimport (
@@ -33,7 +33,7 @@ from router.native.http1 cimport FIELD_CONTENT_TYPE, HTTP1_OK, head_t, parse_req
 from router.native.loadtable cimport LoadTable, load_view, load_view_t
 from router.native.metrics cimport COUNT_ACCEPT_PAUSES, COUNT_BODY_FACTS_SLOW, COUNT_BUFFERED_BYTES, MetricsTable, metrics_add, metrics_set
 from router.native.peer cimport network_parse
-from router.native.pool cimport Endpoint, endpoint_t, upstream_t
+from router.native.pool cimport Endpoint, endpoint_t, text_t, upstream_t
 from router.native.rewrite cimport compose_local_head
 from router.native.routes cimport Snapshot
 from router.native.slab cimport slab_give, slab_take
@@ -89,6 +89,7 @@ cdef class Core:
         core.hooks.send_error = send_error
         core.hooks.may_go_on = may_go_on
         core.hooks.read_facts = read_facts
+        core.hooks.rewrite_body = rewrite_body
         core.hooks.hand_over = hand_over
         core.options.head_bytes_max = options.head_bytes_max
         core.options.target_bytes_max = options.target_bytes_max
@@ -400,17 +401,10 @@ cdef int read_facts(core_t* core, exchange_t* x, bint complete) noexcept nogil:
 
 
 cdef int ask_body_facts(core_t* core, exchange_t* x, bint complete) noexcept:
-    cdef head_t* head = &core.head
-    cdef const uint8_t* raw = buffer_bytes(&x.head)
-    cdef bytes content_type = b""
+    cdef bytes content_type
     cdef bytes encoded
     metrics_add(&core.metrics, COUNT_BODY_FACTS_SLOW, 1)
-    if core.head_owner != x:
-        parse_request_head(raw, buffer_size(&x.head), buffer_size(&x.head), head)
-        core.head_owner = x
-    if head.known[FIELD_CONTENT_TYPE] >= 0:
-        span = head.fields[head.known[FIELD_CONTENT_TYPE]].value
-        content_type = (raw + span.offset)[:span.length]
+    content_type = content_type_of(core, x)
     path = exchange_path(x)
     try:
         model, stream, user = (<Core>core.door).hooks.body_facts(
@@ -432,6 +426,33 @@ cdef int ask_body_facts(core_t* core, exchange_t* x, bint complete) noexcept:
     exchange_set_model(x, encoded, len(encoded))
     x.flags |= X_FACTS_KNOWN
     return FACTS_KNOWN
+
+
+cdef int rewrite_body(core_t* core, exchange_t* x, text_t engine_name, buffer_t* out) noexcept nogil:
+    with gil:
+        return ask_rewritten_body(core, x, engine_name.data[:engine_name.length], out)
+
+
+cdef int ask_rewritten_body(core_t* core, exchange_t* x, bytes engine_name, buffer_t* out) noexcept:
+    cdef bytes body
+    try:
+        body = (<Core>core.door).hooks.rewrite_body(
+            content_type_of(core, x), buffer_bytes(&x.body)[:buffer_size(&x.body)], engine_name.decode())
+    except ValueError:
+        return -1                            # it goes as it came; the engine has the last word on it
+    return buffer_append(out, <const uint8_t*>body, len(body))
+
+
+cdef bytes content_type_of(core_t* core, exchange_t* x):
+    cdef head_t* head = &core.head
+    cdef const uint8_t* raw = buffer_bytes(&x.head)
+    if core.head_owner != x:
+        parse_request_head(raw, buffer_size(&x.head), buffer_size(&x.head), head)
+        core.head_owner = x
+    if head.known[FIELD_CONTENT_TYPE] < 0:
+        return b""
+    span = head.fields[head.known[FIELD_CONTENT_TYPE]].value
+    return (raw + span.offset)[:span.length]
 
 
 cdef void hand_over(core_t* core, downstream_t* down, int fd, const uint8_t* data, size_t size) noexcept nogil:

@@ -174,15 +174,12 @@ def read_multipart_facts(content_type: str, body: bytes, complete: bool) -> Body
 
     Raises: BodyUnreadable.
     """
-    match = _BOUNDARY.search(content_type)
-    if match is None:
-        raise BodyUnreadable("The Content-Type of the form has no boundary.")
-    boundary = _unquote_string(match[1]) if match[1] is not None else match[2]
-    delimiter = b"--" + boundary.encode("latin-1")
+    delimiter = _delimiter(content_type)
     if complete and not body.startswith(delimiter) and b"\r\n" + delimiter not in body:
         raise BodyUnreadable("The form does not contain the boundary that its Content-Type names.")
     fields: dict[str, str] = {}
-    for name, content in _form_fields(body, delimiter):
+    for name, begin, end in _form_places(body, delimiter):
+        content = body[begin:end]
         try:
             value = content.decode("utf-8")
         except UnicodeDecodeError as exc:
@@ -200,8 +197,16 @@ def read_multipart_facts(content_type: str, body: bytes, complete: bool) -> Body
     )
 
 
-def _form_fields(body: bytes, delimiter: bytes) -> Iterator[tuple[str, bytes]]:
-    """Name and content of the wanted fields that have arrived whole, in order."""
+def _delimiter(content_type: str) -> bytes:
+    match = _BOUNDARY.search(content_type)
+    if match is None:
+        raise BodyUnreadable("The Content-Type of the form has no boundary.")
+    boundary = _unquote_string(match[1]) if match[1] is not None else match[2]
+    return b"--" + boundary.encode("latin-1")
+
+
+def _form_places(body: bytes, delimiter: bytes) -> Iterator[tuple[str, int, int]]:
+    """Name, begin and end of content of the wanted fields that have arrived whole, in order."""
     end = min(len(body), MULTIPART_SCAN_BYTES_MAX)
     separator = b"\r\n" + delimiter
     start = len(delimiter)
@@ -222,7 +227,7 @@ def _form_fields(body: bytes, delimiter: bytes) -> Iterator[tuple[str, bytes]]:
             return
         name = _field_name(body[line_end:head_end])
         if name in FORM_FIELDS:
-            yield name, body[head_end + 4 : content_end]
+            yield name, head_end + 4, content_end
         start = content_end + len(separator)
 
 
@@ -239,6 +244,27 @@ def _field_name(head: bytes) -> str | None:
 
 def _unquote_string(raw: str) -> str:
     return re.sub(r"\\(.)", r"\1", raw)
+
+
+def replace_model(content_type: bytes, body: bytes, model: str) -> bytes:
+    """`body` with `model` in place of the model it names; everything else stays as it was written.
+
+    A form may be cut off behind its model field. Raises: BodyUnreadable where no model is found.
+    """
+    kind = content_type.decode("latin-1")
+    if not kind.lower().lstrip().startswith("multipart/form-data"):
+        try:
+            members = msgspec.json.decode(body.removeprefix(BYTE_ORDER_MARK), type=dict[str, msgspec.Raw])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            raise BodyUnreadable(f"The body is not a JSON object: {exc}.") from exc
+        if "model" not in members:
+            raise BodyUnreadable("The body names no model.")
+        members["model"] = msgspec.Raw(msgspec.json.encode(model))
+        return msgspec.json.encode(members)
+    for name, begin, end in _form_places(body, _delimiter(kind)):
+        if name == "model":
+            return body[:begin] + model.encode() + body[end:]
+    raise BodyUnreadable("The form names no model.")
 
 
 def model_from_path(path: str) -> str | None:

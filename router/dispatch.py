@@ -9,7 +9,7 @@ and waits for nothing. Neighbours: retry.py (the rule), errors.py (the table), b
 
 from collections.abc import Callable, Iterable
 
-from router.body_facts import read_body_facts
+from router.body_facts import read_body_facts, replace_model
 from router.errors import OUTCOMES, Cause, error_body, error_headers
 from router.retry import may_retry
 
@@ -29,6 +29,10 @@ class Dispatcher:
     ) -> tuple[str | None, bool, str | None]:
         """Model, whether a stream is asked for, and user. Raises: ValueError for a body nobody could read."""
         return read_body_facts(path, content_type, body, complete)
+
+    def rewrite_body(self, content_type: bytes, body: bytes, model: str) -> bytes:
+        """`body` with `model` as its model's name. Raises: ValueError where it names none."""
+        return replace_model(content_type, body, model)
 
     def error_response(
         self, cause: int, detail: str, request_id: bytes, known_models: Iterable[str]

@@ -16,8 +16,8 @@ from router.native.causes cimport (
 from router.native.conn cimport CONN_BLOCKED, CONN_CLOSED
 from router.native.driver_epoll cimport monotonic_us
 from router.native.exchange cimport (
-    EXCHANGE_AWAITING, EXCHANGE_CONNECTING, X_BODY_DROPPED, X_CUT_THROUGH, X_FORCE_FRESH, X_REQUEST_CHUNKED, X_UPLOAD_DONE,
-    core_t, exchange_charge, exchange_release, exchange_t,
+    EXCHANGE_AWAITING, EXCHANGE_CONNECTING, X_BODY_DROPPED, X_CUT_THROUGH, X_FACTS_KNOWN, X_FORCE_FRESH, X_REQUEST_CHUNKED, X_UPLOAD_DONE,
+    core_t, exchange_charge, exchange_model, exchange_release, exchange_t,
 )
 from router.native.http1 cimport HTTP1_OK, head_t, parse_request_head
 from router.native.loadtable cimport load_in_flight, load_is_ejected
@@ -27,13 +27,13 @@ from router.native.metrics cimport (
 )
 from router.native.pick cimport pick_endpoint, pick_request_t, random_next
 from router.native.pool cimport (
-    UPSTREAM_BUSY, UPSTREAM_CONNECTING, UPSTREAM_IDLE, endpoint_t, pool_put_idle, pool_remove_idle, pool_take_idle, text_t,
+    UPSTREAM_BUSY, UPSTREAM_CONNECTING, UPSTREAM_IDLE, endpoint_t, pool_put_idle, pool_remove_idle, pool_take_idle, rewrite_t, text_t,
     upstream_t,
 )
 from router.native.rewrite cimport LENGTH_CHUNKED, LENGTH_NONE, compose_request_head, write_chunk_size
 from router.native.routes cimport KEY_HEADER, KEY_PROMPT, KEY_USER, policy_t
 from router.native.slab cimport slab_give, slab_take
-from router.native.upload cimport upload_ending, upload_pieces
+from router.native.upload cimport upload_ending, upload_pieces, upload_rewrite
 
 cdef enum:
     EXCLUDABLE_MAX = 256             # candidate positions that the exclusion bits reach
@@ -166,14 +166,23 @@ cdef int attempt_send(core_t* core, exchange_t* x) noexcept nogil:
     cdef iovec pieces[8]
     cdef uint8_t line[20]
     cdef buffer_t ending
+    cdef buffer_t rewritten
+    cdef const rewrite_t* rewrite = NULL
     cdef int64_t total, declared, head_length
     cdef int count
     memset(&ending, 0, sizeof(ending))
+    memset(&rewritten, 0, sizeof(rewritten))
     if core.head_owner != x:
         if parse_request_head(raw, buffer_size(&x.head), buffer_size(&x.head), &core.head) != HTTP1_OK:
             return CAUSE_INTERNAL
         core.head_owner = x
     count = upload_pieces(x, pieces + 2, &total)
+    if x.flags & X_FACTS_KNOWN and x.endpoint.rewrite_count and count and not x.flags & X_BODY_DROPPED:
+        rewrite = upload_rewrite(x, exchange_model(x))
+        if rewrite != NULL and core.hooks.rewrite_body(core, x, rewrite.engine_name, &rewritten) == 0:
+            pieces[2].iov_base = buffer_bytes(&rewritten)
+            pieces[2].iov_len = total = buffer_size(&rewritten)
+            count = 1
     if x.flags & X_REQUEST_CHUNKED and (not x.flags & X_UPLOAD_DONE or buffer_size(&x.trailers)):
         declared = LENGTH_CHUNKED
     elif not x.flags & X_UPLOAD_DONE:
@@ -207,6 +216,7 @@ cdef int attempt_send(core_t* core, exchange_t* x) noexcept nogil:
     else:
         core.driver.send(&x.up.conn, pieces, count + 2)
     buffer_release(&ending)
+    buffer_release(&rewritten)
     x.up.state = UPSTREAM_BUSY
     x.state = EXCHANGE_AWAITING
     x.sent_us = monotonic_us()

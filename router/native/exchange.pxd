@@ -83,12 +83,14 @@ cdef enum facts_result:
 ctypedef void (*send_error_fn)(core_t* core, exchange_t* x, int cause, const char* detail) noexcept nogil
 ctypedef bint (*may_go_on_fn)(core_t* core, exchange_t* x, int cause) noexcept nogil
 ctypedef int (*read_facts_fn)(core_t* core, exchange_t* x, bint complete) noexcept nogil
+ctypedef int (*rewrite_body_fn)(core_t* core, exchange_t* x, text_t engine_name, buffer_t* out) noexcept nogil
 ctypedef void (*hand_over_fn)(core_t* core, downstream_t* down, int fd, const uint8_t* data, size_t size) noexcept nogil
 
 cdef struct hooks_t:                 # where the path leaves native code; each takes the GIL (router/_fastpath.pyx)
     send_error_fn send_error
     may_go_on_fn may_go_on
     read_facts_fn read_facts
+    rewrite_body_fn rewrite_body     # the body with another model's name, where the scan does not know the place
     hand_over_fn hand_over
 
 cdef struct options_t:               # bounds and switches, fixed for the life of the worker

@@ -19,7 +19,7 @@ from router.native.exchange cimport (
     X_UPLOAD_DONE, core_t, exchange_t,
 )
 from router.native.http1 cimport FIELD_HOP_BY_HOP, HTTP1_OK, field_t, head_t, parse_trailers
-from router.native.pool cimport rewrite_t
+from router.native.pool cimport rewrite_t, text_t
 
 
 cdef int keep(core_t* core, exchange_t* x, const uint8_t* data, size_t size) noexcept nogil:
@@ -70,21 +70,28 @@ cdef int upload_feed(core_t* core, exchange_t* x, const uint8_t* data, size_t si
             return UPLOAD_BAD
 
 
+cdef const rewrite_t* upload_rewrite(const exchange_t* x, text_t model) noexcept nogil:
+    cdef uint32_t index
+    for index in range(x.endpoint.rewrite_count):
+        if x.endpoint.rewrites[index].name.length == model.length \
+                and memcmp(x.endpoint.rewrites[index].name.data, model.data, model.length) == 0:
+            return &x.endpoint.rewrites[index]
+    return NULL
+
+
 cdef int upload_pieces(exchange_t* x, iovec* pieces, int64_t* total) noexcept nogil:
     cdef uint8_t* body = buffer_bytes(&x.body)
     cdef size_t size = buffer_size(&x.body)
     cdef const rewrite_t* rewrite = NULL
-    cdef uint32_t index
+    cdef text_t model
     total[0] = size
     x.flags &= ~X_REWRITTEN
     if size == 0:
         return 0
     if x.model_length and x.model_offset + x.model_length <= size and not x.flags & X_BODY_DROPPED:
-        for index in range(x.endpoint.rewrite_count):
-            if x.endpoint.rewrites[index].name.length == x.model_length \
-                    and memcmp(x.endpoint.rewrites[index].name.data, body + x.model_offset, x.model_length) == 0:
-                rewrite = &x.endpoint.rewrites[index]
-                break
+        model.data = body + x.model_offset
+        model.length = x.model_length
+        rewrite = upload_rewrite(x, model)
     if rewrite == NULL:
         pieces[0].iov_base = body
         pieces[0].iov_len = size

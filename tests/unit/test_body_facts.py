@@ -10,6 +10,7 @@ from router.body_facts import (
     read_json_facts,
     read_json_prefix_facts,
     read_multipart_facts,
+    replace_model,
 )
 from router.limits import MULTIPART_SCAN_BYTES_MAX
 
@@ -234,3 +235,23 @@ def test_any_request_is_read_by_its_kind(
 def test_unreadable_object_without_a_model_in_the_path_is_refused() -> None:
     with pytest.raises(BodyUnreadable, match="not valid JSON"):
         read_body_facts(b"/v1/chat/completions", b"application/json", b'{"model":', True)
+
+
+def test_a_model_is_replaced_in_json_whatever_way_it_was_written() -> None:
+    body = b'{"mod\\u0065l": "a", "n":1.50, "messages":[{"model":"a"}]}'
+    assert (
+        replace_model(b"application/json", body, "b") == b'{"model":"b","n":1.50,"messages":[{"model":"a"}]}'
+    )
+
+
+def test_a_model_is_replaced_in_a_form_that_is_still_arriving() -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n'
+    form = head + b'a\r\n--x\r\nContent-Disposition: form-data; na'
+    replaced = replace_model(b"multipart/form-data; boundary=x", form, "whisper")
+    assert replaced == form.replace(b"\r\n\r\na\r\n", b"\r\n\r\nwhisper\r\n")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b"{", b"\xff"])
+def test_a_body_without_a_model_has_none_to_replace(body: bytes) -> None:
+    with pytest.raises(BodyUnreadable):
+        replace_model(b"application/json", body, "b")
