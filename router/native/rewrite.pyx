@@ -5,7 +5,7 @@ that is not trusted they are replaced), x-request-id, framing. A client's keys s
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, strlen
+from libc.string cimport memcpy, strlen
 
 from router.native.exchange cimport (
     COMPOSE_BYTES, X_HTTP10, X_UPGRADE, core_t, exchange_id, exchange_t,
@@ -13,8 +13,9 @@ from router.native.exchange cimport (
 from router.native.http1 cimport (
     FIELD_API_KEY, FIELD_AUTHORIZATION, FIELD_CONTENT_LENGTH, FIELD_EXPECT, FIELD_FORWARDED, FIELD_HOP_BY_HOP, FIELD_HOST,
     FIELD_TRANSFER_ENCODING, FIELD_UPGRADE, FIELD_X_API_KEY, FIELD_X_FORWARDED_FOR, FIELD_X_FORWARDED_HOST,
-    FIELD_X_FORWARDED_PROTO, FIELD_X_REQUEST_ID, TARGET_ASTERISK, field_t, head_t, span_t,
+    FIELD_X_FORWARDED_PROTO, FIELD_X_REQUEST_ID, METHOD_OPTIONS, TARGET_ABSOLUTE, TARGET_ASTERISK, field_t, head_t, span_t,
 )
+from router.native.octets cimport same_name
 from router.native.pool cimport endpoint_t, text_t
 
 cdef enum:
@@ -71,8 +72,7 @@ cdef bint is_client_key(const uint8_t* buffer, const field_t* field) noexcept no
     if field.id == FIELD_AUTHORIZATION or field.id == FIELD_X_API_KEY or field.id == FIELD_API_KEY:
         return True
     # Google's clients; rare enough to need no id of its own.
-    return field.name.length == 14 and (memcmp(buffer + field.name.offset, b"x-goog-api-key", 14) == 0
-                                        or memcmp(buffer + field.name.offset, b"X-Goog-Api-Key", 14) == 0)
+    return field.name.length == 14 and same_name(buffer + field.name.offset, b"x-goog-api-key", 14)
 
 
 cdef void put_forwarded(writer_t* out, const exchange_t* x, const uint8_t* buffer, const head_t* head) noexcept nogil:
@@ -96,6 +96,25 @@ cdef void put_forwarded(writer_t* out, const exchange_t* x, const uint8_t* buffe
         put(out, b"\r\n", 2)
 
 
+cdef void put_target(writer_t* out, const uint8_t* buffer, const head_t* head, const endpoint_t* endpoint) noexcept nogil:
+    if head.form == TARGET_ASTERISK or (
+            head.form == TARGET_ABSOLUTE and head.method == METHOD_OPTIONS and head.path.offset < head.authority.offset):
+        put(out, b"*", 1)                # RFC 9112 3.2.4: absolute form without a path is how a proxy is asked for it
+        return
+    put_text(out, endpoint.path_prefix)
+    if head.path.length and buffer[head.path.offset] == QUESTION:
+        put(out, b"/", 1)                # http://host?query has an empty path
+    put_span(out, buffer, head.path)
+
+
+cdef inline void put_via(writer_t* out, const head_t* head) noexcept nogil:
+    # RFC 9110 7.6.3: the version is that of the message received.
+    if head.minor_version:
+        put(out, b"Via: 1.1 fairlead\r\n", 19)
+    else:
+        put(out, b"Via: 1.0 fairlead\r\n", 19)
+
+
 cdef int64_t compose_request_head(core_t* core, const exchange_t* x, const uint8_t* buffer, const head_t* head,
                                   const endpoint_t* endpoint, int64_t body_length) noexcept nogil:
     cdef writer_t out
@@ -107,11 +126,7 @@ cdef int64_t compose_request_head(core_t* core, const exchange_t* x, const uint8
     out.limit = COMPOSE_BYTES
     put_span(&out, buffer, head.method_span)
     put(&out, b" ", 1)
-    if head.form != TARGET_ASTERISK:
-        put_text(&out, endpoint.path_prefix)
-        if head.path.length and buffer[head.path.offset] == QUESTION:
-            put(&out, b"/", 1)           # http://host?query has an empty path
-    put_span(&out, buffer, head.path)
+    put_target(&out, buffer, head, endpoint)
     put(&out, b" HTTP/1.1\r\nHost: ", 17)
     put_text(&out, endpoint.authority)
     put(&out, b"\r\n", 2)
@@ -127,7 +142,7 @@ cdef int64_t compose_request_head(core_t* core, const exchange_t* x, const uint8
             continue
         put_field(&out, buffer, field)
     put_text(&out, endpoint.key_line)
-    put(&out, b"Via: 1.1 fairlead\r\n", 19)
+    put_via(&out, head)
     put_forwarded(&out, x, buffer, head)
     put(&out, b"x-request-id: ", 14)
     put_text(&out, exchange_id(x))
@@ -172,7 +187,7 @@ cdef int64_t compose_response_head(core_t* core, const exchange_t* x, const uint
                 or field.id == FIELD_X_REQUEST_ID:
             continue
         put_field(&out, buffer, field)
-    put(&out, b"Via: 1.1 fairlead\r\n", 19)
+    put_via(&out, head)
     if x.route.exposes_endpoint:
         put(&out, b"x-fairlead-endpoint: ", 21)
         put_text(&out, x.endpoint.name)
