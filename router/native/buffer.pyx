@@ -16,12 +16,14 @@ cdef struct block_t:
 
 cdef block_t* free_blocks = NULL
 cdef int free_block_count = 0
+cdef unsigned long long malloc_count = 0
 
 
 cdef uint8_t* take_block() noexcept nogil:
-    global free_blocks, free_block_count
+    global free_blocks, free_block_count, malloc_count
     cdef block_t* block = free_blocks
     if block == NULL:
+        malloc_count += 1
         return <uint8_t*>malloc(BUFFER_BLOCK_BYTES)
     free_blocks = block.next
     free_block_count -= 1
@@ -36,6 +38,11 @@ cdef void give_block(uint8_t* data, size_t capacity) noexcept nogil:
     (<block_t*>data).next = free_blocks
     free_blocks = <block_t*>data
     free_block_count += 1
+
+
+cdef void count_malloc() noexcept nogil:
+    global malloc_count
+    malloc_count += 1
 
 
 cdef size_t buffer_size(const buffer_t* buffer) noexcept nogil:
@@ -68,6 +75,7 @@ cdef int buffer_reserve(buffer_t* buffer, size_t size) noexcept nogil:
     wanted = buffer.capacity if buffer.capacity else BUFFER_BLOCK_BYTES
     while wanted - held < size:
         wanted *= 2
+    count_malloc()
     if buffer.capacity == BUFFER_BLOCK_BYTES:
         # A recycled block must not be handed to realloc: it may still be one of the free list's.
         grown = <uint8_t*>malloc(wanted)
@@ -121,3 +129,8 @@ def append_and_consume(list steps):
         seen.append(buffer_bytes(&buffer)[:buffer_size(&buffer)] if buffer.data != NULL else b"")
     buffer_release(&buffer)
     return seen
+
+
+def allocations() -> int:
+    """How often memory had to come from malloc since the process began; messages of ordinary size need none once a worker is warm."""
+    return malloc_count
