@@ -1,8 +1,8 @@
 """Who goes away ends the exchange for the other, at any point of it: the cancel matrix.
 
-Stream or not x before the upload ends, before the first byte, mid-answer x client or endpoint goes, in order or
-by reset. After each: the other side has seen it, nothing is held, the outcome names the right side, and the
-next request works.
+Stream or not x before the upload ends, before the first byte, mid-answer x client or endpoint goes, in order
+or by reset. After each: the other side has seen it, nothing is held, the outcome names the right side, and
+the next request works.
 """
 
 from collections.abc import Iterator
@@ -214,7 +214,7 @@ def test_an_engine_may_begin_its_answer_and_still_take_the_rest_of_the_upload(sc
     half = len(body) // 2
     client.send(request(body)[:-half])
     with client, scene.endpoint.accept() as engine:
-        line, fields = engine.take_head()
+        _, fields = engine.take_head()
         received = engine.take(len(body) - half)
         engine.send(STREAM_HEAD)
         engine.send_chunk(b"data: early\n\n")

@@ -169,10 +169,13 @@ class Endpoint:
 
 
 def dial(address: tuple[str, int], *, receive_bytes: int = 0) -> Peer:
-    """A client's connection; `receive_bytes` bounds what its kernel takes in without being asked."""
+    """A client's connection; `receive_bytes` bounds what its kernel takes in without being asked, in segments
+    as they are off loopback.
+    """
     sock = socket.socket()
     if receive_bytes:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1400)
     sock.settimeout(BOUND_S)
     sock.connect(address)
     return Peer(sock)
