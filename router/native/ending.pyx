@@ -16,7 +16,7 @@ from router.native.causes cimport (
 from router.native.conn cimport CONN_BLOCKED, CONN_CLOSED
 from router.native.exchange cimport (
     DOWN_FLUSH, DOWN_IDLE, DOWN_LINGER, EXCHANGE_TUNNEL, X_CLOSE_DOWNSTREAM, X_UPLOAD_DONE, core_t, downstream_t, exchange_deadline,
-    exchange_free, exchange_new, exchange_record, exchange_release, exchange_t,
+    exchange_free, exchange_new, exchange_record, exchange_t,
 )
 from router.native.http1 cimport (
     HTTP1_BAD_EXPECT, HTTP1_HEAD_TOO_LARGE, HTTP1_TARGET_TOO_LONG, HTTP1_TOO_MANY_FIELDS, HTTP1_UNSUPPORTED_VERSION, head_t,
@@ -74,8 +74,8 @@ cdef void finish(core_t* core, exchange_t* x, int cause) noexcept nogil:
 
 
 cdef void answer_error(core_t* core, exchange_t* x, int cause, const char* detail) noexcept nogil:
-    """The router's own answer, in OpenAI's error shape."""
-    exchange_release(core, x)
+    """The router's own answer, in OpenAI's error shape. What an endpoint may still say to this exchange is dropped with its connection."""
+    attempt_end(core, x, False)
     core.hooks.send_error(core, x, cause, detail)
     finish(core, x, cause)
 
