@@ -75,3 +75,18 @@ cdef int network_parse(object cidr, network_t* network) except -1:
     memcpy(network.bytes, <const uint8_t*>packed, 16)
     network.bits = parsed.prefixlen + (96 if parsed.version == 4 else 0)
     return 0
+
+
+def describe(bytes address, list networks):
+    """(text, whether it is trusted) of a sockaddr among CIDR `networks`. For tests. Raises ValueError for a bad network."""
+    cdef uint8_t text[46]            # PEER_BYTES
+    cdef network_t parsed[64]
+    cdef const uint8_t* data = address
+    cdef uint32_t index
+    cdef uint8_t length
+    if len(address) < 28 or len(networks) > 64:
+        raise ValueError("a whole sockaddr_in6 and at most 64 networks are read")
+    for index, network in enumerate(networks):
+        network_parse(network, &parsed[index])
+    length = peer_text(data, text)
+    return text[:length].decode(), peer_is_trusted(data, parsed, <uint32_t>len(networks))

@@ -10,7 +10,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memset
 
 from router.native.body cimport hash_bytes
-from router.native.http1 cimport head_t
+from router.native.http1 cimport HTTP1_OK, head_t, parse_request_head
 from router.native.pick cimport (
     POLICY_BOUNDED_RING, candidate_set_build_ring, candidate_set_free, candidate_set_t,
 )
@@ -304,3 +304,28 @@ def glob(str pattern, str text, bint ignore_case=False) -> bool:
     pattern_text.data, pattern_text.length = <const uint8_t*>pattern_bytes, len(pattern_bytes)
     plain.data, plain.length = <const uint8_t*>text_bytes, len(text_bytes)
     return glob_matches(pattern_text, plain, ignore_case)
+
+
+def match(Snapshot snapshot, bytes head, str model=""):
+    """(route, pool, endpoints) by name for a request head and a model, Nones where nothing is found. For tests."""
+    cdef head_t parsed
+    cdef text_t wanted
+    cdef bytes encoded = model.encode()
+    cdef route_t* route
+    cdef target_t* target
+    cdef uint32_t index
+    if parse_request_head(head, len(head), len(head), &parsed) != HTTP1_OK:
+        raise ValueError("not a request head")
+    wanted.data, wanted.length = <const uint8_t*>encoded, <uint32_t>len(encoded)
+    route = match_route(&snapshot.snapshot, head, &parsed, wanted)
+    if route == NULL:
+        return None, None, None
+    target = find_target(&snapshot.snapshot, route, wanted)
+    if target == NULL:
+        return name_of(route.name), None, None
+    return (name_of(route.name), name_of(target.pool_name),
+            [name_of(target.endpoints[index].name) for index in range(target.candidates.count)])
+
+
+cdef str name_of(text_t text):
+    return text.data[:text.length].decode()
