@@ -157,6 +157,7 @@ cdef class Core:
     def tick(self):
         """As wake, for a clock that calls when no socket does; returns the milliseconds until a timer could be due, -1 for none."""
         self.wake()
+        self.core.wall_offset_us = <uint64_t>(time.time() * 1e6) - monotonic_us()      # the log follows a stepped clock
         metrics_set(&self.core.metrics, COUNT_BUFFERED_BYTES, self.core.buffered_bytes)
         metrics_set(&self.core.metrics, COUNT_ACCEPT_PAUSES, self.driver.accept_pause_count)
         return wheel_wait_ms(&self.core.wheel, self.core.driver.now_us)

@@ -138,6 +138,21 @@ def _upstream(
     )
 
 
+def _nobody_there(code: str, message: str) -> Outcome:
+    # The answer when no endpoint could be reached at all. Nothing has run, so a client may well ask again.
+    return Outcome(
+        side=Side.UPSTREAM,
+        retryable_elsewhere=True,
+        counts_against_endpoint=True,
+        status=503,
+        error_type="upstream_error",
+        code=code,
+        message=message,
+        retry_after_s=1,
+        should_retry=True,
+    )
+
+
 OUTCOMES: dict[Cause, Outcome] = {
     Cause.NONE: Outcome(side=Side.ROUTER),
     # ---- downstream: the client did it
@@ -254,14 +269,9 @@ OUTCOMES: dict[Cause, Outcome] = {
         should_retry=False,
     ),
     # ---- upstream: the endpoint or the way to it
-    Cause.DNS_FAILED: _upstream(
-        502, "dns_failed", "The endpoint's host name could not be resolved{detail}.", retryable_elsewhere=True
-    ),
-    Cause.CONNECT_FAILED: _upstream(
-        502,
-        "connect_failed",
-        "No connection to the endpoint could be made{detail}.",
-        retryable_elsewhere=True,
+    Cause.DNS_FAILED: _nobody_there("dns_failed", "The endpoint's host name could not be resolved{detail}."),
+    Cause.CONNECT_FAILED: _nobody_there(
+        "connect_failed", "No connection to the endpoint could be made{detail}."
     ),
     Cause.CONNECT_TIMEOUT: _upstream(
         504,

@@ -56,6 +56,8 @@ def test_status_fits_the_side(cause: Cause) -> None:
         assert outcome.status == 505
     elif outcome.side in (Side.DOWNSTREAM, Side.POLICY):
         assert 400 <= outcome.status < 500
+    elif cause in (Cause.DNS_FAILED, Cause.CONNECT_FAILED):  # nobody there
+        assert (outcome.status, outcome.retry_after_s, outcome.should_retry) == (503, 1, True)
     elif outcome.side is Side.UPSTREAM:
         assert outcome.status == (504 if cause.name.endswith("TIMEOUT") else 502)
     else:
