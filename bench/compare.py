@@ -22,7 +22,7 @@ import click
 
 from bench import measure, report, scenarios
 from bench.goals import PICK_BOUNDS_NS, Scenario, figures_of
-from bench.measure import Series, Slice, SliceFailed, Summary
+from bench.measure import Series, Slice, SliceFailed, SliceLost, Summary
 from bench.messages import messages
 from bench.native.peer import Peer
 from bench.peers import BASE, all_peers
@@ -223,9 +223,9 @@ def run_fresh(bench: Bench, scenario: Scenario) -> dict[str, dict[str, Outcome]]
             with bench.started(peer) as running:
                 for key, outcome in _measure_fresh(bench, scenario, running).items():
                     results[key][peer.name] = outcome
-        except SliceFailed as exc:
+        except (SliceFailed, SliceLost) as exc:
             for by_peer in results.values():
-                by_peer[peer.name] = str(exc)
+                by_peer[peer.name] = str(exc) or "the machine was too busy"
         bench.stage.peer.run(0.1)  # engines hear of the proxy's end
     for by_peer in results.values():
         _add_ratios(by_peer)

@@ -31,6 +31,10 @@ class SliceFailed(Exception):
     """A proxy did not carry a load as it must: no figure, and why."""
 
 
+class SliceLost(Exception):
+    """The machine let nothing happen for a whole slice: no figure, and no fault of the proxy."""
+
+
 def process_cpu_ns(pid: int) -> int:
     """CPU time of all threads a process has had; 0 when it is gone."""
     # The clock id of another process, as clock_getcpuclockid(3) makes it: CPUCLOCK_SCHED is 2.
@@ -173,12 +177,13 @@ class Series:
 
     kept: dict[int, Slice] = field(default_factory=dict)  # by round
     discarded: list[tuple[int, Slice]] = field(default_factory=list)  # with their round
+    lost_count: int = 0
     failure: str = ""
 
     @property
     def is_starved(self) -> bool:
         """Whether too few slices were clean, so that discarded ones had to be used."""
-        return len(self.kept) < SLICES_MIN and bool(self.discarded)
+        return len(self.kept) < SLICES_MIN and bool(self.discarded or self.lost_count)
 
     @property
     def used(self) -> list[Slice]:
@@ -251,6 +256,9 @@ def take_rounds(
                 retakes_left -= bool(attempt)
                 try:
                     slice_ = take(name)
+                except SliceLost:
+                    mine.lost_count += 1
+                    continue
                 except SliceFailed as exc:
                     mine.failure = str(exc)
                     break
@@ -304,7 +312,7 @@ def summarise(series: dict[str, Series], base: str) -> dict[str, Summary | str]:
             ratio_high=ratio_high,
             ratio_is_starved=not is_clean,
             kept_count=len(mine.kept),
-            discarded_count=len(mine.discarded),
+            discarded_count=len(mine.discarded) + mine.lost_count,
             is_starved=mine.is_starved,
             busy_ratio=statistics.median(one.busy_ratio for one in used),
             unit_count=sum(one.unit_count for one in used),

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench.measure import Meter, Reading, Slice, SliceFailed, memory_bytes, rss_bytes
+from bench.measure import Meter, Reading, Slice, SliceFailed, SliceLost, memory_bytes, rss_bytes
 from bench.messages import messages
 from bench.native.peer import Peer
 from bench.peers.base import Running
@@ -21,6 +21,7 @@ from bench.peers.base import Running
 OPEN_SECONDS_MAX = 30.0  # LiteLLM takes some seconds for 256 streams
 SETTLE_SECONDS_MAX = 10.0
 WARM_SECONDS = 0.15
+LOST_RATIO_MIN = 0.5  # a slice without a single unit is the machine's doing when it was starved for this much
 
 REQUEST_CONNECTIONS = 32
 LOCKSTEP_STREAMS = 32
@@ -144,15 +145,18 @@ def _slice(
     value: float | None = None,
     note: str = "",
 ) -> Slice:
+    starved_ratio = meter.starved_ratio(before, after)
     if unit_count <= 0:
-        raise SliceFailed("nothing came through")
+        if starved_ratio > LOST_RATIO_MIN:
+            raise SliceLost
+        raise SliceFailed(f"nothing came through (starved {starved_ratio:.0%})")
     cpu_ns = after.cpu_ns - before.cpu_ns
     wall_ns = after.at_ns - before.at_ns
     return Slice(
         value=cpu_ns / 1000 / unit_count if value is None else value,
         unit_count=unit_count,
         wall_s=wall_ns / 1e9,
-        starved_ratio=meter.starved_ratio(before, after),
+        starved_ratio=starved_ratio,
         busy_ratio=cpu_ns / wall_ns,
         other_cpu_us=(after.other_cpu_ns - before.other_cpu_ns) / 1000 / unit_count,
         note=note,
@@ -212,9 +216,8 @@ def take_latency(stage: Stage, running: Running) -> Slice:
         before = meter.read()
         peer.run(stage.seconds, records_latency=True)
         after, latencies_us = meter.read(), peer.latencies_us()
-        if not latencies_us:
-            raise SliceFailed("nothing came through")
-        return _slice(meter, before, after, len(latencies_us), value=latencies_us[len(latencies_us) // 2])
+        middle_us = latencies_us[len(latencies_us) // 2] if latencies_us else 0.0
+        return _slice(meter, before, after, len(latencies_us), value=middle_us)
 
 
 def take_tls(stage: Stage, running: Running) -> Slice:

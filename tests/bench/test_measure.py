@@ -13,6 +13,7 @@ from bench.measure import (
     Series,
     Slice,
     SliceFailed,
+    SliceLost,
     children,
     memory_bytes,
     paired_ratios,
@@ -83,6 +84,21 @@ def test_retakes_of_a_busy_machine_are_bounded() -> None:
     values = {name: [make_slice(1.0, 0.9) for _ in range(100)] for name in "ab"}
     take_rounds(["a", "b"], 4, scripted(values, order), retakes_max=3)
     assert len(order) == 2 * 2 * 4
+
+
+def test_slice_that_the_machine_lost_is_taken_again() -> None:
+    slices = [make_slice(1.0), make_slice(2.0), make_slice(3.0)]
+
+    def take(name: str) -> Slice:
+        if len(slices) == 2 and not lost:
+            lost.append(name)
+            raise SliceLost
+        return slices.pop()
+
+    lost: list[str] = []
+    summary = summarise(take_rounds(["a"], 3, take), "a")["a"]
+    assert not isinstance(summary, str)
+    assert (summary.value, summary.kept_count, summary.discarded_count) == (2.0, 3, 1)
 
 
 def test_failed_proxy_takes_no_further_part() -> None:
