@@ -329,6 +329,8 @@ cdef void on_response_head(core_t* core, exchange_t* x, const uint8_t* raw, head
     x.state = EXCHANGE_RELAYING
     x.last_byte_us = core.driver.now_us
     exchange_drop_request(core, x)
+    buffer_release(&x.trailers)
+    x.flags |= X_BODY_DROPPED
     if not x.flags & X_UPLOAD_DONE:
         x.flags |= X_CLOSE_DOWNSTREAM        # answered before the body was whole: what is left of it is not worth reading
     load_observe_outcome(core.load, x.endpoint.slot, head.status >= 500, core.driver.now_us)

@@ -15,8 +15,8 @@ from router.native.chunk cimport (
     CHUNK_BAD, CHUNK_DATA, CHUNK_END, CHUNK_NEED_MORE, CHUNK_TRAILER, chunk_next,
 )
 from router.native.exchange cimport (
-    UPLOAD_BAD, UPLOAD_DONE, UPLOAD_MORE, UPLOAD_NO_MEMORY, UPLOAD_TOO_LARGE, X_BODY_DROPPED, X_REQUEST_CHUNKED, X_REWRITTEN,
-    X_UPLOAD_DONE, core_t, exchange_t,
+    EXCHANGE_RELAYING, UPLOAD_BAD, UPLOAD_DONE, UPLOAD_MORE, UPLOAD_NO_MEMORY, UPLOAD_TOO_LARGE, X_BODY_DROPPED,
+    X_REQUEST_CHUNKED, X_REWRITTEN, X_UPLOAD_DONE, core_t, exchange_t,
 )
 from router.native.http1 cimport FIELD_HOP_BY_HOP, HTTP1_OK, field_t, head_t, parse_trailers
 from router.native.pool cimport rewrite_t, text_t
@@ -59,9 +59,14 @@ cdef int upload_feed(core_t* core, exchange_t* x, const uint8_t* data, size_t si
             if result != UPLOAD_MORE:
                 return result
         elif event == CHUNK_TRAILER:
-            if buffer_append(&x.trailers, data + offset, length) < 0:
+            # Once the answer has begun they are its: the endpoint does without those of a request it has answered.
+            if x.state < EXCHANGE_RELAYING and buffer_append(&x.trailers, data + offset, length) < 0:
                 return UPLOAD_NO_MEMORY
         elif event == CHUNK_END:
+            if x.state < EXCHANGE_RELAYING and buffer_size(&x.trailers):
+                core.head_owner = NULL
+                if parse_trailers(buffer_bytes(&x.trailers), buffer_size(&x.trailers), &core.head) != HTTP1_OK:
+                    return UPLOAD_BAD
             x.flags |= X_UPLOAD_DONE
             return UPLOAD_DONE
         elif event == CHUNK_NEED_MORE:
@@ -113,7 +118,7 @@ cdef int upload_ending(core_t* core, exchange_t* x, buffer_t* out) noexcept nogi
     cdef field_t* field
     cdef uint32_t index
     cdef int failed = buffer_append(out, b"0\r\n", 3)
-    if buffer_size(&x.trailers):
+    if x.state < EXCHANGE_RELAYING and buffer_size(&x.trailers):
         core.head_owner = NULL
         if parse_trailers(raw, buffer_size(&x.trailers), trailers) != HTTP1_OK:
             return -1
@@ -123,6 +128,5 @@ cdef int upload_ending(core_t* core, exchange_t* x, buffer_t* out) noexcept nogi
                 failed |= buffer_append(out, raw + field.name.offset,
                                         field.value.offset + field.value.length - field.name.offset)
                 failed |= buffer_append(out, b"\r\n", 2)
-        buffer_release(&x.trailers)
     failed |= buffer_append(out, b"\r\n", 2)
     return -1 if failed else 0
