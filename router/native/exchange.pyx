@@ -160,6 +160,7 @@ cdef void exchange_release(core_t* core, exchange_t* x) noexcept nogil:
 
 
 cdef void exchange_drop_request(core_t* core, exchange_t* x) noexcept nogil:
+    x.flags |= X_BODY_DROPPED            # nothing is left to try another endpoint with
     core.buffered_bytes -= buffer_size(&x.body)
     buffer_release(&x.head)
     buffer_release(&x.body)
