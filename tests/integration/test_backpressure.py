@@ -155,7 +155,7 @@ def test_a_client_that_does_not_read_pauses_its_engine_and_then_gets_every_byte(
         assert taken == (ANSWER_BYTES, digest(block, count))
         engine.wait_closed()
         reading = router.wait_settled()
-        assert reading.sum("fairlead_upstream_open") == 0
+        assert reading.sum("fairlead_upstream_connections_open") == 0
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])

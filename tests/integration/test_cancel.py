@@ -55,7 +55,7 @@ class Scene:
             if count > self._before.get(key, 0)
         }
         assert ended == {(outcome, side): 1}
-        assert reading.sum("fairlead_upstream_open") == 0
+        assert reading.sum("fairlead_upstream_connections_open") == 0
         with dial(self.router.address) as client:
             client.send(request(chat()))
             with self.endpoint.accept() as engine:

@@ -37,12 +37,13 @@ class Metrics:
 
     def __init__(self, page: str) -> None:
         self.page = page
-        self._samples = [
-            sample for family in text_string_to_metric_families(page) for sample in family.samples
-        ]
+        families = list(text_string_to_metric_families(page))
+        self._names = {family.name for family in families}
+        self._samples = [sample for family in families for sample in family.samples]
 
     def sum(self, name: str, **labels: str) -> float:
         """All samples called `name` that have these labels, added up; 0 when there is none."""
+        assert name.removesuffix("_total") in self._names, f"there is no metric {name}"
         return sum(
             sample.value
             for sample in self._samples
@@ -143,7 +144,8 @@ class RouterProcess:
             return (
                 reading[0].sum("fairlead_requests_in_flight") == 0
                 and reading[0].sum("fairlead_buffered_bytes") == 0
-                and reading[0].sum("fairlead_upstream_open") == reading[0].sum("fairlead_upstream_idle")
+                and reading[0].sum("fairlead_upstream_connections_open")
+                == reading[0].sum("fairlead_upstream_connections_idle")
             )
 
         wait_until(holds, "all exchanges are over")
