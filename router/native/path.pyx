@@ -121,7 +121,7 @@ cdef size_t take_head(core_t* core, downstream_t* down, const uint8_t* data, siz
         x.flags |= X_CLOSE_DOWNSTREAM
         answer_error(core, x, CAUSE_METHOD_NOT_ALLOWED, b"")
         return length
-    if head.wants_upgrade and head.method == METHOD_GET and not head.is_chunked and head.content_length <= 0:
+    if head.method == METHOD_GET and not head.is_chunked and head.content_length <= 0 and wants_websocket(data, head):
         x.flags |= X_UPGRADE
     x.upload_remaining = head.content_length
     if head.is_chunked:
@@ -163,6 +163,15 @@ cdef bint starts_with(const uint8_t* data, span_t span, const char* prefix) noex
         if data[span.offset + index] | 0x20 != <uint8_t>prefix[index] | 0x20:
             return False
     return True
+
+
+cdef bint wants_websocket(const uint8_t* data, const head_t* head) noexcept nogil:
+    # No other protocol is let through: behind h2c (RFC 9113 3.1) requests would pass that nobody has looked at.
+    cdef span_t protocol
+    if not head.wants_upgrade:
+        return False
+    protocol = head.fields[head.known[FIELD_UPGRADE]].value
+    return protocol.length == 9 and starts_with(data, protocol, b"websocket")
 
 
 cdef bint is_model_list(const uint8_t* data, const head_t* head) noexcept nogil:
@@ -302,7 +311,7 @@ cdef void take_response(core_t* core, exchange_t* x, const uint8_t* data, size_t
         up.scanned = 0
         core.head_owner = NULL
         if length < 0 or parse_response_head(data + used, <size_t>length, head) != HTTP1_OK \
-                or (head.status == 101 and (not x.flags & X_UPGRADE or head.known[FIELD_UPGRADE] < 0)):
+                or (head.status == 101 and (not x.flags & X_UPGRADE or not wants_websocket(data + used, head))):
             malformed(core, x)
             return
         if head.status >= 200 or head.status == 101:
