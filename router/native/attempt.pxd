@@ -9,9 +9,11 @@ cdef enum attempt_result:            # of attempt_begin; a positive value is a c
     ATTEMPT_CONNECTED = -1           # an idle connection was taken: send now
 
 cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil
-cdef int attempt_next_address(core_t* core, exchange_t* x) noexcept nogil       # after a failed connect: ATTEMPT_CONNECTING or a cause
+# after a failed connect: ATTEMPT_CONNECTING or a cause
+cdef int attempt_next_address(core_t* core, exchange_t* x) noexcept nogil
 cdef int attempt_send(core_t* core, exchange_t* x) noexcept nogil               # CAUSE_NONE or a cause
 cdef int attempt_push_body(core_t* core, exchange_t* x) noexcept nogil          # cut through: what has come goes on
-cdef void attempt_end(core_t* core, exchange_t* x, bint reusable) noexcept nogil    # connection to the pool or closed; charge released
+# connection to the pool or closed; charge released
+cdef void attempt_end(core_t* core, exchange_t* x, bint reusable) noexcept nogil
 cdef void upstream_drop(core_t* core, upstream_t* upstream) noexcept nogil
 cdef uint64_t affinity_key(exchange_t* x, const uint8_t* buffer) noexcept nogil

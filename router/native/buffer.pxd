@@ -12,8 +12,10 @@ cdef struct buffer_t:                # zero-filled is an empty buffer that owns 
     size_t capacity
 
 cdef int buffer_append(buffer_t* buffer, const uint8_t* data, size_t size) noexcept nogil     # 0, or -1 without memory
-cdef int buffer_reserve(buffer_t* buffer, size_t size) noexcept nogil                         # room for `size` more bytes at `end`
-cdef void buffer_consume(buffer_t* buffer, size_t size) noexcept nogil                        # gives the memory back when it empties
+# room for `size` more bytes at `end`
+cdef int buffer_reserve(buffer_t* buffer, size_t size) noexcept nogil
+# gives the memory back when it empties
+cdef void buffer_consume(buffer_t* buffer, size_t size) noexcept nogil
 cdef void buffer_release(buffer_t* buffer) noexcept nogil
 cdef size_t buffer_size(const buffer_t* buffer) noexcept nogil
 cdef uint8_t* buffer_bytes(const buffer_t* buffer) noexcept nogil

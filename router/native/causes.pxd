@@ -1,4 +1,5 @@
-"""Why an attempt or an exchange ended, as numbers that native code can carry. router/errors.py holds what each one means.
+"""Why an attempt or an exchange ended, as numbers that native code can carry. router/errors.py holds what each one
+means.
 
 Invariant: the values equal `router.errors.Cause`; tests/unit keeps them so.
 """

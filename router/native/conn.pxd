@@ -1,8 +1,9 @@
 """A connection and the handful of calls between the sans-IO core and whatever moves its bytes (a driver).
 
-The core asks: connect, send, pause_reading, resume_reading, close, abort. The driver tells: accepted, connected, data, eof, drained.
-Ownership: the owner allocates the conn (first field of downstream_t, upstream_t ...) and gets it back by `freed`, which is told after
-close, abort or release once no event of the running batch can still name it. No other event is told for a conn that has been closed.
+The core asks: connect, send, pause_reading, resume_reading, close, abort. The driver tells: accepted, connected,
+data, eof, drained. Ownership: the owner allocates the conn (first field of downstream_t, upstream_t ...) and gets it
+back by `freed`, which is told after close, abort or release once no event of the running batch can still name it. No
+other event is told for a conn that has been closed.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -37,7 +38,8 @@ cdef struct conn_t:
     uint8_t is_queued                # in the driver's read-again list
     uint16_t tag                     # the owner's: listener index
 
-ctypedef int (*connect_fn)(driver_t* driver, conn_t* conn, const void* address, uint32_t address_length, void* tls_context,
+ctypedef int (*connect_fn)(driver_t* driver, conn_t* conn, const void* address, uint32_t address_length,
+                           void* tls_context,
                            const char* server_name) noexcept nogil
 ctypedef int (*adopt_fn)(driver_t* driver, conn_t* conn, int fd, int kind, void* tls_context) noexcept nogil
 ctypedef int (*release_fn)(conn_t* conn) noexcept nogil
@@ -46,7 +48,8 @@ ctypedef size_t (*size_fn)(const conn_t* conn) noexcept nogil
 ctypedef void (*conn_fn)(conn_t* conn) noexcept nogil
 ctypedef void (*data_fn)(conn_t* conn, const uint8_t* data, size_t size) noexcept nogil
 ctypedef void (*eof_fn)(conn_t* conn, int error) noexcept nogil
-ctypedef void (*accepted_fn)(driver_t* driver, conn_t* listener, int fd, const void* address, uint32_t address_length) noexcept nogil
+ctypedef void (*accepted_fn)(driver_t* driver, conn_t* listener, int fd, const void* address,
+                             uint32_t address_length) noexcept nogil
 
 cdef struct driver_t:
     # Asked by the core.
@@ -54,7 +57,8 @@ cdef struct driver_t:
     release_fn release               # gives the socket up without closing it: its fd, or -1 for TLS
     conn_fn pause_accepting          # of a listener, for a short while
     connect_fn connect               # 0 under way or done (connected is told), -1 failed at once (nothing is told)
-    send_fn send                     # 0 all taken by the kernel, 1 the rest waits in `out`, -1 broken (eof will be told)
+    # 0 all taken by the kernel, 1 the rest waits in `out`, -1 broken (eof will be told)
+    send_fn send
     size_fn unsent                   # bytes the peer has not taken: those in `out` and those the kernel holds
     conn_fn pause_reading
     conn_fn resume_reading

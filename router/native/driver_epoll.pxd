@@ -22,6 +22,7 @@ cdef struct epoll_driver_t:
 
 cdef int driver_begin(epoll_driver_t* driver) noexcept nogil
 cdef void driver_end(epoll_driver_t* driver) noexcept nogil
-cdef int driver_run(epoll_driver_t* driver, int timeout_ms) noexcept nogil                                  # events handled
+# events handled
+cdef int driver_run(epoll_driver_t* driver, int timeout_ms) noexcept nogil
 cdef void driver_stop_accepting(epoll_driver_t* driver, conn_t* listener) noexcept nogil
 cdef uint64_t monotonic_us() noexcept nogil

@@ -1,15 +1,16 @@
 """The epoll driver: moves the bytes of plain and TLS sockets for the sans-IO core.
 
-One level-triggered epoll set; its fd is itself watched by the worker's event loop, which calls `driver_run` when anything is ready.
-A plain read is one recv into a shared scratch block and a plain write one sendmsg straight to the socket; only what the kernel does
-not take is copied, into the connection's `out`. Whoever fills `out` pauses the source, so it holds at most one read's worth.
+One level-triggered epoll set; its fd is itself watched by the worker's event loop, which calls `driver_run` when
+anything is ready. A plain read is one recv into a shared scratch block and a plain write one sendmsg straight to the
+socket; only what the kernel does not take is copied, into the connection's `out`. Whoever fills `out` pauses the
+source, so it holds at most one read's worth.
 
-Invariants: no event is told for a closed connection; memory is freed only after the batch in which it was closed, since a later event
-of that batch may still name it; a send that fails tells nobody, the error arrives as the socket's next event. The registration is
-level-triggered on purpose: a short read then needs no second recv to see EAGAIN.
+Invariants: no event is told for a closed connection; memory is freed only after the batch in which it was closed,
+since a later event of that batch may still name it; a send that fails tells nobody, the error arrives as the socket's
+next event. The registration is level-triggered on purpose: a short read then needs no second recv to see EAGAIN.
 """
 
-from libc.errno cimport EAGAIN, ECONNABORTED, ECONNRESET, EINPROGRESS, EINTR, EMFILE, ENFILE, EPROTO, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, ECONNRESET, EINPROGRESS, EINTR, EPROTO, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -23,7 +24,8 @@ from router.native.conn cimport (
     CONN_LISTENER, CONN_PAUSED, CONN_UPSTREAM, CONN_WANTS_WRITE, conn_t, driver_t,
 )
 from router.native.tls cimport (
-    TLS_CLOSED, TLS_WANTS_READ, TLS_WANTS_WRITE, tls_begin, tls_end, tls_end_sending, tls_handshake, tls_has_pending, tls_read, tls_write,
+    TLS_CLOSED, TLS_WANTS_READ, TLS_WANTS_WRITE, tls_begin, tls_end, tls_end_sending, tls_handshake, tls_has_pending,
+    tls_read, tls_write,
 )
 
 cdef extern from "sys/epoll.h" nogil:
@@ -55,7 +57,8 @@ cdef extern from "sys/socket.h" nogil:
     int shutdown(int fd, int how)
     int setsockopt(int fd, int level, int option, const void* value, uint32_t length)
     int getsockopt(int fd, int level, int option, void* value, uint32_t* length)
-    enum: SHUT_WR, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_STREAM, MSG_NOSIGNAL, SOL_SOCKET, SO_ERROR, SO_LINGER, SO_RCVBUF, AF_UNIX
+    enum: SHUT_WR, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_STREAM, MSG_NOSIGNAL, SOL_SOCKET, SO_ERROR, SO_LINGER
+    enum: SO_RCVBUF, AF_UNIX
 
 cdef extern from "sys/ioctl.h" nogil:
     int ioctl(int fd, unsigned long request, int* value)
@@ -81,7 +84,8 @@ cdef uint64_t monotonic_us() noexcept nogil:
 
 
 cdef void watch(conn_t* conn, uint32_t events) noexcept nogil:
-    # events 0 with an fd in the set still reports errors and hang-ups, for ever: such a conn leaves the set (see `handle`).
+    # events 0 with an fd in the set still reports errors and hang-ups, for ever: such a conn leaves the set (see
+    # `handle`).
     cdef epoll_event event
     cdef epoll_driver_t* driver = <epoll_driver_t*>conn.driver
     if conn.events == events:
@@ -405,8 +409,8 @@ cdef void accept_some(epoll_driver_t* driver, conn_t* listener) noexcept nogil:
     cdef uint8_t raw[128]
     cdef uint32_t length
     cdef int fd
-    cdef int turn
-    for turn in range(DRIVER_ACCEPTS_MAX):
+    cdef int _turn
+    for _turn in range(DRIVER_ACCEPTS_MAX):
         length = sizeof(raw)
         fd = accept4(listener.fd, <sockaddr*>raw, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd >= 0:

@@ -1,18 +1,17 @@
 """A driver without sockets: a test says what arrives and sees what is sent.
 
-It serves the same core through the same contract (conn.pxd) as the epoll driver, under a clock that the test sets, so that every order of
-events, every split of bytes and every full send queue can be had at will and exactly again. `ScriptDriver` is given to
-`Core(driver=...)`; connections are numbered in the order in which they came to be.
+It serves the same core through the same contract (conn.pxd) as the epoll driver, under a clock that the test sets, so
+that every order of events, every split of bytes and every full send queue can be had at will and exactly again.
+`ScriptDriver` is given to `Core(driver=...)`; connections are numbered in the order in which they came to be.
 """
 
-from libc.errno cimport ECONNRESET
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.uio cimport iovec
 
 from router.native.buffer cimport buffer_append, buffer_bytes, buffer_consume, buffer_release, buffer_size
 from router.native.conn cimport (
-    CONN_BLOCKED, CONN_CLOSE_WHEN_SENT, CONN_CLOSED, CONN_CONNECTING, CONN_DOWNSTREAM, CONN_LISTENER, CONN_PAUSED, CONN_UPSTREAM,
+    CONN_BLOCKED, CONN_CLOSE_WHEN_SENT, CONN_CLOSED, CONN_CONNECTING, CONN_PAUSED, CONN_UPSTREAM,
     conn_t, driver_t,
 )
 

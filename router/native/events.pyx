@@ -1,7 +1,7 @@
 """What the driver and the clock tell, turned into steps of the request path.
 
-Each function is one event: a connection accepted or established, bytes, an end, an emptied send queue, a timer. After any event that may
-have ended an exchange, `go_on` takes the client's next pipelined request from its inbox.
+Each function is one event: a connection accepted or established, bytes, an end, an emptied send queue, a timer. After
+any event that may have ended an exchange, `go_on` takes the client's next pipelined request from its inbox.
 """
 
 from libc.stdint cimport uint8_t, uint32_t

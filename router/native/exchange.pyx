@@ -1,11 +1,11 @@
 """One exchange: a client's request and its one final response, and everything it holds while it lasts.
 
-It owns the in-flight charge, the held request, the labels and the snapshot it began with; `exchange_record` books its end and
-`exchange_free` gives everything back. Invariants: charge and release pair up on every path (the flag makes both idempotent), and an
-exchange is recorded exactly once (a second record is a bug and is ignored by the flag).
+It owns the in-flight charge, the held request, the labels and the snapshot it began with; `exchange_record` books its
+end and `exchange_free` gives everything back. Invariants: charge and release pair up on every path (the flag makes
+both idempotent), and an exchange is recorded exactly once (a second record is a bug and is ignored by the flag).
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from router.native.body cimport body_scan_t
@@ -56,7 +56,8 @@ cdef void write_hex(uint8_t* target, uint64_t value) noexcept nogil:
         target[index] = 48 + digit if digit < 10 else 87 + digit
 
 
-cdef exchange_t* exchange_new(core_t* core, downstream_t* down, const uint8_t* buffer, const head_t* head) noexcept nogil:
+cdef exchange_t* exchange_new(core_t* core, downstream_t* down, const uint8_t* buffer,
+                              const head_t* head) noexcept nogil:
     cdef exchange_t* x = <exchange_t*>slab_take(sizeof(exchange_t))
     cdef const uint8_t* given = NULL
     cdef uint32_t id_length = MADE_ID_BYTES
@@ -69,7 +70,8 @@ cdef exchange_t* exchange_new(core_t* core, downstream_t* down, const uint8_t* b
         if is_usable_id(buffer + span.offset, span.length):
             given = buffer + span.offset
             id_length = span.length
-    while path_length < head.path.length and path_length < PATH_LABEL_BYTES_MAX and buffer[head.path.offset + path_length] != 63:
+    while path_length < head.path.length and path_length < PATH_LABEL_BYTES_MAX \
+            and buffer[head.path.offset + path_length] != 63:
         path_length += 1
     x.labels_bytes = <uint16_t>(id_length + head.method_span.length + path_length)
     x.labels = <uint8_t*>slab_take(x.labels_bytes)
@@ -216,7 +218,8 @@ cdef void exchange_free(core_t* core, exchange_t* x) noexcept nogil:
     slab_give(x, sizeof(exchange_t))
 
 
-cdef inline uint64_t sooner(uint64_t deadline, int* cause, uint64_t since_us, uint64_t length_us, int its_cause) noexcept nogil:
+cdef inline uint64_t sooner(uint64_t deadline, int* cause, uint64_t since_us, uint64_t length_us,
+                            int its_cause) noexcept nogil:
     if length_us and since_us + length_us < deadline:
         cause[0] = its_cause
         return since_us + length_us
@@ -247,7 +250,8 @@ cdef uint64_t exchange_deadline(const core_t* core, const downstream_t* down, in
         deadline = sooner(deadline, cause, down.since_us, x.route.timeouts.body_us, CAUSE_BODY_TIMEOUT)
     if x.state == EXCHANGE_CONNECTING:
         if x.up != NULL and x.up.conn.flags & CONN_HANDSHAKING:
-            return sooner(deadline, cause, x.sent_us, x.route.timeouts.connect_us + x.route.timeouts.tls_us, CAUSE_TLS_TIMEOUT)
+            return sooner(deadline, cause, x.sent_us, x.route.timeouts.connect_us + x.route.timeouts.tls_us,
+                          CAUSE_TLS_TIMEOUT)
         return sooner(deadline, cause, x.sent_us, x.route.timeouts.connect_us, CAUSE_CONNECT_TIMEOUT)
     if x.state == EXCHANGE_AWAITING:
         if x.flags & X_UPLOAD_DONE:

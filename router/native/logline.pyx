@@ -1,7 +1,7 @@
 """Access-log lines, written as bytes by native code into a bounded buffer.
 
-One JSON object per exchange; the worker hands the buffer to a writer thread (router/access_log.py). Invariant: a full buffer drops the
-line and counts it; nothing here waits. Values that a client chose are escaped, never trusted.
+One JSON object per exchange; the worker hands the buffer to a writer thread (router/access_log.py). Invariant: a full
+buffer drops the line and counts it; nothing here waits. Values that a client chose are escaped, never trusted.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -23,18 +23,19 @@ cdef struct line_t:
     uint32_t length
 
 cdef const char* cause_names[56]     # CAUSE_COUNT; set once by name_causes
+cdef list kept_names = []            # what they point into
 
 
 def name_causes(list names):
-    """Sets the outcome's name for each cause number; the strings live as long as the process. Called once, by router._fastpath."""
+    """Sets the outcome's name for each cause number; the strings live as long as the process. Called once, by
+    router._fastpath.
+    """
     cdef int index
     cdef bytes encoded
     for index in range(min(len(names), CAUSE_COUNT)):
         encoded = names[index].encode()
         kept_names.append(encoded)
         cause_names[index] = encoded
-
-kept_names = []
 
 
 cdef void put(line_t* line, const char* text) noexcept nogil:

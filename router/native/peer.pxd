@@ -3,6 +3,8 @@
 from libc.stdint cimport uint8_t, uint32_t
 from router.native.exchange cimport network_t
 
-cdef uint8_t peer_text(const void* address, uint8_t* text) noexcept nogil                                           # into PEER_BYTES; its length
+# into PEER_BYTES; its length
+cdef uint8_t peer_text(const void* address, uint8_t* text) noexcept nogil
 cdef bint peer_is_trusted(const void* address, const network_t* networks, uint32_t count) noexcept nogil
-cdef int network_parse(object cidr, network_t* network) except -1                                                   # ValueError
+# ValueError
+cdef int network_parse(object cidr, network_t* network) except -1

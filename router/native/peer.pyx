@@ -78,7 +78,9 @@ cdef int network_parse(object cidr, network_t* network) except -1:
 
 
 def describe(bytes address, list networks):
-    """(text, whether it is trusted) of a sockaddr among CIDR `networks`. For tests. Raises ValueError for a bad network."""
+    """(text, whether it is trusted) of a sockaddr among CIDR `networks`. For tests. Raises ValueError for a bad
+    network.
+    """
     cdef uint8_t text[46]            # PEER_BYTES
     cdef network_t parsed[64]
     cdef const uint8_t* data = address

@@ -64,10 +64,12 @@ cdef struct upstream_t:
     uint8_t addresses_tried
     uint8_t address_index
 
-cdef upstream_t* pool_take_idle(endpoint_t* endpoint) noexcept nogil                        # most recently used, or NULL
+# most recently used, or NULL
+cdef upstream_t* pool_take_idle(endpoint_t* endpoint) noexcept nogil
 cdef void pool_put_idle(endpoint_t* endpoint, upstream_t* upstream, uint64_t now_us) noexcept nogil
 cdef void pool_remove_idle(endpoint_t* endpoint, upstream_t* upstream) noexcept nogil
-cdef upstream_t* pool_stale(endpoint_t* endpoint, uint64_t idle_before_us) noexcept nogil   # least recently used if idle since before then
+# least recently used if idle since before then
+cdef upstream_t* pool_stale(endpoint_t* endpoint, uint64_t idle_before_us) noexcept nogil
 
 cdef class Endpoint:
     cdef endpoint_t endpoint

@@ -1,8 +1,9 @@
 """Endpoints and the keep-alive connections to them, as one worker holds them.
 
-Idle connections form a list per endpoint: the most recently used is taken first, so that the surplus of a burst ages at the other end
-and is closed. Invariants: an idle connection carries no exchange, and bytes on it close it; open_count counts every connection from
-connect to close. An Endpoint outlives the snapshots that name it and its connections stay through a reload.
+Idle connections form a list per endpoint: the most recently used is taken first, so that the surplus of a burst ages
+at the other end and is closed. Invariants: an idle connection carries no exchange, and bytes on it close it;
+open_count counts every connection from connect to close. An Endpoint outlives the snapshots that name it and its
+connections stay through a reload.
 """
 
 import socket
@@ -80,7 +81,8 @@ cdef upstream_t* pool_stale(endpoint_t* endpoint, uint64_t idle_before_us) noexc
 
 
 cdef class Endpoint:
-    """The Python handle of an endpoint_t: made from an EndpointTables (router/snapshot.py), then only read but for its addresses.
+    """The Python handle of an endpoint_t: made from an EndpointTables (router/snapshot.py), then only read but for
+    its addresses.
 
     Raises ValueError when a TLS file cannot be used.
     """
@@ -126,7 +128,9 @@ cdef class Endpoint:
         return text
 
     cpdef set_addresses(self, list addresses):
-        """Takes resolved (host, port) pairs, or ("/path", 0) for a Unix socket; at most ENDPOINT_ADDRESSES_MAX are kept."""
+        """Takes resolved (host, port) pairs, or ("/path", 0) for a Unix socket; at most ENDPOINT_ADDRESSES_MAX are
+        kept.
+        """
         cdef sockaddr_in four
         cdef sockaddr_in6 six
         cdef sockaddr_un local

@@ -1,8 +1,9 @@
 """The response body on its way to the client: every byte that an event brought leaves in the same event.
 
-Chunked bodies pass as they are while the decoder follows them, so framing costs no copy; they are taken apart only for HTTP/1.0
-clients, and bodies that the upstream's end delimits are chunked so that a cut can be told from an end. Trailers are held back,
-judged, and written anew. Invariants: nothing after a framing fault goes out; a message that was cut short never gets its last chunk.
+Chunked bodies pass as they are while the decoder follows them, so framing costs no copy; they are taken apart only
+for HTTP/1.0 clients, and bodies that the upstream's end delimits are chunked so that a cut can be told from an end.
+Trailers are held back, judged, and written anew. Invariants: nothing after a framing fault goes out; a message that
+was cut short never gets its last chunk.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -10,9 +11,8 @@ from posix.uio cimport iovec
 
 from router.native.buffer cimport buffer_append, buffer_bytes, buffer_release, buffer_size
 from router.native.chunk cimport (
-    CHUNK_BAD, CHUNK_DATA, CHUNK_END, CHUNK_LAST, CHUNK_NEED_MORE, CHUNK_TRAILER, chunk_next,
+    CHUNK_DATA, CHUNK_END, CHUNK_LAST, CHUNK_NEED_MORE, CHUNK_TRAILER, chunk_next,
 )
-from router.native.conn cimport CONN_CLOSED
 from router.native.exchange cimport (
     RELAY_BAD, RELAY_CHUNKED, RELAY_DONE, RELAY_LENGTH, RELAY_MORE, RELAY_NONE, RELAY_UNCHUNKED, RELAY_UNTIL_CLOSE,
     RELAY_UNTIL_CLOSE_RAW, X_IN_TRAILERS, X_SAW_TTFT, core_t, exchange_t,
@@ -71,7 +71,8 @@ cdef void measure(core_t* core, exchange_t* x, const uint8_t* data, size_t size)
     x.last_byte_us = now_us
 
 
-cdef int relay_chunks(core_t* core, exchange_t* x, batch_t* batch, const uint8_t* data, size_t size, size_t* used) noexcept nogil:
+cdef int relay_chunks(core_t* core, exchange_t* x, batch_t* batch, const uint8_t* data, size_t size,
+                      size_t* used) noexcept nogil:
     cdef size_t position = 0
     cdef size_t offset = 0
     cdef size_t length = 0
@@ -80,7 +81,8 @@ cdef int relay_chunks(core_t* core, exchange_t* x, batch_t* batch, const uint8_t
     cdef int event
     cdef uint8_t line[20]
     cdef bint as_is = x.mode == RELAY_CHUNKED
-    # A size line that a read cut is held back, because it may be the last chunk's; it is written anew when its data comes.
+    # A size line that a read cut is held back, because it may be the last chunk's; it is written anew when its data
+    # comes.
     cdef bint line_held = x.relay_chunk.line_bytes != 0
     while True:
         event = chunk_next(&x.relay_chunk, data, size, &position, &offset, &length)
@@ -151,7 +153,8 @@ cdef int relay_trailers(core_t* core, exchange_t* x, batch_t* batch) noexcept no
     return RELAY_DONE
 
 
-cdef int relay_feed(core_t* core, exchange_t* x, size_t head_length, const uint8_t* data, size_t size, size_t* used) noexcept nogil:
+cdef int relay_feed(core_t* core, exchange_t* x, size_t head_length, const uint8_t* data, size_t size,
+                    size_t* used) noexcept nogil:
     cdef batch_t batch
     cdef uint8_t line[20]
     cdef size_t length

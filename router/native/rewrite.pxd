@@ -14,6 +14,7 @@ cdef int64_t compose_request_head(core_t* core, const exchange_t* x, const uint8
                                   const endpoint_t* endpoint, int64_t body_length) noexcept nogil
 cdef int64_t compose_response_head(core_t* core, const exchange_t* x, const uint8_t* buffer, const head_t* head,
                                    int64_t body_length, bint closes) noexcept nogil
-cdef int64_t compose_local_head(core_t* core, const exchange_t* x, uint16_t status, const uint8_t* fields, uint32_t fields_length,
+cdef int64_t compose_local_head(core_t* core, const exchange_t* x, uint16_t status, const uint8_t* fields,
+                                uint32_t fields_length,
                                 int64_t body_length, bint closes) noexcept nogil
 cdef int write_chunk_size(uint8_t* line, uint64_t size) noexcept nogil     # "1f4\r\n" into line[20]; its length

@@ -1,11 +1,12 @@
 """A snapshot as native tables: routes, pools, and which endpoints of a pool serve a model.
 
-Built aside from router.snapshot.Tables and then only read (but for round robin's place): workers swap the whole in one assignment and
-exchanges that are under way keep the one they began with. Model look-up is one hash probe; routes are tried in order, the first whose
-conditions all hold wins, and a route without a pool takes the first pool that serves the model.
+Built aside from router.snapshot.Tables and then only read (but for round robin's place): workers swap the whole in
+one assignment and exchanges that are under way keep the one they began with. Model look-up is one hash probe; routes
+are tried in order, the first whose conditions all hold wins, and a route without a pool takes the first pool that
+serves the model.
 """
 
-from libc.stdint cimport int16_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memset
 
@@ -150,7 +151,9 @@ cdef target_t* find_target(snapshot_t* snapshot, const route_t* route, text_t mo
 
 
 cdef class Snapshot:
-    """Native tables built from a router.snapshot.Tables and the worker's Endpoints (identity -> Endpoint). Raises MemoryError."""
+    """Native tables built from a router.snapshot.Tables and the worker's Endpoints (identity -> Endpoint). Raises
+    MemoryError.
+    """
 
     def __cinit__(self, tables, dict endpoints):
         cdef int index
@@ -161,7 +164,8 @@ cdef class Snapshot:
         self.endpoints = [endpoints[entry.identity] for entry in tables.endpoints]
         pool_count = len(tables.pools)
         ring = any(route.policy is not None and route.policy.kind == POLICY_BOUNDED_RING for route in tables.routes)
-        names = [sorted({model for member in pool.endpoints for model in tables.endpoints[member].models}) for pool in tables.pools]
+        names = [sorted({model for member in pool.endpoints for model in tables.endpoints[member].models})
+                 for pool in tables.pools]
         name_count = sum(map(len, names))
 
         fill_timeouts(&self.snapshot.default_timeouts, tables.timeouts)
@@ -233,7 +237,8 @@ cdef class Snapshot:
         candidates.weights = <float*>malloc((count + 1) * sizeof(float))
         candidates.identities = <uint64_t*>malloc((count + 1) * sizeof(uint64_t))
         target.endpoints = <endpoint_t**>malloc((count + 1) * sizeof(endpoint_t*))
-        if candidates.slots == NULL or candidates.weights == NULL or candidates.identities == NULL or target.endpoints == NULL:
+        if candidates.slots == NULL or candidates.weights == NULL or candidates.identities == NULL \
+                or target.endpoints == NULL:
             raise MemoryError
         for position, member in enumerate(members):
             endpoint = &(<Endpoint>self.endpoints[member]).endpoint
@@ -244,7 +249,8 @@ cdef class Snapshot:
         target.policy = &self.snapshot.policies[pool_index]
         target.model = self.keep(model)
         target.pool_name = self.keep(pool.name.encode())
-        if (ring or target.policy.kind == POLICY_BOUNDED_RING) and candidate_set_build_ring(candidates, RING_POINTS) < 0:
+        if (ring or target.policy.kind == POLICY_BOUNDED_RING) \
+                and candidate_set_build_ring(candidates, RING_POINTS) < 0:
             raise MemoryError
         return target
 

@@ -3,5 +3,5 @@
 cdef enum:
     SLAB_BLOCK_BYTES_MAX = 1024
 
-cdef void* slab_take(size_t size) noexcept nogil             # zero-filled; NULL without memory
-cdef void slab_give(void* block, size_t size) noexcept nogil # `size` as it was taken
+cdef void* slab_take(size_t size) noexcept nogil              # zero-filled; NULL without memory
+cdef void slab_give(void* block, size_t size) noexcept nogil  # `size` as it was taken

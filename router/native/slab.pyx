@@ -1,7 +1,8 @@
 """Small blocks of memory for what every request needs, taken and given back without malloc.
 
-A free list per 64-byte class; exchanges, connections, scans and labels come from here, so that a worker in a steady state allocates
-nothing. Invariant: each list is bounded, what a burst leaves beyond that goes back to malloc. One thread per process uses this.
+A free list per 64-byte class; exchanges, connections, scans and labels come from here, so that a worker in a steady
+state allocates nothing. Invariant: each list is bounded, what a burst leaves beyond that goes back to malloc. One
+thread per process uses this.
 """
 
 from libc.stdlib cimport calloc, free
@@ -50,5 +51,7 @@ cdef void slab_give(void* block, size_t size) noexcept nogil:
 
 
 def allocations() -> int:
-    """How often a block had to come from malloc since the process began: the difference over a load shows that it allocates nothing."""
+    """How often a block had to come from malloc since the process began: the difference over a load shows that it
+    allocates nothing.
+    """
     return malloc_count

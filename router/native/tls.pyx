@@ -1,10 +1,11 @@
 """TLS on a socket, by the OpenSSL that Python itself runs on.
 
-The functions are looked up at import in the library that `_ssl` has loaded, so there is nothing more to install and no second
-OpenSSL in the process; only OpenSSL 3's public, stable ABI is used. Where Python carries an OpenSSL whose symbols cannot be reached,
-`available()` is false and configuring TLS is refused with that reason.
+The functions are looked up at import in the library that `_ssl` has loaded, so there is nothing more to install and
+no second OpenSSL in the process; only OpenSSL 3's public, stable ABI is used. Where Python carries an OpenSSL whose
+symbols cannot be reached, `available()` is false and configuring TLS is refused with that reason.
 
-Contexts are made once per listener or endpoint; a connection costs one SSL object whose buffers are released while it is idle.
+Contexts are made once per listener or endpoint; a connection costs one SSL object whose buffers are released while it
+is idle.
 """
 
 import _ssl
@@ -238,8 +239,8 @@ cdef class TlsContext:
             raise ValueError(f"OpenSSL makes no context: {last_error()}")
         openssl.ctx_ctrl(made.context, SSL_CTRL_SET_MIN_PROTO_VERSION,
                          TLS1_3_VERSION if min_version == "1.3" else TLS1_2_VERSION, NULL)
-        openssl.ctx_ctrl(made.context, SSL_CTRL_MODE, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
-                         | SSL_MODE_RELEASE_BUFFERS, NULL)
+        openssl.ctx_ctrl(made.context, SSL_CTRL_MODE, SSL_MODE_ENABLE_PARTIAL_WRITE
+                         | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER | SSL_MODE_RELEASE_BUFFERS, NULL)
         # One read of the socket per record instead of two (header, then body).
         openssl.ctx_ctrl(made.context, SSL_CTRL_SET_READ_AHEAD, 1, NULL)
         openssl.set_options(made.context, SSL_OP_NO_RENEGOTIATION)

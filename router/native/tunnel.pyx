@@ -1,7 +1,8 @@
 """Connections that stop being HTTP, or stop being ours: bytes pass both ways and nobody looks at them.
 
-An upgraded connection (WebSocket) tunnels to its endpoint; a TLS connection that is handed to Python tunnels to a socket pair, so that
-Python sees plain text while the native side keeps the TLS state. Back-pressure works as in a relay: who cannot send pauses the other.
+An upgraded connection (WebSocket) tunnels to its endpoint; a TLS connection that is handed to Python tunnels to a
+socket pair, so that Python sees plain text while the native side keeps the TLS state. Back-pressure works as in a
+relay: who cannot send pauses the other.
 """
 
 from libc.stdint cimport uint8_t
@@ -16,7 +17,6 @@ from router.native.exchange cimport (
 )
 from router.native.metrics cimport COUNT_HANDOVERS, COUNT_REQUESTS_IN_FLIGHT, metrics_add
 from router.native.pool cimport upstream_t
-from router.native.tunnel cimport begin_tunnel, hand_over
 from router.native.slab cimport slab_give, slab_take
 
 cdef extern from "sys/socket.h" nogil:
@@ -24,7 +24,8 @@ cdef extern from "sys/socket.h" nogil:
     enum: AF_UNIX, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
 
 
-cdef void begin_tunnel(core_t* core, exchange_t* x, size_t head_length, const uint8_t* data, size_t size) noexcept nogil:
+cdef void begin_tunnel(core_t* core, exchange_t* x, size_t head_length, const uint8_t* data,
+                       size_t size) noexcept nogil:
     cdef downstream_t* down = x.down
     cdef iovec pieces[2]
     pieces[0].iov_base = core.compose
@@ -41,7 +42,8 @@ cdef void begin_tunnel(core_t* core, exchange_t* x, size_t head_length, const ui
         buffer_release(&down.inbox)
 
 
-cdef void pass_through(core_t* core, exchange_t* x, conn_t* target, conn_t* source, const uint8_t* data, size_t size) noexcept nogil:
+cdef void pass_through(core_t* core, exchange_t* x, conn_t* target, conn_t* source, const uint8_t* data,
+                       size_t size) noexcept nogil:
     cdef iovec piece
     piece.iov_base = <void*>data
     piece.iov_len = size
@@ -52,7 +54,9 @@ cdef void pass_through(core_t* core, exchange_t* x, conn_t* target, conn_t* sour
 
 
 cdef void hand_over(core_t* core, downstream_t* down, const uint8_t* data, size_t size) noexcept nogil:
-    """The connection becomes Python's; a TLS one keeps its native end and Python gets the plain text through a socket pair."""
+    """The connection becomes Python's; a TLS one keeps its native end and Python gets the plain text through a socket
+    pair.
+    """
     cdef int fds[2]
     cdef upstream_t* up
     cdef exchange_t* x

@@ -20,5 +20,7 @@ cdef struct wheel_t:
 cdef void wheel_begin(wheel_t* wheel, uint64_t now_us) noexcept nogil
 cdef void wheel_arm(wheel_t* wheel, timer_node_t* timer, uint64_t due_us) noexcept nogil      # re-arms when armed
 cdef void wheel_cancel(wheel_t* wheel, timer_node_t* timer) noexcept nogil
-cdef timer_node_t* wheel_next_due(wheel_t* wheel, uint64_t now_us) noexcept nogil             # disarmed and returned one by one; NULL: no more
-cdef int wheel_wait_ms(wheel_t* wheel, uint64_t now_us) noexcept nogil                        # until something could be due; -1: nothing armed
+# disarmed and returned one by one; NULL: no more
+cdef timer_node_t* wheel_next_due(wheel_t* wheel, uint64_t now_us) noexcept nogil
+# until something could be due; -1: nothing armed
+cdef int wheel_wait_ms(wheel_t* wheel, uint64_t now_us) noexcept nogil

@@ -1,7 +1,9 @@
-"""A hashed timer wheel (Varghese and Lauck, scheme 6): arming and cancelling are O(1) list operations on nodes that their owners embed.
+"""A hashed timer wheel (Varghese and Lauck, scheme 6): arming and cancelling are O(1) list operations on nodes that
+their owners embed.
 
-Owners arm a timer once for the earliest deadline they could have and, when it fires, look whether the deadline has moved and arm it
-again: activity on a stream then costs no timer operation at all. Invariant: a timer fires at most once per arming, never early.
+Owners arm a timer once for the earliest deadline they could have and, when it fires, look whether the deadline has
+moved and arm it again: activity on a stream then costs no timer operation at all. Invariant: a timer fires at most
+once per arming, never early.
 """
 
 from libc.stdint cimport uint64_t
