@@ -6,6 +6,7 @@ Both ways: answers to a client that does not read, uploads to an engine that doe
 import hashlib
 import os
 import select
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.support.router_process import RouterProcess, one_pool, running_router
 KIB = 1 << 10
 MIB = 1 << 20
 ANSWER_BYTES = 64 * MIB
-UPLOAD_BYTES = 10 * MIB
+UPLOAD_BYTES = 24 * MIB
 # An exchange may hold 256 KiB; the rest is room for what an allocator keeps.
 GROWTH_BYTES_MAX = 4 * MIB
 # Of one stalled exchange in all kernels' buffers: the router bounds those of its two sockets, those of the
@@ -168,6 +169,7 @@ def test_an_engine_that_does_not_read_pauses_its_client_and_then_gets_every_byte
     count = UPLOAD_BYTES // MIB
     body_bytes = len(opening) + count * MIB + 2
     client = dial(router.address)
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL_BUFFER_BYTES)
     before_bytes = rss_bytes(router)
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     if framing == "length":

@@ -1,8 +1,8 @@
 """Random clients against random faults: after every round nothing is held, lost, doubled or mixed up.
 
-A round is a crowd of clients: streaming or not, small and large bodies, kept and pipelined connections, readers
-that dawdle, clients that leave at any byte, requests that no parser takes; each request may carry a fault for
-the engine that gets it. What one client does is drawn from the seed; how the crowd's events fall together is
+A round is a crowd of clients: streaming or not, small and large bodies, kept and pipelined connections,
+readers that dawdle, clients that leave at any byte, requests that no parser takes; each request may carry a
+fault for the engine that gets it. What one client does is drawn from the seed; how the crowd's events fall together is
 not, so a failure names its seed and round.
 
 FAIRLEAD_STRESS_S makes it longer, FAIRLEAD_STRESS_SEED repeats one.
@@ -326,7 +326,7 @@ def test_a_crowd_of_random_clients_and_faults_leaves_nothing_behind() -> None:
         with running_router(config) as router:
             (pid,) = router.worker_pids()
             reading = router.metrics()
-            sizes = []
+            sizes: list[int] = []
             total: Counter[str] = Counter()
             deadline = time.monotonic() + SECONDS
             while time.monotonic() < deadline or len(sizes) < 3:
