@@ -2,8 +2,8 @@
 
 A round is a crowd of clients: streaming or not, small and large bodies, kept and pipelined connections,
 readers that dawdle, clients that leave at any byte, requests that no parser takes; each request may carry a
-fault for the engine that gets it. What one client does is drawn from the seed; how the crowd's events fall together is
-not, so a failure names its seed and round.
+fault for the engine that gets it. What one client does is drawn from the seed; how the crowd's events fall
+together is not, so a failure names its seed and round.
 
 FAIRLEAD_STRESS_S makes it longer, FAIRLEAD_STRESS_SEED repeats one.
 """
@@ -106,7 +106,7 @@ def make_ask(rng: random.Random, name: str) -> Ask:
     )
     fault = ""
     if rng.random() < 0.35:
-        fault = rng.choice(CUTTING + HARMLESS + OTHERS)
+        fault = rng.choice([*CUTTING, *HARMLESS, *OTHERS])
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: router\r\nx-request-id: {name}\r\n"
     head += "content-type: application/json\r\n" + (f"x-mock-fault: {fault}\r\n" if fault else "")
     if rng.random() < 0.3:
