@@ -4,7 +4,7 @@ Cython runs in one process per core and so does the C compiler. Only what change
 it after an edit of this file. Neighbour: the Makefile, which sets these.
 
 Environment:
-    FAIRLEAD_ONLY       comma-separated module names: build only these (a leaf rebuilds in seconds); `none`: nothing
+    FAIRLEAD_ONLY       comma-separated module names: build only these, in seconds; `none`: nothing
     FAIRLEAD_ANNOTATE   non-empty: write `cython -a` pages below build/annotate and compile nothing
     FAIRLEAD_SANITIZE   non-empty: address and undefined-behaviour sanitizers, -O1
     FAIRLEAD_MARCH      value for -march; default x86-64-v2 on x86-64, the compiler's default elsewhere

@@ -1,1 +1,1 @@
-"""The bench's native programs: load, cheap engines and the floor, none of which a measured proxy ever runs."""
+"""The bench's native programs: load, cheap engines, the floor. A measured proxy runs none of them."""

@@ -18,13 +18,10 @@ from libc.string cimport memcmp, memcpy, memset
 cdef extern from * nogil:
     """
     #include <stdint.h>
-    #if defined(__SSE2__)
-    #include <emmintrin.h>
-    #endif
-
     #define FL_LOOKAHEAD 18     /* 16 places, and the two bytes after each */
 
     #if defined(__SSE2__)
+    #include <emmintrin.h>
     static inline __m128i fl_equal(__m128i bytes, char c) { return _mm_cmpeq_epi8(bytes, _mm_set1_epi8(c)); }
     static inline uint32_t fl_stops_at(const uint8_t* p, __m128i control_max) {
         __m128i first = _mm_loadu_si128((const __m128i*) p);
@@ -582,9 +579,7 @@ cdef class SseMeter:
         return self.meter.cached_tokens if self.meter.cached_tokens >= 0 else None
 
 
-MODE_OFF = METER_OFF
-MODE_SSE = METER_SSE
-MODE_JSON = METER_JSON
+MODE_OFF, MODE_SSE, MODE_JSON = METER_OFF, METER_SSE, METER_JSON
 
 
 def meter_struct_bytes():

@@ -3,8 +3,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.errors import OUTCOMES, Cause
-from router.errors import outcome_labels
+from router.errors import OUTCOMES, Cause, outcome_labels
 from router.metrics import TTFT_BUCKETS_S, Facts, render
 from router.native.loadtable import LoadTable
 from router.native.metrics import COUNTER_NAMES, HISTOGRAM_KINDS, NO_INDEX, MetricsTable
