@@ -20,7 +20,7 @@ from router.native.buffer cimport buffer_append, buffer_bytes, buffer_release, b
 from router.native.causes cimport CAUSE_BAD_BODY, CAUSE_COUNT, CAUSE_DRAINING
 from router.native.conn cimport CONN_CLOSED, CONN_LISTENER, conn_t
 from router.native.driver_epoll cimport (
-    driver_begin, driver_end, driver_run, driver_stop_accepting, epoll_driver_t, monotonic_us,
+    driver_begin, driver_end, driver_run, driver_stay, driver_stop_accepting, epoll_driver_t, monotonic_us,
 )
 from router.native.driver_script cimport ScriptDriver
 from router.native.ending cimport answer_early, close_downstream, cut_short
@@ -140,17 +140,18 @@ cdef class Core:
             run_timers(self.core)
             self._script.settle()
             return
-        cdef uint64_t started_us = monotonic_us()
-        cdef bint dense = started_us - self.last_event_us < DENSE_GAP_US
-        cdef int timeout_ms = 0
+        cdef uint64_t before_us = self.last_event_us
         with nogil:
-            while driver_run(&self.driver, timeout_ms) > 0:
-                run_timers(self.core)
+            if driver_run(&self.driver, 0) > 0:
                 self.last_event_us = self.driver.base.now_us
-                if not dense or self.last_event_us - started_us > STAY_US:
-                    break
-                timeout_ms = 1
             run_timers(self.core)
+            if self.last_event_us - before_us < DENSE_GAP_US and self.last_event_us != before_us:
+                driver_stay(&self.driver, STAY_US)
+                while not self.driver.stay_is_over:
+                    if driver_run(&self.driver, -1) > 0:
+                        self.last_event_us = self.driver.base.now_us
+                    run_timers(self.core)
+                driver_stay(&self.driver, 0)
         if self._old_snapshots:
             self._drop_old()
 

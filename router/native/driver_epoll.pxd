@@ -12,6 +12,8 @@ cdef enum:
 cdef struct epoll_driver_t:
     driver_t base                    # first: a driver_t* is an epoll_driver_t*
     int epoll_fd
+    int stay_fd                      # a timer in the set: bounds how long driver_run may be called with no time-out
+    uint8_t stay_is_over
     conn_t* again                    # TLS connections with decrypted bytes that no epoll event will announce
     conn_t* closed                   # freed after the batch
     conn_t* paused_listeners
@@ -23,6 +25,8 @@ cdef struct epoll_driver_t:
 cdef int driver_begin(epoll_driver_t* driver) noexcept nogil
 cdef void driver_end(epoll_driver_t* driver) noexcept nogil
 # events handled
+# From now on driver_run(driver, -1) returns, and stay_is_over is set, after `length_us` at the latest; 0 takes that back.
+cdef void driver_stay(epoll_driver_t* driver, uint32_t length_us) noexcept nogil
 cdef int driver_run(epoll_driver_t* driver, int timeout_ms) noexcept nogil
 cdef void driver_stop_accepting(epoll_driver_t* driver, conn_t* listener) noexcept nogil
 cdef uint64_t monotonic_us() noexcept nogil

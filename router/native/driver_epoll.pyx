@@ -40,6 +40,13 @@ cdef extern from "sys/epoll.h" nogil:
     enum: EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
     enum: EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP
 
+cdef extern from "sys/timerfd.h" nogil:
+    struct itimerspec:
+        timespec it_value
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec* value, itimerspec* old)
+    enum: TFD_NONBLOCK, TFD_CLOEXEC
+
 cdef extern from "sys/socket.h" nogil:
     struct msghdr:
         iovec* msg_iov
@@ -116,8 +123,13 @@ cdef void watch_as_needed(conn_t* conn) noexcept nogil:
 
 
 cdef int driver_begin(epoll_driver_t* driver) noexcept nogil:
+    cdef epoll_event event
     memset(driver, 0, sizeof(epoll_driver_t))
     driver.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+    driver.stay_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+    event.events = EPOLLIN
+    event.data.ptr = NULL            # no conn: the stay's end
+    epoll_ctl(driver.epoll_fd, EPOLL_CTL_ADD, driver.stay_fd, &event)
     driver.scratch = <uint8_t*>malloc(DRIVER_READ_BYTES)
     driver.record = <uint8_t*>malloc(TLS_RECORD_BYTES)
     driver.base.adopt = driver_adopt
@@ -133,13 +145,14 @@ cdef int driver_begin(epoll_driver_t* driver) noexcept nogil:
     driver.base.close_when_sent = driver_close_when_sent
     driver.base.end_sending = driver_end_sending
     driver.base.now_us = monotonic_us()
-    return 0 if driver.epoll_fd >= 0 and driver.scratch != NULL and driver.record != NULL else -1
+    return 0 if driver.epoll_fd >= 0 and driver.stay_fd >= 0 and driver.scratch != NULL and driver.record != NULL else -1
 
 
 cdef void driver_end(epoll_driver_t* driver) noexcept nogil:
     free_closed(driver)
     if driver.epoll_fd >= 0:
         close(driver.epoll_fd)
+        close(driver.stay_fd)
     driver.epoll_fd = -1
     free(driver.scratch)
     free(driver.record)
@@ -565,6 +578,16 @@ cdef void handle(conn_t* conn, uint32_t events) noexcept nogil:
         watch(conn, DETACHED)
 
 
+cdef void driver_stay(epoll_driver_t* driver, uint32_t length_us) noexcept nogil:
+    # One timer per stay: a time-out given to each epoll_wait would program the hardware's timer every time, which on a virtual
+    # machine costs as much as a system call.
+    cdef itimerspec when
+    memset(&when, 0, sizeof(when))
+    when.it_value.tv_nsec = length_us * 1000
+    driver.stay_is_over = False
+    timerfd_settime(driver.stay_fd, 0, &when, NULL)
+
+
 cdef int driver_run(epoll_driver_t* driver, int timeout_ms) noexcept nogil:
     cdef epoll_event events[DRIVER_EVENTS_MAX]
     cdef conn_t* conn
@@ -576,6 +599,9 @@ cdef int driver_run(epoll_driver_t* driver, int timeout_ms) noexcept nogil:
         resume_accepting(driver)
     for index in range(count):
         conn = <conn_t*>events[index].data.ptr
+        if conn == NULL:
+            driver.stay_is_over = True
+            continue
         if conn.flags & CONN_CLOSED:
             continue
         if index:
@@ -594,4 +620,4 @@ cdef int driver_run(epoll_driver_t* driver, int timeout_ms) noexcept nogil:
         elif not conn.flags & CONN_PAUSED:
             read_some(conn)
     free_closed(driver)
-    return count if count > 0 else 0
+    return count - driver.stay_is_over if count > 0 else 0
