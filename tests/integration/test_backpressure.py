@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.raw_peer import BOUND_S, Endpoint, Peer, chat, dial, request
 from tests.support.router_process import RouterProcess, one_pool, running_router
+from tests.support.sender import Sender
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -40,45 +41,6 @@ def running() -> Iterator[tuple[RouterProcess, Endpoint]]:
 def rss_bytes(router: RouterProcess) -> int:
     (pid,) = router.worker_pids()
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-class Sender:
-    """Sends on a connection from a thread of its own; knows how far it has come."""
-
-    def __init__(self, peer: Peer, block: bytes, count: int) -> None:
-        self.sent_bytes = 0
-        self.error: OSError | None = None
-        self._peer = peer
-        self._block = block
-        self._count = count
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            for _ in range(self._count):
-                view = memoryview(self._block)
-                while view:
-                    size = self._peer.sock.send(view)
-                    view = view[size:]
-                    self.sent_bytes += size
-        except OSError as exc:
-            self.error = exc
-
-    def wait_stalled(self) -> None:
-        """Returns when nothing has been taken for a while."""
-        before = -1
-        while self.sent_bytes != before:
-            before = self.sent_bytes
-            select.select([], [], [], 0.3)
-
-    def join(self) -> None:
-        self._thread.join(BOUND_S)
-        assert not self._thread.is_alive()
-
-    def wait_done(self) -> None:
-        self.join()
-        assert self.error is None
 
 
 def digest(block: bytes, count: int) -> str:

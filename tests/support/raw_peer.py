@@ -167,6 +167,11 @@ class Endpoint:
         """The router's next connection."""
         return Peer(self.sock.accept()[0])
 
+    def accept_after(self, client: Peer, data: bytes) -> Peer:
+        """The connection that the router makes when `client` has sent `data`."""
+        client.send(data)
+        return self.accept()
+
 
 def dial(address: tuple[str, int], *, receive_bytes: int = 0) -> Peer:
     """A client's connection; `receive_bytes` bounds what its kernel takes in without being asked, in segments
