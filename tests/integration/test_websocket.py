@@ -158,8 +158,8 @@ def test_either_side_that_goes_away_takes_the_other_with_it() -> None:
 
 
 def test_a_side_that_does_not_read_pauses_the_other() -> None:
-    small = 64 * 1024
-    data = os.urandom(16 * MIB)
+    small = 256 * 1024
+    data = os.urandom(12 * MIB)
     with (
         Endpoint(receive_bytes=small) as endpoint,
         running_router(one_pool([endpoint.url])) as router,
