@@ -233,11 +233,12 @@ cdef bint facts_are_known(exchange_t* x) noexcept nogil:
 cdef void route_exchange(core_t* core, exchange_t* x) noexcept nogil:
     cdef const uint8_t* raw = buffer_bytes(&x.head)
     cdef text_t model
-    if x.flags & X_MULTIPART or (x.scan != NULL and x.scan.flags & BODY_IN_DOUBT) \
-            or (x.scan == NULL or not x.scan.flags & BODY_HAS_MODEL) and path_may_name_model(x):
-        if not x.flags & X_FACTS_KNOWN and core.hooks.read_facts(core, x, x.flags & X_UPLOAD_DONE != 0) == FACTS_UNREADABLE:
+    cdef bint in_doubt = x.scan != NULL and x.scan.flags & BODY_IN_DOUBT != 0
+    # A model in the path outranks one in the body, as in the APIs that have one there.
+    if (in_doubt or x.flags & X_MULTIPART or path_may_name_model(x)) and not x.flags & X_FACTS_KNOWN:
+        if core.hooks.read_facts(core, x, x.flags & X_UPLOAD_DONE != 0) == FACTS_UNREADABLE:
             return                       # it has been answered
-    elif x.scan != NULL:
+    if x.scan != NULL and not in_doubt and not x.flags & X_FACTS_KNOWN:
         if x.scan.flags & BODY_HAS_MODEL:
             exchange_set_model(x, x.scan.model, x.scan.model_length)
             x.model_offset = x.scan.model_offset

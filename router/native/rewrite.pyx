@@ -186,6 +186,9 @@ cdef int64_t compose_response_head(core_t* core, const exchange_t* x, const uint
         if field.flags & FIELD_HOP_BY_HOP or field.id == FIELD_CONTENT_LENGTH or field.id == FIELD_TRANSFER_ENCODING \
                 or field.id == FIELD_X_REQUEST_ID:
             continue
+        if x.route.exposes_endpoint and field.name.length == 19 \
+                and same_name(buffer + field.name.offset, b"x-fairlead-endpoint", 19):
+            continue                     # only the router says who answered
         put_field(&out, buffer, field)
     put_via(&out, head)
     if x.route.exposes_endpoint:
