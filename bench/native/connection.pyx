@@ -34,7 +34,7 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     READ_MIN = 2048              # room for a small request
     READ_MAX = 262144            # at most asked for at once
-    HEAD_MAX = 65536             # uvicorn's bound on a head with h11
+    HEAD_MAX = 1048576           # uvicorn with httptools has none; a vLLM took every head a test sent
     BODY_MAX = 134217728
     PIPELINE_MAX = 65536
 
@@ -189,10 +189,10 @@ cdef int next_request(conn_t* conn, uint8_t** body, size_t* size, size_t* messag
     if size[0] > BODY_MAX:
         refuse_message(conn, b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
         return -1
+    if conn.request.expects_continue and not conn.told_continue:
+        conn.told_continue = True            # said even to a client that has not waited for it
+        out_text(&conn.outbox, b"HTTP/1.1 100 Continue\r\n\r\n")
     if framing == 0:
-        if conn.request.expects_continue and not conn.told_continue:
-            conn.told_continue = True
-            out_text(&conn.outbox, b"HTTP/1.1 100 Continue\r\n\r\n")
         return 0
     conn.wanted_size = 0
     conn.told_continue = False

@@ -14,8 +14,8 @@ from bench.native.exposition cimport observe_itl, observe_ttft, telemetry_t, wri
 from bench.native.fault cimport (
     FAULT_BAD_CHUNK, FAULT_BAD_HEAD, FAULT_BOTH_LENGTHS, FAULT_CLOSE, FAULT_CLOSE_DELIMITED, FAULT_DRIP,
     FAULT_ERROR_EVENT, FAULT_FLAP, FAULT_HANG, FAULT_HANG_AFTER, FAULT_HTTP10, FAULT_IDLE_CLOSE, FAULT_LONG_LENGTH,
-    FAULT_NO_DONE, FAULT_NONE, FAULT_REFUSE, FAULT_RESET, FAULT_SHORT_LENGTH, FAULT_SICK, FAULT_SLOW, FAULT_STATUS,
-    FAULT_STORM, FAULT_SURPLUS, FAULT_TRUNCATE, FAULTS_MAX, fault_name, fault_parse, fault_t,
+    FAULT_NO_DONE, FAULT_NONE, FAULT_REFUSE, FAULT_RESET, FAULT_SHORT_LENGTH, FAULT_SICK, FAULT_SILENT_CLOSE,
+    FAULT_SLOW, FAULT_STATUS, FAULT_STORM, FAULT_SURPLUS, FAULT_TRUNCATE, FAULTS_MAX, fault_name, fault_parse, fault_t,
 )
 from bench.native.heads cimport (
     FRAME_BOTH, FRAME_CHUNKED, FRAME_CLOSE, FRAME_LENGTH, respond, respond_error, write_head, write_surplus,
@@ -174,7 +174,7 @@ cdef void begin_stream(conn_t* conn) noexcept nogil:
     cdef int kind = conn.fault.kind
     cdef int framing = FRAME_CHUNKED
     cdef int64_t length = 0
-    if kind == FAULT_CLOSE_DELIMITED or kind == FAULT_HTTP10 or conn.request.minor_version == 0:
+    if kind == FAULT_CLOSE_DELIMITED or kind == FAULT_HTTP10:
         framing = FRAME_CLOSE
     elif kind == FAULT_BOTH_LENGTHS:
         framing = FRAME_BOTH
@@ -216,6 +216,7 @@ cdef void deliver_stream(conn_t* conn, uint64_t now_us) noexcept nogil:
             out_bytes(outbox, b"0\r\n\r\n", 5)
         if conn.fault.kind == FAULT_SURPLUS:
             write_surplus(outbox)
+        conn.closing = conn.closing or conn.fault.kind == FAULT_SILENT_CLOSE
         finish_exchange(conn, OUTCOME_FINISHED if conn.fault.kind == FAULT_NONE else OUTCOME_FAULTED, now_us)
     conn_flush(conn, now_us)
 
@@ -400,6 +401,11 @@ cdef void begin_inference(conn_t* conn, int api, uint8_t* body, size_t size, uin
         conn.fault.kind = FAULT_NONE
         respond_error(conn, 400, b"BadRequestError", b"x-mock-fault is not a fault this engine knows")
         return
+    if conn.request.names_upgrade and conn.request.offers_upgrade:
+        # uvicorn leaves the bytes after such a head to the protocol that was offered: the request has no body.
+        engine.telemetry.refused += 1
+        respond_error(conn, 400, b"Bad Request", b"1 validation error: body: Field required")
+        return
     if is_down(engine, now_us):
         engine.telemetry.refused += 1
         respond_error(conn, 503, b"ServiceUnavailableError", b"The engine is down.")
@@ -408,7 +414,7 @@ cdef void begin_inference(conn_t* conn, int api, uint8_t* body, size_t size, uin
         scan_multipart(body, size, &facts)
     elif not scan_json(body, size, &facts):
         engine.telemetry.refused += 1
-        respond_error(conn, 400, b"BadRequestError", b"The request body is not a JSON object.")
+        respond_error(conn, 400, b"Bad Request", b"1 validation error: the request body is not a JSON object")
         return
     model = served_model(engine, facts.model)
     if model == NULL:
@@ -423,7 +429,8 @@ cdef void begin_inference(conn_t* conn, int api, uint8_t* body, size_t size, uin
     begin_answer(conn, api, model, &facts, now_us)
     if engine.stepped and api != API_TOKENIZE and not submit(conn, &facts):
         engine.telemetry.refused += 1
-        respond_error(conn, 400, b"BadRequestError", b"The prompt and the answer do not fit this model's context.")
+        respond_error(conn, 400, b"BadRequestError", b"The prompt and the answer asked for exceed this model's maximum "
+                                                     b"context length. Please reduce the length of the input prompt.")
         return
     engine.telemetry.in_flight += 1
     conn.phase = PHASE_ANSWER
@@ -474,6 +481,14 @@ cdef void write_faults(out_t* body, const engine_t* engine) noexcept nogil:
     out_text(body, b"]}")
 
 
+cdef int inference_api(span_t path) noexcept nogil:
+    cdef int place
+    for place in range(17):
+        if span_is(path, INFERENCE_PATHS[place].path):
+            return INFERENCE_PATHS[place].api
+    return API_NONE
+
+
 cdef void serve_plain(conn_t* conn, uint8_t* body, size_t size, uint64_t now_us) noexcept nogil:
     """Every path that generates nothing: health, metrics, models, and the mock's own."""
     cdef engine_t* engine = conn.engine
@@ -488,7 +503,7 @@ cdef void serve_plain(conn_t* conn, uint8_t* body, size_t size, uint64_t now_us)
     elif span_is(path, b"/v1/models"):
         write_models(&answer, engine)
     elif span_is(path, b"/metrics"):
-        content_type = b"text/plain; version=0.0.4; charset=utf-8"
+        content_type = b"text/plain; version=1.0.0; charset=utf-8"
         write_metrics(&answer, &engine.telemetry, &engine.step, <const char*> engine.models[0].data)
     elif span_is(path, b"/version"):
         out_text(&answer, b"{\"version\":\"0.11.0\"}")
@@ -504,18 +519,13 @@ cdef void serve_plain(conn_t* conn, uint8_t* body, size_t size, uint64_t now_us)
         content_type = b"text/plain; charset=utf-8"
         out_bytes(&answer, body - conn.request.head_size, conn.request.head_size)
         out_bytes(&answer, body, size)
+    elif inference_api(path) != API_NONE:
+        out_text(&answer, b"{\"detail\":\"Method Not Allowed\"}")
+        status = 405
     else:
         out_text(&answer, b"{\"detail\":\"Not Found\"}")
         status = 404
     respond(conn, status, content_type, &answer)
-
-
-cdef int inference_api(span_t path) noexcept nogil:
-    cdef int place
-    for place in range(17):
-        if span_is(path, INFERENCE_PATHS[place].path):
-            return INFERENCE_PATHS[place].api
-    return API_NONE
 
 
 cdef void serve_requests(conn_t* conn, uint64_t now_us) noexcept nogil:

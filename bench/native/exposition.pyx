@@ -110,6 +110,9 @@ cdef void write_metrics(out_t* out, const telemetry_t* telemetry, const step_mod
               step.running.count)
     write_one(out, b"num_requests_waiting", b"gauge", b"Requests waiting to be admitted.", model,
               step.waiting.count)
+    write_type(out, b"num_requests_waiting_by_reason", b"gauge", b"Requests waiting, by what they wait for.")
+    write_sample(out, b"num_requests_waiting_by_reason", b"", model, b"reason", b"capacity", step.waiting.count)
+    write_sample(out, b"num_requests_waiting_by_reason", b"", model, b"reason", b"deferred", 0)
     write_one(out, b"kv_cache_usage_perc", b"gauge", b"KV-cache usage, 1 is all.", model, step_kv_usage(step))
     write_one(out, b"prefix_cache_queries_total", b"counter", b"Prompt tokens looked up in the prefix cache.",
               model, <double> step.query_tokens)
@@ -127,6 +130,8 @@ cdef void write_metrics(out_t* out, const telemetry_t* telemetry, const step_mod
     write_sample(out, b"request_success_total", b"", model, b"finished_reason", b"length",
                  <double> telemetry.finished_length)
     write_sample(out, b"request_success_total", b"", model, b"finished_reason", b"abort", <double> telemetry.aborted)
+    write_sample(out, b"request_success_total", b"", model, b"finished_reason", b"error", 0)
+    write_sample(out, b"request_success_total", b"", model, b"finished_reason", b"repetition", 0)
     write_histogram(out, b"time_to_first_token_seconds", b"Time to first token.", model, &telemetry.ttft, TTFT_BOUNDS,
                     22)
     write_histogram(out, b"inter_token_latency_seconds", b"Time between tokens.", model, &telemetry.itl, ITL_BOUNDS, 19)
@@ -143,17 +148,17 @@ cdef void write_metrics(out_t* out, const telemetry_t* telemetry, const step_mod
 
 cdef void write_load_report(out_t* out, const step_model_t* step, uint8_t report_format) noexcept nogil:
     if report_format == REPORT_JSON:
-        out_text(out, b"endpoint-load-metrics: JSON {\"named_metrics\": {\"kv_cache_usage_perc\": ")
-        out_float(out, step_kv_usage(step))
-        out_text(out, b", \"num_requests_waiting\": ")
+        out_text(out, b"endpoint-load-metrics: JSON {\"named_metrics\": {\"num_requests_waiting\": ")
         out_int(out, step.waiting.count)
-        out_text(out, b".0}}\r\n")
+        out_text(out, b".0, \"kv_cache_usage_perc\": ")
+        out_float(out, step_kv_usage(step))
+        out_text(out, b"}}\r\n")
     else:
-        out_text(out, b"endpoint-load-metrics: TEXT named_metrics.kv_cache_usage_perc=")
-        out_float(out, step_kv_usage(step))
-        out_text(out, b", named_metrics.num_requests_waiting=")
+        out_text(out, b"endpoint-load-metrics: TEXT named_metrics.num_requests_waiting=")
         out_int(out, step.waiting.count)
-        out_text(out, b".0\r\n")
+        out_text(out, b".0, named_metrics.kv_cache_usage_perc=")
+        out_float(out, step_kv_usage(step))
+        out_text(out, b"\r\n")
 
 
 cdef void write_count(out_t* out, const char* name, uint64_t value) noexcept nogil:

@@ -27,6 +27,7 @@ cdef enum fault_kind:
     FAULT_CLOSE_DELIMITED
     FAULT_HTTP10
     FAULT_NO_KEEPALIVE
+    FAULT_SILENT_CLOSE
     FAULT_SLOW
     FAULT_FLAP                   # from here on the engine as a whole, whatever the rate says
     FAULT_SICK

@@ -34,6 +34,7 @@ KINDS = {
     "close-delimited": "a body that ends with the connection",
     "http10": "an HTTP/1.0 response",
     "no-keepalive": "Connection: close after each response",
+    "silent-close": "end of connection after each stream, of which its head says nothing (llama.cpp)",
     "slow": "ARG times slower; at a rate below 1, only those requests (engines with a step model)",
     "flap": "well and 503 by turns, ARG ms for both",
     "sick": "/health answers ARG while requests are served",
@@ -41,7 +42,7 @@ KINDS = {
     "refuse": "no listening socket for ARG ms from now",
 }
 
-cdef kind_t[24] TABLE = [
+cdef kind_t[25] TABLE = [
     kind_t(FAULT_HANG, b"hang", 0), kind_t(FAULT_HANG_AFTER, b"hang-after", 1), kind_t(FAULT_RESET, b"reset", 1),
     kind_t(FAULT_CLOSE, b"close", 1), kind_t(FAULT_TRUNCATE, b"truncate", 1), kind_t(FAULT_BAD_CHUNK, b"bad-chunk", 1),
     kind_t(FAULT_ERROR_EVENT, b"error-event", 1), kind_t(FAULT_NO_DONE, b"no-done", 0),
@@ -50,8 +51,9 @@ cdef kind_t[24] TABLE = [
     kind_t(FAULT_LONG_LENGTH, b"long-length", 0), kind_t(FAULT_SURPLUS, b"surplus", 0),
     kind_t(FAULT_STORM, b"storm", 100), kind_t(FAULT_DRIP, b"drip", 0),
     kind_t(FAULT_CLOSE_DELIMITED, b"close-delimited", 0), kind_t(FAULT_HTTP10, b"http10", 0),
-    kind_t(FAULT_NO_KEEPALIVE, b"no-keepalive", 0), kind_t(FAULT_SLOW, b"slow", 10), kind_t(FAULT_FLAP, b"flap", 2000),
-    kind_t(FAULT_SICK, b"sick", 503), kind_t(FAULT_IDLE_CLOSE, b"idle-close", 1000),
+    kind_t(FAULT_NO_KEEPALIVE, b"no-keepalive", 0), kind_t(FAULT_SILENT_CLOSE, b"silent-close", 0),
+    kind_t(FAULT_SLOW, b"slow", 10), kind_t(FAULT_FLAP, b"flap", 2000), kind_t(FAULT_SICK, b"sick", 503),
+    kind_t(FAULT_IDLE_CLOSE, b"idle-close", 1000),
     kind_t(FAULT_REFUSE, b"refuse", 1000),
 ]
 
@@ -87,7 +89,7 @@ cdef bint fault_parse(const uint8_t* text, size_t size, fault_t* fault) noexcept
         at_sign[0] = 0
     colon = <char*> memchr(copied, 58, strlen(copied))
     name_size = colon - copied if colon != NULL else strlen(copied)
-    for place in range(24):
+    for place in range(25):
         if name_size == strlen(TABLE[place].name) and memcmp(copied, TABLE[place].name, name_size) == 0:
             fault.kind = <uint8_t> TABLE[place].kind
             fault.argument = TABLE[place].argument

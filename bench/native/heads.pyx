@@ -20,6 +20,8 @@ cdef const char* reason(int status) noexcept nogil:
         return b"Bad Request"
     if status == 404:
         return b"Not Found"
+    if status == 405:
+        return b"Method Not Allowed"
     if status == 429:
         return b"Too Many Requests"
     if status == 500:
@@ -31,7 +33,9 @@ cdef const char* reason(int status) noexcept nogil:
 
 cdef void write_head(conn_t* conn, int status, const char* content_type, int framing, int64_t length) noexcept nogil:
     cdef out_t* outbox = &conn.outbox
-    cdef bint keeps_alive = conn.request.keep_alive and framing != FRAME_CLOSE and conn.fault.kind != FAULT_NO_KEEPALIVE
+    # uvicorn keeps no HTTP/1.0 connection, whatever the client asks for, and sends chunks even there.
+    cdef bint keeps_alive = (conn.request.keep_alive and conn.request.minor_version > 0 and framing != FRAME_CLOSE
+                             and conn.fault.kind != FAULT_NO_KEEPALIVE)
     out_text(outbox, b"HTTP/1.0 " if conn.fault.kind == FAULT_HTTP10 else b"HTTP/1.1 ")
     out_int(outbox, status)
     out_text(outbox, b" ")
@@ -39,30 +43,32 @@ cdef void write_head(conn_t* conn, int status, const char* content_type, int fra
     out_text(outbox, b"\r\ndate: ")
     out_text(outbox, conn.engine.date)
     out_text(outbox, b"\r\nserver: uvicorn\r\n")
+    if status == 405:
+        out_text(outbox, b"allow: POST\r\n")
+    if conn.request.report_format != REPORT_NONE and status == 200 and framing == FRAME_LENGTH:
+        write_load_report(outbox, &conn.engine.step, conn.request.report_format)      # never before a stream
     if framing == FRAME_LENGTH or framing == FRAME_BOTH:
         out_text(outbox, b"content-length: ")
         out_int(outbox, length)
         out_text(outbox, b"\r\n")
-    out_text(outbox, b"content-type: ")
-    out_text(outbox, content_type)
-    if framing == FRAME_CHUNKED or framing == FRAME_BOTH:
-        out_text(outbox, b"\r\ntransfer-encoding: chunked")
+    if content_type != NULL:
+        out_text(outbox, b"content-type: ")
+        out_text(outbox, content_type)
+        out_text(outbox, b"\r\n")
     if status == 429 or status == 503:
-        out_text(outbox, b"\r\nretry-after: 1")
+        out_text(outbox, b"retry-after: 1\r\n")
+    out_text(outbox, b"vary: Origin\r\n")
     if not keeps_alive:
-        out_text(outbox, b"\r\nconnection: close")
+        out_text(outbox, b"connection: close\r\n")
         conn.closing = True
-    elif conn.request.minor_version == 0:
-        out_text(outbox, b"\r\nconnection: keep-alive")
-    out_text(outbox, b"\r\n")
-    if conn.request.report_format != REPORT_NONE and status == 200:
-        write_load_report(outbox, &conn.engine.step, conn.request.report_format)
+    if framing == FRAME_CHUNKED or framing == FRAME_BOTH:
+        out_text(outbox, b"transfer-encoding: chunked\r\n")
     out_text(outbox, b"\r\n")
 
 
 cdef void respond(conn_t* conn, int status, const char* content_type, out_t* body) noexcept nogil:
     """A whole response without faults; frees the body."""
-    write_head(conn, status, content_type, FRAME_LENGTH, body.size)
+    write_head(conn, status, content_type if body.size else NULL, FRAME_LENGTH, body.size)
     if conn.request.method != METHOD_HEAD and body.size:
         out_bytes(&conn.outbox, body.data, body.size)
     out_free(body)

@@ -25,6 +25,8 @@ cdef struct request_t:
     uint8_t expects_continue
     uint8_t report_format
     uint8_t multipart
+    uint8_t names_upgrade            # Connection: upgrade
+    uint8_t offers_upgrade           # Upgrade to anything but WebSocket
     int64_t content_length           # 0 when there is none
     span_t path                      # without the query
     span_t fault                     # value of x-mock-fault

@@ -64,10 +64,13 @@ cdef void note_field(request_t* request, span_t name, span_t value) noexcept nog
             request.keep_alive = False
         elif contains_word(value, b"keep-alive"):
             request.keep_alive = True
+        request.names_upgrade = contains_word(value, b"upgrade")
     elif name_is(name, b"content-type", 12):
         request.multipart = contains_word(value, b"multipart/form-data")
     elif name_is(name, b"expect", 6):
         request.expects_continue = contains_word(value, b"100-continue")
+    elif name_is(name, b"upgrade", 7):
+        request.offers_upgrade = not contains_word(value, b"websocket")
     elif name_is(name, b"x-mock-fault", 12):
         request.fault = value
     elif name_is(name, b"endpoint-load-metrics-format", 28):
