@@ -1,34 +1,36 @@
 """One try of an exchange at one endpoint: pick, connect or reuse, send, let go.
 
-The pick and the charge are one step, so that the next pick (of any worker) sees it. An attempt ends in attempt_end and nowhere else:
-there the charge is released and the connection goes back to its pool or away. Nothing here decides what happens after a failure.
+The pick and the charge are one step, so that the next pick (of any worker) sees it. An attempt ends in attempt_end
+and nowhere else: there the charge is released and the connection goes back to its pool or away. Nothing here decides
+what happens after a failure.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memset
 from posix.uio cimport iovec
 
 from router.native.body cimport BODY_HAS_PROMPT, BODY_HAS_USER, hash_bytes
-from router.native.buffer cimport buffer_append, buffer_bytes, buffer_release, buffer_size, buffer_t
+from router.native.buffer cimport buffer_bytes, buffer_release, buffer_size, buffer_t
 from router.native.causes cimport (
     CAUSE_CONNECT_FAILED, CAUSE_DNS_FAILED, CAUSE_ENDPOINTS_FULL, CAUSE_INTERNAL, CAUSE_NO_ENDPOINT, CAUSE_NONE,
 )
 from router.native.conn cimport CONN_BLOCKED, CONN_CLOSED
 from router.native.driver_epoll cimport monotonic_us
 from router.native.exchange cimport (
-    EXCHANGE_AWAITING, EXCHANGE_CONNECTING, X_BODY_DROPPED, X_CUT_THROUGH, X_FACTS_KNOWN, X_FORCE_FRESH, X_REQUEST_CHUNKED, X_UPLOAD_DONE,
+    EXCHANGE_AWAITING, EXCHANGE_CONNECTING, X_BODY_DROPPED, X_CUT_THROUGH, X_FACTS_KNOWN, X_FORCE_FRESH,
+    X_REQUEST_CHUNKED, X_UPLOAD_DONE,
     core_t, exchange_charge, exchange_model, exchange_release, exchange_t,
 )
 from router.native.http1 cimport HTTP1_OK, head_t, parse_request_head
-from router.native.loadtable cimport load_in_flight, load_is_ejected
+from router.native.loadtable cimport load_in_flight
 from router.native.metrics cimport (
     COUNT_PICKS_FAILED, COUNT_UPSTREAM_CONNECTS, COUNT_UPSTREAM_IDLE, COUNT_UPSTREAM_OPEN, COUNT_UPSTREAM_REUSES,
     HISTOGRAM_ROUTE_ROUTER_TIME, metrics_add, metrics_observe_us,
 )
 from router.native.pick cimport pick_endpoint, pick_request_t, random_next
 from router.native.pool cimport (
-    UPSTREAM_BUSY, UPSTREAM_CONNECTING, UPSTREAM_IDLE, endpoint_t, pool_put_idle, pool_remove_idle, pool_take_idle, rewrite_t, text_t,
-    upstream_t,
+    UPSTREAM_BUSY, UPSTREAM_IDLE, endpoint_t, pool_put_idle, pool_remove_idle, pool_take_idle,
+    rewrite_t, upstream_t,
 )
 from router.native.rewrite cimport LENGTH_CHUNKED, LENGTH_NONE, compose_request_head, write_chunk_size
 from router.native.routes cimport KEY_HEADER, KEY_PROMPT, KEY_USER, policy_t
@@ -48,7 +50,8 @@ cdef const policy_t* policy_of(const exchange_t* x) noexcept nogil:
 
 
 cdef uint64_t affinity_key(exchange_t* x, const uint8_t* buffer) noexcept nogil:
-    # The hash that keeps a session at an endpoint; 0 when the request has nothing to hash. Needs the scan: before the request is dropped.
+    # The hash that keeps a session at an endpoint; 0 when the request has nothing to hash. Needs the scan: before the
+    # request is dropped.
     cdef const policy_t* policy = policy_of(x)
     cdef head_t head
     cdef uint32_t index, at
@@ -87,13 +90,13 @@ cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil:
     cdef pick_request_t request
     cdef const policy_t* policy = policy_of(x)
     cdef int position
-    cdef uint32_t turn
+    cdef uint32_t _turn
     cdef bint saw_full = False
     memset(&request, 0, sizeof(request))
     request.key = x.key
     request.now_us = core.driver.now_us
     request.load_factor = policy.load_factor
-    for turn in range(EXCLUDABLE_MAX + 1):
+    for _turn in range(EXCLUDABLE_MAX + 1):
         request.random = random_next(&core.random_state)
         request.excluded[0] = x.excluded[0]
         request.excluded[1] = x.excluded[1]
@@ -148,8 +151,8 @@ cdef int attempt_next_address(core_t* core, exchange_t* x) noexcept nogil:
         upstream.exchange = x
         upstream.addresses_tried = tried
         upstream.address_index = index
-        if core.driver.connect(core.driver, &upstream.conn, endpoint.addresses[index].bytes, endpoint.addresses[index].length,
-                               endpoint.tls_context, endpoint.server_name) < 0:
+        if core.driver.connect(core.driver, &upstream.conn, endpoint.addresses[index].bytes,
+                               endpoint.addresses[index].length, endpoint.tls_context, endpoint.server_name) < 0:
             slab_give(upstream, sizeof(upstream_t))
             continue
         endpoint.open_count += 1
@@ -277,7 +280,8 @@ cdef void attempt_end(core_t* core, exchange_t* x, bint reusable) noexcept nogil
         return
     upstream.exchange = NULL
     if not reusable or upstream.endpoint == NULL or upstream.endpoint.is_retired or core.draining \
-            or upstream.conn.flags & (CONN_BLOCKED | CONN_CLOSED) or upstream.endpoint.idle_count >= upstream.endpoint.idle_max:
+            or upstream.conn.flags & (CONN_BLOCKED | CONN_CLOSED) \
+            or upstream.endpoint.idle_count >= upstream.endpoint.idle_max:
         upstream_drop(core, upstream)
         return
     upstream.served_count += 1

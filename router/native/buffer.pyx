@@ -1,7 +1,9 @@
-"""A growable byte queue, for the bytes that could not be handled in place: partial heads, held bodies, what a slow peer has not taken.
+"""A growable byte queue, for the bytes that could not be handled in place: partial heads, held bodies, what a slow
+peer has not taken.
 
-Invariant: an empty buffer owns no memory, so an idle connection costs its struct and nothing else. Blocks of the common size come
-from a free list that is bounded; everything larger goes to malloc. One thread per process uses this (the worker's).
+Invariant: an empty buffer owns no memory, so an idle connection costs its struct and nothing else. Blocks of the
+common size come from a free list that is bounded; everything larger goes to malloc. One thread per process uses this
+(the worker's).
 """
 
 from libc.stdint cimport uint8_t
@@ -132,5 +134,7 @@ def append_and_consume(list steps):
 
 
 def allocations() -> int:
-    """How often memory had to come from malloc since the process began; messages of ordinary size need none once a worker is warm."""
+    """How often memory had to come from malloc since the process began; messages of ordinary size need none once a
+    worker is warm.
+    """
     return malloc_count

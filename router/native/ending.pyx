@@ -1,7 +1,8 @@
-"""How exchanges and client connections end: finished, answered by the router itself, or cut so that the client can see it.
+"""How exchanges and client connections end: finished, answered by the router itself, or cut so that the client can
+see it.
 
-`finish` is the only place where an exchange ends; everything else here leads to it. Invariants: what was cut short is reset, never ended
-in order; a connection is forgotten once, and nothing reads it after that.
+`finish` is the only place where an exchange ends; everything else here leads to it. Invariants: what was cut short is
+reset, never ended in order; a connection is forgotten once, and nothing reads it after that.
 """
 
 from libc.stdint cimport uint16_t, uint64_t
@@ -10,16 +11,19 @@ from libc.string cimport memset
 from router.native.attempt cimport attempt_end
 from router.native.buffer cimport buffer_release
 from router.native.causes cimport (
-    CAUSE_BAD_EXPECT, CAUSE_BAD_REQUEST, CAUSE_CLIENT_CLOSED, CAUSE_HEAD_TIMEOUT, CAUSE_HEAD_TOO_LARGE, CAUSE_NONE, CAUSE_TARGET_TOO_LONG,
+    CAUSE_BAD_EXPECT, CAUSE_BAD_REQUEST, CAUSE_CLIENT_CLOSED, CAUSE_HEAD_TIMEOUT, CAUSE_HEAD_TOO_LARGE, CAUSE_NONE,
+    CAUSE_TARGET_TOO_LONG,
     CAUSE_UNSUPPORTED_VERSION, CAUSE_UPSTREAM_4XX, CAUSE_UPSTREAM_5XX,
 )
 from router.native.conn cimport CONN_BLOCKED, CONN_CLOSED
 from router.native.exchange cimport (
-    DOWN_FLUSH, DOWN_IDLE, DOWN_LINGER, EXCHANGE_TUNNEL, X_CLOSE_DOWNSTREAM, X_UPLOAD_DONE, core_t, downstream_t, exchange_deadline,
+    DOWN_FLUSH, DOWN_IDLE, DOWN_LINGER, EXCHANGE_TUNNEL, X_CLOSE_DOWNSTREAM, X_UPLOAD_DONE, core_t, downstream_t,
+    exchange_deadline,
     exchange_free, exchange_new, exchange_record, exchange_t,
 )
 from router.native.http1 cimport (
-    HTTP1_BAD_EXPECT, HTTP1_HEAD_TOO_LARGE, HTTP1_TARGET_TOO_LONG, HTTP1_TOO_MANY_FIELDS, HTTP1_UNSUPPORTED_VERSION, head_t,
+    HTTP1_BAD_EXPECT, HTTP1_HEAD_TOO_LARGE, HTTP1_TARGET_TOO_LONG, HTTP1_TOO_MANY_FIELDS, HTTP1_UNSUPPORTED_VERSION,
+    head_t,
     http1_error_text,
 )
 from router.native.loadtable cimport load_observe_outcome
@@ -43,7 +47,9 @@ cdef void arm(core_t* core, downstream_t* down) noexcept nogil:
 
 
 cdef void finish(core_t* core, exchange_t* x, int cause) noexcept nogil:
-    """Books the exchange, frees it, and makes its connection ready for the next or closes it. Only here does an exchange end."""
+    """Books the exchange, frees it, and makes its connection ready for the next or closes it. Only here does an
+    exchange end.
+    """
     cdef downstream_t* down = x.down
     cdef bint closes = x.flags & X_CLOSE_DOWNSTREAM != 0
     cdef bint whole = x.flags & X_UPLOAD_DONE != 0
@@ -74,7 +80,9 @@ cdef void finish(core_t* core, exchange_t* x, int cause) noexcept nogil:
 
 
 cdef void answer_error(core_t* core, exchange_t* x, int cause, const char* detail) noexcept nogil:
-    """The router's own answer, in OpenAI's error shape. What an endpoint may still say to this exchange is dropped with its connection."""
+    """The router's own answer, in OpenAI's error shape. What an endpoint may still say to this exchange is dropped
+    with its connection.
+    """
     attempt_end(core, x, False)
     core.hooks.send_error(core, x, cause, detail)
     finish(core, x, cause)

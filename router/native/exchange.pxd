@@ -208,11 +208,13 @@ cdef struct exchange_t:
     uint16_t model_label_length
     uint8_t method_length
 
-cdef exchange_t* exchange_new(core_t* core, downstream_t* down, const uint8_t* buffer, const head_t* head) noexcept nogil
+cdef exchange_t* exchange_new(core_t* core, downstream_t* down, const uint8_t* buffer,
+                              const head_t* head) noexcept nogil
 cdef void exchange_free(core_t* core, exchange_t* x) noexcept nogil
 cdef void exchange_charge(core_t* core, exchange_t* x) noexcept nogil
 cdef void exchange_release(core_t* core, exchange_t* x) noexcept nogil
-cdef void exchange_drop_request(core_t* core, exchange_t* x) noexcept nogil     # head, body and scan are not needed any more
+# head, body and scan are not needed any more
+cdef void exchange_drop_request(core_t* core, exchange_t* x) noexcept nogil
 cdef bint exchange_record(core_t* core, exchange_t* x, int cause) noexcept nogil            # False: it had been
 cdef int exchange_set_model(exchange_t* x, const uint8_t* model, size_t length) noexcept nogil
 cdef text_t exchange_id(const exchange_t* x) noexcept nogil

@@ -84,8 +84,9 @@ cdef exchange_t* exchange_new(core_t* core, downstream_t* down, const uint8_t* b
     else:
         write_hex(x.labels, random_next(&core.random_state))
         write_hex(x.labels + 16, random_next(&core.random_state))
-    memcpy(x.labels + id_length, buffer + head.method_span.offset, head.method_span.length)
-    memcpy(x.labels + id_length + head.method_span.length, buffer + head.path.offset, path_length)
+    if buffer != NULL:                   # NULL: the head could not be read, and memcpy takes no NULL even for nothing
+        memcpy(x.labels + id_length, buffer + head.method_span.offset, head.method_span.length)
+        memcpy(x.labels + id_length + head.method_span.length, buffer + head.path.offset, path_length)
     x.id_length = <uint8_t>id_length
     x.method_length = <uint8_t>head.method_span.length
     x.path_length = <uint16_t>path_length

@@ -1,16 +1,16 @@
 """The request body on its way in, and on to the endpoint.
 
-Bodies are decoded (chunk framing taken off) into one contiguous buffer as they arrive and scanned in the same step. Up to the retry
-buffer's size the whole is held until the response begins; a larger one is cut through once an endpoint is picked, and what has been
-sent is dropped. Invariant: core.buffered_bytes is the sum of all held bodies.
+Bodies are decoded (chunk framing taken off) into one contiguous buffer as they arrive and scanned in the same step.
+Up to the retry buffer's size the whole is held until the response begins; a larger one is cut through once an
+endpoint is picked, and what has been sent is dropped. Invariant: core.buffered_bytes is the sum of all held bodies.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp
 from posix.uio cimport iovec
 
 from router.native.body cimport body_scan_feed
-from router.native.buffer cimport buffer_append, buffer_bytes, buffer_release, buffer_size, buffer_t
+from router.native.buffer cimport buffer_append, buffer_bytes, buffer_size, buffer_t
 from router.native.chunk cimport (
     CHUNK_BAD, CHUNK_DATA, CHUNK_END, CHUNK_NEED_MORE, CHUNK_TRAILER, chunk_next,
 )
