@@ -38,12 +38,13 @@ class Metrics:
     def __init__(self, page: str) -> None:
         self.page = page
         families = list(text_string_to_metric_families(page))
-        self._names = {family.name for family in families}
+        endings = ("", "_total", "_count", "_sum", "_bucket")
+        self._names = {family.name + ending for family in families for ending in endings}
         self._samples = [sample for family in families for sample in family.samples]
 
     def sum(self, name: str, **labels: str) -> float:
         """All samples called `name` that have these labels, added up; 0 when there is none."""
-        assert name.removesuffix("_total") in self._names, f"there is no metric {name}"
+        assert name in self._names, f"there is no metric {name}"
         return sum(
             sample.value
             for sample in self._samples
