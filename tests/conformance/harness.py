@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import re
 import select
 import socket
 import struct
@@ -29,10 +28,13 @@ from tests.support.router_process import RouterProcess, running_router
 BOUND_S = 10.0  # for any one wait: only a fault needs it
 LANES = 200  # pools and routes are at most 256 each
 DEFAULT_ADDRESS = "127.1.0.1"  # of the default pool
-DEAD_ADDRESS = "127.3.0.1"  # nobody listens there: another port, see `Conformance`
 
 INET_DIAG = 4  # netlink family
 SOCK_DIAG_BY_FAMILY = 20
+ATTRIBUTE_INFO = 2  # INET_DIAG_INFO: a struct tcp_info
+ASK_INFO = 1 << (ATTRIBUTE_INFO - 1)
+BYTES_RECEIVED_PLACE = 128  # of tcpi_bytes_received in struct tcp_info
+OPEN_STATES = (1, 4, 5, 8)  # established, or half closed by one side
 
 
 class Ended(Exception):
@@ -75,6 +77,7 @@ class Wire:
         self.owner = owner
         self.buffer = b""
         self.ended = ""  # eof or reset, once seen
+        self.sent_bytes = 0
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.settimeout(BOUND_S)
         self._names = (sock.getpeername(), sock.getsockname())
@@ -90,6 +93,7 @@ class Wire:
                 return
             try:
                 self.sock.sendall(piece)
+                self.sent_bytes += len(piece)
             except (BrokenPipeError, ConnectionResetError):
                 return
 
@@ -97,16 +101,17 @@ class Wire:
         """Until the router has read everything that was sent; False when its end of the connection is gone."""
         deadline = time.monotonic() + BOUND_S
         while True:
-            unread = bytes_unread(*self._names)
-            if unread == 0:
-                return True
-            if unread is None:
+            read = bytes_read(*self._names)
+            if read is None:
                 return False
+            if read >= self.sent_bytes:
+                return True
             assert time.monotonic() < deadline, f"the router does not read from its {self.owner}"
             select.select([], [], [], 0.0005)
 
     def half_close(self) -> None:
-        self.sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # a reset has come already
+            self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         self.sock.close()
@@ -269,6 +274,9 @@ class Lane:
             sock = self.arrivals.get(timeout=BOUND_S)
         except queue.Empty:
             raise AssertionError("the router made no connection to the upstream") from None
+        return self.adopt(sock)
+
+    def adopt(self, sock: socket.socket) -> Upstream:
         upstream = Upstream(sock, "upstream")
         self.wires.append(upstream)
         return upstream
@@ -280,9 +288,13 @@ class Lane:
         """`raw` with `@` in place of the lane's path written out."""
         return raw.replace(b"@", self.path)
 
+    def close_all(self) -> None:
+        """Closes every connection of the lane so far."""
+        while self.wires:
+            self.wires.pop().close()
+
     def end(self) -> None:
-        for wire in self.wires:
-            wire.close()
+        self.close_all()
         with contextlib.suppress(queue.Empty):
             while True:
                 self.arrivals.get_nowait().close()
@@ -300,7 +312,17 @@ class Conformance:
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
         self.settings = settings
+        self._pools: list[dict[str, Any]] = []
+        self._routes: list[dict[str, Any]] = []
+        self._closed = socket.socket()  # bound and not listening: connections are refused
+        self._closed.bind(("127.0.0.1", 0))
+        self.closed_port = self._closed.getsockname()[1]
         self.router: RouterProcess
+
+    def add(self, pools: list[dict[str, Any]], routes: list[dict[str, Any]]) -> None:
+        """Pools and routes beside those of the lanes; before the router is started."""
+        self._pools += pools
+        self._routes += routes
 
     def __enter__(self) -> Conformance:
         self.router = self._stack.enter_context(running_router(self.config()))
@@ -312,6 +334,7 @@ class Conformance:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._closed.close()
         self._thread.join(BOUND_S)
 
     def url(self, address: str) -> str:
@@ -336,8 +359,8 @@ class Conformance:
         }
         return {
             **self.settings,
-            "pools": [default, *self.settings.get("pools", []), *lanes],
-            "routes": [*self.settings.get("routes", []), *routes],
+            "pools": [default, *self._pools, *lanes],
+            "routes": [*self._routes, *routes],
         }
 
     def arrivals(self, address: str) -> queue.SimpleQueue[socket.socket]:
@@ -362,9 +385,14 @@ class Conformance:
         finally:
             lane.end()
 
-    def endpoint(self, address: str) -> Lane:
-        """The connections to one of the addresses that `settings` names."""
-        return Lane(0, self.port, self.router, self.arrivals(address))
+    @contextlib.contextmanager
+    def endpoint(self, address: str) -> Iterator[Lane]:
+        """The connections to an address that is no lane's."""
+        lane = Lane(0, self.port, self.router, self.arrivals(address))
+        try:
+            yield lane
+        finally:
+            lane.end()
 
     def assert_alive(self) -> None:
         """The worker is the process it was: nothing has crashed it."""
@@ -374,8 +402,8 @@ class Conformance:
 _diagnosis = threading.local()
 
 
-def bytes_unread(router: tuple[str, int], ours: tuple[str, int]) -> int | None:
-    """Bytes that the kernel holds for the router's end of a connection, None when that end is gone; asked of sock_diag(7)."""
+def bytes_read(router: tuple[str, int], ours: tuple[str, int]) -> int | None:
+    """How many bytes the router has read from a connection, None when its end is gone; asked of sock_diag(7)."""
     if not hasattr(_diagnosis, "sock"):
         _diagnosis.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, INET_DIAG)
         _diagnosis.sock.settimeout(BOUND_S)
@@ -383,15 +411,19 @@ def bytes_unread(router: tuple[str, int], ours: tuple[str, int]) -> int | None:
     name = struct.pack("!HH", router[1], ours[1])
     name += socket.inet_aton(router[0]).ljust(16, b"\0") + socket.inet_aton(ours[0]).ljust(16, b"\0")
     name += struct.pack("=III", 0, 0xFFFFFFFF, 0xFFFFFFFF)
-    asked = struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 0xFFFFFFFF) + name
+    asked = struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, ASK_INFO, 0, 0xFFFFFFFF) + name
     sock.send(struct.pack("=IHHII", 16 + len(asked), SOCK_DIAG_BY_FAMILY, 1, 1, 0) + asked)
-    answer = sock.recv(4096)
+    answer = sock.recv(8192)
     if struct.unpack_from("=H", answer, 4)[0] != SOCK_DIAG_BY_FAMILY:
         return None
-    state = answer[17]
-    unread: int = struct.unpack_from("=I", answer, 16 + 56)[0]
-    # In CLOSE-WAIT an end of stream that has not been read is not counted; it is not data either.
-    return unread if state in (1, 4, 5, 8) else None
-
-
-STATUS_LINE = re.compile(rb"HTTP/1\.1 [1-5][0-9]{2} ")
+    if answer[17] not in OPEN_STATES:
+        return None
+    waiting: int = struct.unpack_from("=I", answer, 16 + 56)[0]
+    place = 16 + 72  # attributes follow inet_diag_msg
+    while place < len(answer):
+        length, kind = struct.unpack_from("=HH", answer, place)
+        if kind == ATTRIBUTE_INFO:
+            received: int = struct.unpack_from("=Q", answer, place + 4 + BYTES_RECEIVED_PLACE)[0]
+            return received - waiting
+        place += (length + 3) & ~3
+    raise AssertionError("sock_diag gives no tcp_info")
