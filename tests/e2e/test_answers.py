@@ -194,7 +194,10 @@ def test_a_connection_that_the_engine_closed_is_replaced_unseen(
             answer = client.completions.create(model=f"only-{kind}", prompt="a", max_tokens=2, stream=stream)
             if stream:
                 assert list(answer)
-    wait_until(lambda: router.metrics().sum("fairlead_upstream_connections_idle") == 0, "the engines close what is idle")
+    wait_until(
+        lambda: router.metrics().sum("fairlead_upstream_connections_idle") == 0,
+        "the engines close what is idle",
+    )
     assert client.completions.create(model=f"only-{kind}", prompt="a", max_tokens=2).usage.completion_tokens
 
 
