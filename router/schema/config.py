@@ -183,7 +183,7 @@ class Timeouts(_Section, frozen=True, kw_only=True):
             description="How long an idle endpoint connection is kept; shorter than the engine's "
             "own keep-alive."
         ),
-    ] = 60_000
+    ] = 4_000  # uvicorn's engines (vLLM, SGLang) and llama.cpp close after 5 s
     write_stall_ms: Annotated[
         Milliseconds, Meta(description="How long a peer may take nothing of what is waiting for it.")
     ] = 60_000
