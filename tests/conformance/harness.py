@@ -1,12 +1,13 @@
 """One real router between a raw client and a scripted upstream, both in the test's own hands.
 
-Every case gets a `Lane`: a path prefix that the router sends to an address of the case's own (all of 127.0.0.0/8 is this
-machine, so one listening socket serves every lane and tells them apart by the address that was dialled). The test thread
-plays client and upstream in turn; sockets buffer what the other is not reading yet, so no case needs a thread.
+Every case gets a `Lane`: a path prefix that the router sends to an address of the case's own (all of
+127.0.0.0/8 is this machine, so one listening socket serves every lane and tells them apart by the address
+that was dialled). The test thread plays client and upstream in turn; sockets buffer what the other is not
+reading yet, so no case needs a thread.
 
-Invariants: nothing sleeps; every wait ends after BOUND_S; `send` of several pieces waits until the router has read each
-piece before it sends the next, so that a split point is really seen as one; what either side receives is read by the
-strict oracle.
+Invariants: nothing sleeps; every wait ends after BOUND_S; `send` of several pieces waits until the router has
+read each piece before it sends the next, so that a split point is really seen as one; what either side
+receives is read by the strict oracle.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ class Wire:
         self.buffer = b""
         self.ended = ""  # eof or reset, once seen
         self.sent_bytes = 0
+        self.is_closed = False  # by us
+        self.facts: dict[str, Any] = {}  # of the last head
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.settimeout(BOUND_S)
         self._names = (sock.getpeername(), sock.getsockname())
@@ -85,8 +88,8 @@ class Wire:
     # ---- Sending
 
     def send(self, *pieces: bytes) -> None:
-        """Each piece after the router has read the one before. A router that has closed is no error: a peer may speak
-        into a closed connection.
+        """Each piece after the router has read the one before. A router that has closed is no error: a peer
+        may speak into a closed connection.
         """
         for index, piece in enumerate(pieces):
             if index and not self.wait_read():
@@ -98,7 +101,7 @@ class Wire:
                 return
 
     def wait_read(self) -> bool:
-        """Until the router has read everything that was sent; False when its end of the connection is gone."""
+        """Until the router has read everything that was sent; False when its end is gone."""
         deadline = time.monotonic() + BOUND_S
         while True:
             read = bytes_read(*self._names)
@@ -114,11 +117,12 @@ class Wire:
             self.sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
+        self.is_closed = True
         self.sock.close()
 
     def reset(self) -> None:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.sock.close()
+        self.close()
 
     # ---- Receiving
 
@@ -169,6 +173,7 @@ class Wire:
         head = self.take(length)
         facts = http1.parse_head(head, is_response, 1 << 16)
         assert not isinstance(facts, str), f"malformed head for the {self.owner}: {facts} {head!r}"
+        self.facts = facts
         return facts, head
 
     def chunked(self) -> tuple[bytes, bytes, bytes]:
@@ -234,6 +239,11 @@ class Upstream(Wire):
     def request_head(self) -> Message:
         facts, head = self.head(is_response=False)
         return self.message(facts, head, has_body=False, to_end=False)
+
+
+def octets(raw: bytes) -> tuple[bytes, ...]:
+    """`raw` in pieces of one octet."""
+    return tuple(raw[place : place + 1] for place in range(len(raw)))
 
 
 def _lowered(fields: Sequence[http1.Field]) -> tuple[tuple[str, bytes], ...]:
@@ -403,7 +413,7 @@ _diagnosis = threading.local()
 
 
 def bytes_read(router: tuple[str, int], ours: tuple[str, int]) -> int | None:
-    """How many bytes the router has read from a connection, None when its end is gone; asked of sock_diag(7)."""
+    """Bytes the router has read from a connection, None when its end is gone; asked of sock_diag(7)."""
     if not hasattr(_diagnosis, "sock"):
         _diagnosis.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, INET_DIAG)
         _diagnosis.sock.settimeout(BOUND_S)

@@ -1,8 +1,9 @@
 """Valid messages with a few octets changed: what the strict oracle makes of them is what must happen.
 
-Each case is seeded by its number. Whatever a client sends, only whole and valid requests reach an upstream, they are answered in
-order, and the connection ends or waits exactly where the oracle says. Whatever an upstream answers, the client gets it whole, gets
-an error, or sees that it was cut. Nothing hangs, and the worker outlives it all.
+Each case is seeded by its number. Whatever a client sends, only whole and valid requests reach an upstream,
+they are answered in order, and the connection ends or waits exactly where the oracle says. Whatever an
+upstream answers, the client gets it whole, gets an error, or sees that it was cut. Nothing hangs, and the
+worker outlives it all.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ TARGET_BYTES_MAX = 8192
 
 REQUESTS = (
     b"GET @x?y=z HTTP/1.1\r\nHost: a.example\r\nAccept: */*\r\nConnection: keep-alive, X-A\r\nX-A: 1\r\n\r\n",
-    b"POST @x HTTP/1.1\r\nHost: a.example\r\nContent-Type: text/plain\r\nContent-Length: 11\r\n\r\nhello world",
+    b"POST @x HTTP/1.1\r\nHost: a.example\r\nContent-Type: text/plain\r\nContent-Length: 11\r\n\r\n"
+    b"hello world",
     b"POST @x HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"5;a=b\r\nhello\r\n6\r\n world\r\n0\r\nX-Sum: 12\r\n\r\n",
     b"PUT @x HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 3\r\n\r\nabc",
-    b"POST http://b.example@x HTTP/1.1\r\nHost: b.example\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nok",
+    b"POST http://b.example@x HTTP/1.1\r\nHost: b.example\r\nExpect: 100-continue\r\n"
+    b"Content-Length: 2\r\n\r\nok",
 )
 ANSWERS = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 11\r\n\r\nhello world",
@@ -138,7 +141,8 @@ def read_body(facts: dict[str, object], raw: bytes) -> tuple[bytes, bytes, str]:
         if verdict == "end" and isinstance(http1.parse_trailer_section(section), str):
             verdict = "bad"
         return body, raw[used:], verdict
-    length: int = max(0, facts["content_length"])  # type: ignore[type-var,assignment]
+    length: int = facts["content_length"]  # type: ignore[assignment]
+    length = max(0, length)  # -1: none
     if length > len(raw):
         return b"", b"", "bad" if length > 8 << 20 else "more"
     return raw[:length], raw[length:], "end"

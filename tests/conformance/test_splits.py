@@ -10,7 +10,8 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 GET = b"GET @x HTTP/1.1\r\nHost: a\r\n\r\n"
 
 REQUESTS = {
-    "head": b"\r\nGET @x?y HTTP/1.1\r\nHost: a.example:80\r\nX-A: \t1 \r\nConnection: X-B\r\nX-B:\r\nx-request-id: 7\r\n\r\n",
+    "head": b"\r\nGET @x?y HTTP/1.1\r\nHost: a.example:80\r\nX-A: \t1 \r\nConnection: X-B\r\nX-B:\r\n"
+    b"x-request-id: 7\r\n\r\n",
     "length": b"POST @x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nx-request-id: 7\r\n\r\nhello",
     "chunked": b"POST @x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nx-request-id: 7\r\n\r\n"
     b'5;a="b;\\""\r\nhello\r\n00a ;c\r\n0123456789\r\n0;d\r\nX-Sum: 1\r\nHost: b\r\nX-T:2\r\n\r\n',
@@ -18,11 +19,14 @@ REQUESTS = {
 
 ANSWERS = {
     "head": b"HTTP/1.1 200 O K\r\nX-A: \t1 \r\nConnection: X-B\r\nX-B: 1\r\nContent-Length: 2\r\n\r\nhi",
-    "interim": b"HTTP/1.1 103 Hints\r\nLink: a\r\n\r\nHTTP/1.1 100 \r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    "interim": b"HTTP/1.1 103 Hints\r\nLink: a\r\n\r\nHTTP/1.1 100 \r\n\r\nHTTP/1.1 200 OK\r\n"
+    b"Content-Length: 5\r\n\r\nhello",
     "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     b'5;a="b;\\""\r\nhello\r\n00a ;c\r\n0123456789\r\n0;d\r\nX-Sum: 1\r\nHost: b\r\nX-T:2\r\n\r\n',
-    "chunked without trailers": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n",
-    "event stream": b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    "chunked without trailers": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n"
+    b"10\r\n0123456789abcdef\r\n0\r\n\r\n",
+    "event stream": b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+    b"Transfer-Encoding: chunked\r\n\r\n"
     b'11\r\ndata: {"a":"b"}\n\n\r\nE\r\ndata: [DONE]\n\n\r\n0\r\n\r\n',
 }
 

@@ -1,7 +1,8 @@
-"""Connections to an upstream over their life: reused, found dead, spoken on out of turn, answered on too early.
+"""Connections to an upstream over their life: reused, found dead, spoken on out of turn, answered on too
+early.
 
-RFC 9112 9.3.1: a request may be sent again on another connection when the one it was sent on turns out to be dead and nothing
-of an answer has come. Nothing an upstream says out of turn may reach a client.
+RFC 9112 9.3.1: a request may be sent again on another connection when the one it was sent on turns out to be
+dead and nothing of an answer has come. Nothing an upstream says out of turn may reach a client.
 """
 
 from __future__ import annotations
@@ -327,7 +328,10 @@ def test_refused_connection_to_the_only_endpoint_is_told(lane: Lane) -> None:
 
 # ---- Upgrade
 
-UPGRADE = b"GET @ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n"
+UPGRADE = (
+    b"GET @ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Key: x\r\n\r\n"
+)
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 
@@ -424,7 +428,8 @@ def test_switch_to_another_protocol_than_asked_is_refused(lane: Lane) -> None:
     ("answer", "end"),
     [
         (
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x\r\nhello\r\n1\r\n!\r\n0\r\nX-T: 1\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x\r\nhello\r\n1\r\n!\r\n0\r\n"
+            b"X-T: 1\r\n\r\n",
             "keep",
         ),
         (b"HTTP/1.1 200 OK\r\n\r\nhello!", "close"),
