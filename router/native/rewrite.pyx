@@ -1,7 +1,8 @@
 """Heads as they go on: hop-by-hop fields taken out, ours put in (RFC 9110 7.6).
 
-Fields that pass are copied as they came, in their order; what the router says itself stands at the end: Via, X-Forwarded-* (from a peer
-that is not trusted they are replaced), x-request-id, framing. A client's keys stop here unless the endpoint is configured to see them.
+Fields that pass are copied as they came, in their order; what the router says itself stands at the end: Via,
+X-Forwarded-* (from a peer that is not trusted they are replaced), x-request-id, framing. A client's keys stop here
+unless the endpoint is configured to see them.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -11,10 +12,13 @@ from router.native.exchange cimport (
     COMPOSE_BYTES, X_HTTP10, X_UPGRADE, core_t, exchange_id, exchange_t,
 )
 from router.native.http1 cimport (
-    FIELD_API_KEY, FIELD_AUTHORIZATION, FIELD_CONTENT_LENGTH, FIELD_EXPECT, FIELD_FORWARDED, FIELD_HOP_BY_HOP, FIELD_HOST,
+    FIELD_API_KEY, FIELD_AUTHORIZATION, FIELD_CONTENT_LENGTH, FIELD_EXPECT, FIELD_FORWARDED, FIELD_HOP_BY_HOP,
+    FIELD_HOST,
     FIELD_TRANSFER_ENCODING, FIELD_UPGRADE, FIELD_X_API_KEY, FIELD_X_FORWARDED_FOR, FIELD_X_FORWARDED_HOST,
-    FIELD_X_FORWARDED_PROTO, FIELD_X_REQUEST_ID, METHOD_OPTIONS, TARGET_ABSOLUTE, TARGET_ASTERISK, field_t, head_t, span_t,
+    FIELD_X_FORWARDED_PROTO, FIELD_X_REQUEST_ID, METHOD_OPTIONS, TARGET_ABSOLUTE, TARGET_ASTERISK, field_t, head_t,
+    span_t,
 )
+from router.native.http_date cimport HTTP_DATE_BYTES, write_http_date
 from router.native.octets cimport same_name
 from router.native.pool cimport endpoint_t, text_t
 
@@ -96,7 +100,8 @@ cdef void put_forwarded(writer_t* out, const exchange_t* x, const uint8_t* buffe
         put(out, b"\r\n", 2)
 
 
-cdef void put_target(writer_t* out, const uint8_t* buffer, const head_t* head, const endpoint_t* endpoint) noexcept nogil:
+cdef void put_target(writer_t* out, const uint8_t* buffer, const head_t* head,
+                     const endpoint_t* endpoint) noexcept nogil:
     if head.form == TARGET_ASTERISK or (
             head.form == TARGET_ABSOLUTE and head.method == METHOD_OPTIONS and head.path.offset < head.authority.offset):
         put(out, b"*", 1)                # RFC 9112 3.2.4: absolute form without a path is how a proxy is asked for it
@@ -113,6 +118,15 @@ cdef inline void put_via(writer_t* out, const head_t* head) noexcept nogil:
         put(out, b"Via: 1.1 fairlead\r\n", 19)
     else:
         put(out, b"Via: 1.0 fairlead\r\n", 19)
+
+
+cdef void put_date(writer_t* out, const core_t* core) noexcept nogil:
+    # RFC 9110 6.6.1: an answer without a date is given one where it is passed on.
+    cdef uint8_t text[HTTP_DATE_BYTES]
+    write_http_date(text, (core.driver.now_us + core.wall_offset_us) // 1000000)
+    put(out, b"Date: ", 6)
+    put(out, text, HTTP_DATE_BYTES)
+    put(out, b"\r\n", 2)
 
 
 cdef int64_t compose_request_head(core_t* core, const exchange_t* x, const uint8_t* buffer, const head_t* head,
@@ -173,6 +187,7 @@ cdef int64_t compose_response_head(core_t* core, const exchange_t* x, const uint
     cdef writer_t out
     cdef const field_t* field
     cdef uint32_t index
+    cdef bint has_date = False
     out.bytes = core.compose
     out.length = 0
     out.limit = COMPOSE_BYTES
@@ -189,7 +204,11 @@ cdef int64_t compose_response_head(core_t* core, const exchange_t* x, const uint
         if x.route.exposes_endpoint and field.name.length == 19 \
                 and same_name(buffer + field.name.offset, b"x-fairlead-endpoint", 19):
             continue                     # only the router says who answered
+        if field.name.length == 4 and same_name(buffer + field.name.offset, b"date", 4):
+            has_date = True
         put_field(&out, buffer, field)
+    if not has_date:
+        put_date(&out, core)
     put_via(&out, head)
     if x.route.exposes_endpoint:
         put(&out, b"x-fairlead-endpoint: ", 21)
@@ -251,7 +270,8 @@ cdef const char* reason_of(uint16_t status) noexcept nogil:
     return b"Internal Server Error" if status >= 500 else b"Error"
 
 
-cdef int64_t compose_local_head(core_t* core, const exchange_t* x, uint16_t status, const uint8_t* fields, uint32_t fields_length,
+cdef int64_t compose_local_head(core_t* core, const exchange_t* x, uint16_t status, const uint8_t* fields,
+                                uint32_t fields_length,
                                 int64_t body_length, bint closes) noexcept nogil:
     cdef writer_t out
     cdef const char* reason = reason_of(status)
@@ -263,6 +283,7 @@ cdef int64_t compose_local_head(core_t* core, const exchange_t* x, uint16_t stat
     put(&out, b" ", 1)
     put(&out, reason, strlen(reason))
     put(&out, b"\r\nContent-Type: application/json\r\n", 34)
+    put_date(&out, core)
     put(&out, fields, fields_length)
     put_ending(&out, x, body_length, closes)
     return <int64_t>out.length if out.length <= out.limit else -1

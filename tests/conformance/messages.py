@@ -50,6 +50,7 @@ def check_error(answer: Message, code: str) -> None:
     assert answer.value("content-type") == b"application/json"
     assert answer.value("content-length") == b"%d" % len(answer.body)
     assert answer.value("x-request-id")
+    assert answer.value("date")
     error = json.loads(answer.body)["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == code

@@ -7,6 +7,7 @@ upstream's where it may be used again; a connection that may not be used again m
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -70,6 +71,7 @@ def case(
     return Case(name=name, answer=answer, then=then, **more)  # type: ignore[arg-type]
 
 
+DATE = re.compile(rb"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
 BAD = Refused()
 RESET = Refused(code="upstream_reset")
 GONE = Passed(reused=False)
@@ -232,6 +234,11 @@ WHOLE = [
                 "proxy-authenticate",
             ),
         ),
+    ),
+    case(
+        "the endpoint's date is kept",
+        OK + b"daTe: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 2\r\n\r\nhi",
+        Passed(fields=(("date", b"Sun, 06 Nov 1994 08:49:37 GMT"),)),
     ),
     case(
         "fields keep their order and repetition",
@@ -507,6 +514,7 @@ def check_passed(answer: Message, then: Passed) -> None:
     assert not names & set(then.absent), answer.raw
     assert len(answer.values("x-request-id")) == 1
     assert len(answer.values("via")) == 1
+    assert DATE.fullmatch(answer.value("date")), "RFC 9110 6.6.1: added where it is missing"
     wanted = [name for name, _ in then.fields]
     assert tuple((name, value) for name, value in answer.fields if name in wanted) == then.fields
 

@@ -41,7 +41,8 @@ def pieces_of(raw: bytes) -> list[tuple[bytes, ...]]:
 
 
 def meaning(message: Message) -> tuple[object, ...]:
-    return (message.start, message.fields, message.body, message.trailers)
+    fields = tuple(field for field in message.fields if field[0] != "date")  # the router's own clock
+    return (message.start, fields, message.body, message.trailers)
 
 
 @pytest.mark.parametrize("raw", REQUESTS.values(), ids=REQUESTS.keys())
