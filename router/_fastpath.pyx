@@ -1,24 +1,25 @@
 """The only door between Python and the native request path: `Core`, one per worker process.
 
-A Core owns the native state of a worker (core_t) and everything it points at. Its `wake` drains the epoll set; the request path itself is
-in router/native/path.pyx, read top-down from there. Where the path needs Python (an error to phrase, a body nobody can scan, an attempt
-that failed, a connection that is not hot) it comes back through the hooks below, which take the GIL and ask router/dispatch.py.
+A Core owns the native state of a worker (core_t) and everything it points at. Its `wake` drains the epoll set; the
+request path itself is in router/native/path.pyx, read top-down from there. Where the path needs Python (an error to
+phrase, a body nobody can scan, an attempt that failed, a connection that is not hot) it comes back through the hooks
+below, which take the GIL and ask router/dispatch.py.
 
-Invariant: one thread uses a Core. A hook never lets an exception out: what it raises is reported as unraisable and answered with 500.
+Invariant: one thread uses a Core. A hook never lets an exception out: what it raises is reported as unraisable and
+answered with 500.
 """
 
 import time
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
 from posix.uio cimport iovec
 from posix.unistd cimport dup
 
 from router.native.attempt cimport attempt_end
 from router.native.buffer cimport buffer_append, buffer_bytes, buffer_release, buffer_size, buffer_t
 from router.native.causes cimport CAUSE_BAD_BODY, CAUSE_COUNT, CAUSE_DRAINING
-from router.native.conn cimport CONN_CLOSED, CONN_LISTENER, conn_t
+from router.native.conn cimport CONN_LISTENER, conn_t
 from router.native.driver_epoll cimport (
     driver_begin, driver_end, driver_run, driver_stay, driver_stop_accepting, epoll_driver_t, monotonic_us,
 )
@@ -26,12 +27,15 @@ from router.native.driver_script cimport ScriptDriver
 from router.native.ending cimport answer_early, close_downstream, cut_short
 from router.native.events cimport events_begin, run_timers
 from router.native.exchange cimport (
-    COMPOSE_BYTES, DOWN_IDLE, FACTS_KNOWN, FACTS_MISSING, FACTS_UNREADABLE, X_BODY_DROPPED, X_CLOSE_DOWNSTREAM, X_FACTS_KNOWN,
+    COMPOSE_BYTES, DOWN_IDLE, FACTS_KNOWN, FACTS_MISSING, FACTS_UNREADABLE, X_BODY_DROPPED, X_CLOSE_DOWNSTREAM,
+    X_FACTS_KNOWN,
     X_HEAD, X_STREAM, X_UPLOAD_DONE, core_t, downstream_t, exchange_id, exchange_path, exchange_set_model, exchange_t,
 )
-from router.native.http1 cimport FIELD_CONTENT_TYPE, HTTP1_OK, head_t, parse_request_head
+from router.native.http1 cimport FIELD_CONTENT_TYPE, head_t, parse_request_head
 from router.native.loadtable cimport LoadTable, load_view, load_view_t
-from router.native.metrics cimport COUNT_ACCEPT_PAUSES, COUNT_BODY_FACTS_SLOW, COUNT_BUFFERED_BYTES, MetricsTable, metrics_add, metrics_set
+from router.native.metrics cimport (
+    COUNT_ACCEPT_PAUSES, COUNT_BODY_FACTS_SLOW, COUNT_BUFFERED_BYTES, MetricsTable, metrics_add, metrics_set,
+)
 from router.native.peer cimport network_parse
 from router.native.pool cimport Endpoint, endpoint_t, text_t, upstream_t
 from router.native.rewrite cimport compose_local_head
@@ -67,7 +71,8 @@ cdef class Core:
     cdef dict _tls                   # listener index -> TlsContext
     cdef tuple _models
 
-    def __cinit__(self, *, LoadTable load_table, MetricsTable metrics, int column, hooks, options, ScriptDriver driver=None):
+    def __cinit__(self, *, LoadTable load_table, MetricsTable metrics, int column, hooks, options,
+                  ScriptDriver driver=None):
         cdef int index
         cdef core_t* core = <core_t*>calloc(1, sizeof(core_t))
         if core == NULL:
@@ -133,8 +138,8 @@ cdef class Core:
     def wake(self):
         """Drains the events that are there and runs the timers that are due.
 
-        While events come densely it waits for the next ones itself, for at most STAY_US in all: a round trip through the event loop
-        costs more than a small request, and what else the loop has to do can wait that long.
+        While events come densely it waits for the next ones itself, for at most STAY_US in all: a round trip through
+        the event loop costs more than a small request, and what else the loop has to do can wait that long.
         """
         if self._script is not None:
             run_timers(self.core)
@@ -156,7 +161,9 @@ cdef class Core:
             self._drop_old()
 
     def tick(self):
-        """As wake, for a clock that calls when no socket does; returns the milliseconds until a timer could be due, -1 for none."""
+        """As wake, for a clock that calls when no socket does; returns the milliseconds until a timer could be due,
+        -1 for none.
+        """
         self.wake()
         self.core.wall_offset_us = <uint64_t>(time.time() * 1e6) - monotonic_us()      # the log follows a stepped clock
         metrics_set(&self.core.metrics, COUNT_BUFFERED_BYTES, self.core.buffered_bytes)
@@ -198,7 +205,9 @@ cdef class Core:
     # ---- Configuration
 
     def prepare(self, tables):
-        """Builds the native tables of a router.snapshot.Tables aside. Raises ValueError, and then nothing has changed."""
+        """Builds the native tables of a router.snapshot.Tables aside. Raises ValueError, and then nothing has
+        changed.
+        """
         endpoints = {}
         for entry in tables.endpoints:
             endpoint = self._endpoints.get(entry.identity)
@@ -369,7 +378,8 @@ cdef void send_error(core_t* core, exchange_t* x, int cause, const char* detail)
 cdef void phrase_error(core_t* core, exchange_t* x, int cause, str detail) noexcept:
     cdef iovec pieces[2]
     cdef bytes extra = b""
-    cdef bytes content = b'{"error":{"message":"internal error","type":"internal_error","param":null,"code":"internal_error"}}'
+    cdef bytes content = (b'{"error":{"message":"internal error","type":"internal_error","param":null,'
+                          b'"code":"internal_error"}}')
     x.status = 500
     try:
         x.status, extra, content = (<Core>core.door).error_response(cause, detail, x)
@@ -409,9 +419,9 @@ cdef int ask_body_facts(core_t* core, exchange_t* x, bint complete) noexcept:
     content_type = content_type_of(core, x)
     path = exchange_path(x)
     try:
-        model, stream, user = (<Core>core.door).hooks.body_facts(
-            path.data[:path.length], content_type, buffer_bytes(&x.body)[:buffer_size(&x.body)] if buffer_size(&x.body) else b"",
-            complete)
+        model, stream, _user = (<Core>core.door).hooks.body_facts(
+            path.data[:path.length], content_type,
+            buffer_bytes(&x.body)[:buffer_size(&x.body)] if buffer_size(&x.body) else b"", complete)
     except ValueError as unreadable:
         if not names_json_or_form(content_type):
             return FACTS_KNOWN               # a body of another kind names no model; whoever takes it may judge it

@@ -145,7 +145,9 @@ cdef int driver_begin(epoll_driver_t* driver) noexcept nogil:
     driver.base.close_when_sent = driver_close_when_sent
     driver.base.end_sending = driver_end_sending
     driver.base.now_us = monotonic_us()
-    return 0 if driver.epoll_fd >= 0 and driver.stay_fd >= 0 and driver.scratch != NULL and driver.record != NULL else -1
+    if driver.epoll_fd < 0 or driver.stay_fd < 0 or driver.scratch == NULL or driver.record == NULL:
+        return -1
+    return 0
 
 
 cdef void driver_end(epoll_driver_t* driver) noexcept nogil:
@@ -579,8 +581,8 @@ cdef void handle(conn_t* conn, uint32_t events) noexcept nogil:
 
 
 cdef void driver_stay(epoll_driver_t* driver, uint32_t length_us) noexcept nogil:
-    # One timer per stay: a time-out given to each epoll_wait would program the hardware's timer every time, which on a virtual
-    # machine costs as much as a system call.
+    # One timer per stay: a time-out given to each epoll_wait would program the hardware's timer every time, which on
+    # a virtual machine costs as much as a system call.
     cdef itimerspec when
     memset(&when, 0, sizeof(when))
     when.it_value.tv_nsec = length_us * 1000
