@@ -23,6 +23,11 @@ from router.native.conn cimport (
     CONN_BLOCKED, CONN_BROKEN, CONN_CLOSE_WHEN_SENT, CONN_CLOSED, CONN_CONNECTING, CONN_DOWNSTREAM, CONN_HANDSHAKING,
     CONN_LISTENER, CONN_PAUSED, CONN_UPSTREAM, CONN_WANTS_WRITE, conn_t, driver_t,
 )
+from router.native.sockets cimport (
+    AF_UNIX, IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
+    SO_ERROR, SO_LINGER, SO_RCVBUF, TCP_NODELAY, accept4, connect, getsockopt, ioctl, linger, msghdr, recv, sendmsg,
+    setsockopt, shutdown, sockaddr, socket,
+)
 from router.native.tls cimport (
     TLS_CLOSED, TLS_WANTS_READ, TLS_WANTS_WRITE, tls_begin, tls_end, tls_end_sending, tls_handshake, tls_has_pending,
     tls_read, tls_write,
@@ -46,38 +51,6 @@ cdef extern from "sys/timerfd.h" nogil:
     int timerfd_create(int clock, int flags)
     int timerfd_settime(int fd, int flags, const itimerspec* value, itimerspec* old)
     enum: TFD_NONBLOCK, TFD_CLOEXEC
-
-cdef extern from "sys/socket.h" nogil:
-    struct msghdr:
-        iovec* msg_iov
-        size_t msg_iovlen
-    struct linger:
-        int l_onoff
-        int l_linger
-    ssize_t recv(int fd, void* data, size_t size, int flags)
-    ssize_t sendmsg(int fd, const msghdr* message, int flags)
-    struct sockaddr:
-        unsigned short sa_family
-    int accept4(int fd, sockaddr* address, uint32_t* length, int flags)
-    int socket(int family, int kind, int protocol)
-    int connect(int fd, const sockaddr* address, uint32_t length)
-    int shutdown(int fd, int how)
-    int setsockopt(int fd, int level, int option, const void* value, uint32_t length)
-    int getsockopt(int fd, int level, int option, void* value, uint32_t* length)
-    enum: SHUT_WR, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_STREAM, MSG_NOSIGNAL, SOL_SOCKET, SO_ERROR, SO_LINGER
-    enum: SO_RCVBUF, AF_UNIX
-
-cdef extern from "sys/ioctl.h" nogil:
-    int ioctl(int fd, unsigned long request, int* value)
-
-cdef extern from "linux/sockios.h" nogil:
-    enum: SIOCOUTQ
-
-cdef extern from "netinet/in.h" nogil:
-    enum: IPPROTO_TCP
-
-cdef extern from "netinet/tcp.h" nogil:
-    enum: TCP_NODELAY
 
 cdef enum:
     TLS_RECORD_BYTES = 16384

@@ -333,8 +333,6 @@ cdef void on_response_head(core_t* core, exchange_t* x, const uint8_t* raw, head
     cdef int64_t framing = LENGTH_NONE
     cdef int64_t head_length
     cdef buffer_t held
-    cdef size_t used = 0
-    cdef int result
     x.status = head.status
     x.state = EXCHANGE_RELAYING
     x.last_byte_us = core.driver.now_us
