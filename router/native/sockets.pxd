@@ -1,0 +1,36 @@
+"""The socket calls of Linux as the epoll driver makes them: declarations only."""
+
+from libc.stdint cimport uint32_t
+from posix.uio cimport iovec
+
+cdef extern from "sys/socket.h" nogil:
+    struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    struct linger:
+        int l_onoff
+        int l_linger
+    ssize_t recv(int fd, void* data, size_t size, int flags)
+    ssize_t sendmsg(int fd, const msghdr* message, int flags)
+    struct sockaddr:
+        unsigned short sa_family
+    int accept4(int fd, sockaddr* address, uint32_t* length, int flags)
+    int socket(int family, int kind, int protocol)
+    int connect(int fd, const sockaddr* address, uint32_t length)
+    int shutdown(int fd, int how)
+    int setsockopt(int fd, int level, int option, const void* value, uint32_t length)
+    int getsockopt(int fd, int level, int option, void* value, uint32_t* length)
+    enum: SHUT_WR, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_STREAM, MSG_NOSIGNAL, SOL_SOCKET, SO_ERROR, SO_LINGER
+    enum: SO_RCVBUF, AF_UNIX
+
+cdef extern from "sys/ioctl.h" nogil:
+    int ioctl(int fd, unsigned long request, int* value)
+
+cdef extern from "linux/sockios.h" nogil:
+    enum: SIOCOUTQ
+
+cdef extern from "netinet/in.h" nogil:
+    enum: IPPROTO_TCP
+
+cdef extern from "netinet/tcp.h" nogil:
+    enum: TCP_NODELAY
