@@ -188,6 +188,7 @@ cdef void on_drained(conn_t* conn) noexcept nogil:
     elif down.phase == DOWN_FLUSH:
         down.phase = DOWN_IDLE
         down.since_us = core.driver.now_us
+        core.driver.resume_reading(conn)     # the next request may have filled the inbox meanwhile
         go_on(core, down)
 
 
