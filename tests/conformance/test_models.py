@@ -5,11 +5,12 @@ endpoint then gets.
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 
-from tests.conformance.harness import DEFAULT_ADDRESS, Client, Conformance, Lane, Message
+from tests.conformance.harness import BOUND_S, DEFAULT_ADDRESS, Client, Conformance, Lane, Message
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 KEYED = "127.5.0.1"
@@ -415,21 +416,34 @@ def test_endpoint_is_named_where_a_route_exposes_it(conformance: Conformance) ->
 
 
 def test_models_are_the_union_of_what_the_pools_serve_with_one_down(lane: Lane) -> None:
-    client = lane.client()
-    client.send(post(b'{"model":"dead"}'))  # finds out that its endpoint is down
-    assert client.response().status == 503
-    client.send(b"GET /v1/models HTTP/1.1\r\nHost: a\r\nx-request-id: mine\r\n\r\n")
-    answer = client.response()
+    answer = list_models(lane)
     assert answer.status == 200
     assert answer.value("x-request-id") == b"mine"
     listed = json.loads(answer.body)
     assert listed["object"] == "list"
-    names = [entry["id"] for entry in listed["data"]]
-    assert {"default-model", "open", "keyed", "pretty", "lane1", "pair1", "half-dead"} <= set(names)
-    assert "dead" not in names
-    assert names == sorted(set(names))
     assert all(entry["object"] == "model" for entry in listed["data"])
+    names = names_of(answer)
+    assert {"default-model", "open", "keyed", "pretty", "lane1", "pair1", "half-dead"} <= set(names)
+    assert names == sorted(set(names))
+    deadline = time.monotonic() + BOUND_S
+    while "dead" in names:  # an ejection may be over before the list is asked for; the next lasts longer
+        assert time.monotonic() < deadline
+        client = lane.client()
+        client.send(post(b'{"model":"dead"}'))
+        assert client.response().status == 503
+        names = names_of(list_models(lane))
+    assert "open" in names
     assert not lane.has_arrival()
+
+
+def list_models(lane: Lane) -> Message:
+    client = lane.client()
+    client.send(b"GET /v1/models HTTP/1.1\r\nHost: a\r\nx-request-id: mine\r\n\r\n")
+    return client.response()
+
+
+def names_of(answer: Message) -> list[str]:
+    return [entry["id"] for entry in json.loads(answer.body)["data"]]
 
 
 def test_one_model_is_told_by_its_name(lane: Lane) -> None:
