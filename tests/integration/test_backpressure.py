@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.raw_peer import BOUND_S, Endpoint, Peer, chat, dial, request
+from tests.support.raw_peer import BOUND_S, Endpoint, Peer, chat, dial, request, response
 from tests.support.router_process import RouterProcess, one_pool, running_router
 from tests.support.sender import Sender
 
@@ -312,3 +312,53 @@ def test_a_client_that_stops_sending_after_its_engine_has_paused_is_late() -> No
             engine.wait_closed()
             client.close()
         assert router.wait_settled().outcomes() == {("body_timeout", "downstream"): 1}
+
+
+def test_an_upload_behind_an_answer_that_is_taken_late_goes_on(
+    running: tuple[RouterProcess, Endpoint],
+) -> None:
+    router, endpoint = running
+    body = chat(padding="x" * MIB)
+    # Of these sizes some are just too large for the kernel: the router has all of it, and holds its end.
+    for size in range(480 * KIB, 700 * KIB, 40 * KIB):
+        answer = os.urandom(size)
+        with dial(router.address, receive_bytes=SMALL_BUFFER_BYTES) as client:
+            client.send(request(chat()))
+            with endpoint.accept() as engine:
+                engine.take_request()
+                answering = Sender(engine, response(answer), 1)
+                asking = Sender(client, request(body), 1)
+                asking.wait_stalled()
+                assert client.take_response()[2] == answer
+                answering.wait_done()
+                assert engine.take_request()[2] == body
+                asking.wait_done()
+                engine.send_response(b"{}", connection="close")
+                assert client.take_response()[2] == b"{}"
+    router.wait_settled()
+
+
+@pytest.mark.parametrize("framing", ["length", "close"])
+def test_an_engine_that_has_sent_all_and_gone_is_read_to_its_end_later(
+    running: tuple[RouterProcess, Endpoint], framing: str
+) -> None:
+    router, endpoint = running
+    answer = os.urandom(6 * MIB)
+    with dial(router.address, receive_bytes=SMALL_BUFFER_BYTES) as client:
+        client.send(request(chat()))
+        with endpoint.accept() as engine:
+            engine.take_request()
+            length = b"content-length: %d\r\n" % len(answer) if framing == "length" else b""
+            engine.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, len(answer))
+            sender = Sender(engine, b"HTTP/1.1 200 OK\r\n%b\r\n%b" % (length, answer), 1)
+            sender.wait_stalled()
+
+            def leave() -> None:
+                sender.join()
+                engine.close()
+
+            leaving = threading.Thread(target=leave, daemon=True)
+            leaving.start()
+            assert client.take_response()[2] == answer
+            leaving.join(BOUND_S)
+    assert router.wait_settled().sum("fairlead_upstream_connections_open") == 0
