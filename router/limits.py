@@ -18,7 +18,7 @@ GIB = 1024 * MIB
 # nginx takes 4 x 8 KiB, Envoy 60 KiB, Node 16 KiB. SDK heads are under 2 KiB; tokens and trace baggage make
 # some 16 KiB.
 HEAD_BYTES_DEFAULT = 32 * KIB
-HEAD_BYTES_MAX = 256 * KIB
+HEAD_BYTES_MAX = 64 * KIB  # half of the space in which the native core writes a head anew
 # RFC 9112 3 asks for at least 8000 octets; nothing in an inference API is near it.
 TARGET_BYTES_DEFAULT = 8 * KIB
 TARGET_BYTES_MAX = 64 * KIB
