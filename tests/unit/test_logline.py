@@ -96,7 +96,7 @@ def test_a_request_that_cannot_be_read_has_a_line_without_what_was_not_read() ->
     scripted.finish()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.text(
         st.characters(max_codepoint=255, exclude_characters="".join(map(chr, [*range(33), 127]))), max_size=60
