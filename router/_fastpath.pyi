@@ -24,8 +24,8 @@ class Hooks(Protocol):
 class Core:
     """The native half of one worker. One thread uses it.
 
-    `options` is a router.snapshot.CoreOptions; `driver` replaces the epoll driver in tests. Raises: ValueError
-    for a network that is none, MemoryError.
+    `options` is a router.snapshot.CoreOptions; `driver` replaces the epoll driver in tests. Raises:
+    ValueError for a network that is none, MemoryError.
     """
 
     hooks: Hooks

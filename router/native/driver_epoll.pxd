@@ -24,7 +24,8 @@ cdef struct epoll_driver_t:
 
 cdef int driver_begin(epoll_driver_t* driver) noexcept nogil
 cdef void driver_end(epoll_driver_t* driver) noexcept nogil
-# From now on driver_run(driver, -1) returns, and stay_is_over is set, after `length_us` at the latest; 0 takes that back.
+# From now on driver_run(driver, -1) returns, and stay_is_over is set, after `length_us` at the latest; 0 takes that
+# back.
 cdef void driver_stay(epoll_driver_t* driver, uint32_t length_us) noexcept nogil
 # Handles what is ready within `timeout_ms` (-1: no bound); returns how many events that were.
 cdef int driver_run(epoll_driver_t* driver, int timeout_ms) noexcept nogil

@@ -1,7 +1,7 @@
 """The value of a Date field (RFC 9110 5.6.7: IMF-fixdate), from seconds since 1970.
 
-Invariant: no clock is read and nothing is kept; a few nanoseconds, spent only where a message has no date yet. Neighbour:
-`rewrite`, which adds the field to answers that lack it.
+Invariant: no clock is read and nothing is kept; a few nanoseconds, spent only where a message has no date yet.
+Neighbour: `rewrite`, which adds the field to answers that lack it.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -22,7 +22,8 @@ cdef inline void put_two(uint8_t* text, uint32_t value) noexcept nogil:
 
 
 cdef void write_http_date(uint8_t* text, uint64_t epoch_s) noexcept nogil:
-    # Years are counted from March, so that the leap day is a year's last (H. Hinnant, chrono-compatible date algorithms).
+    # Years are counted from March, so that the leap day is a year's last (H. Hinnant, chrono-compatible date
+    # algorithms).
     cdef uint64_t days = epoch_s // DAY_S
     cdef uint32_t second = <uint32_t>(epoch_s % DAY_S)
     cdef uint64_t era = (days + DAYS_BEFORE_1970) // ERA_DAYS

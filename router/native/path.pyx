@@ -1,11 +1,11 @@
 """The request path, read top-down.
 
-A request is taken from a client (`take_head`, `take_body`), routed (`route_exchange`), given to an endpoint (`begin_attempt`,
-`send_request`), answered (`on_response_head`, `relay`) and finished (`finish`, in ending). What the driver
-tells comes in through native/events. Python is asked, through core.hooks, only when something else happens.
+A request is taken from a client (`take_head`, `take_body`), routed (`route_exchange`), given to an endpoint
+(`begin_attempt`, `send_request`), answered (`on_response_head`, `relay`) and finished (`finish`, in ending). What the
+driver tells comes in through native/events. Python is asked, through core.hooks, only when something else happens.
 
-Invariant: no Python object is touched from accept to finish on the common path. Functions here return after the exchange may have
-ended; whoever calls them looks at `down.exchange` again and never at the exchange it had.
+Invariant: no Python object is touched from accept to finish on the common path. Functions here return after the
+exchange may have ended; whoever calls them looks at `down.exchange` again and never at the exchange it had.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
@@ -29,10 +29,11 @@ from router.native.ending cimport (
 )
 from router.native.exchange cimport (
     DOWN_BODY, DOWN_BUSY, DOWN_HEAD, DOWN_IDLE, EXCHANGE_AWAITING, EXCHANGE_RECEIVING, EXCHANGE_RELAYING,
-    FACTS_KNOWN, FACTS_UNREADABLE, RELAY_CHUNKED, RELAY_DONE, RELAY_LENGTH, RELAY_MORE, RELAY_NONE, RELAY_UNCHUNKED,
+    FACTS_UNREADABLE, RELAY_CHUNKED, RELAY_DONE, RELAY_LENGTH, RELAY_MORE, RELAY_NONE, RELAY_UNCHUNKED,
     RELAY_UNTIL_CLOSE, RELAY_UNTIL_CLOSE_RAW, UPLOAD_BAD, UPLOAD_DONE, UPLOAD_TOO_LARGE, X_BODY_DROPPED,
     X_CLOSE_DOWNSTREAM, X_CUT_THROUGH, X_FACTS_KNOWN, X_FORCE_FRESH, X_HEAD, X_HEAD_SENT, X_HTTP10, X_MULTIPART,
-    X_REQUEST_CHUNKED, X_RESPONSE_BEGAN, X_SAW_TTFT, X_STREAM, X_UPGRADE, X_UPLOAD_DONE, X_UPSTREAM_KEEPS, core_t, downstream_t,
+    X_REQUEST_CHUNKED, X_RESPONSE_BEGAN, X_SAW_TTFT, X_STREAM, X_UPGRADE, X_UPLOAD_DONE, X_UPSTREAM_KEEPS, core_t,
+    downstream_t,
     exchange_drop_request, exchange_model, exchange_new, exchange_path, exchange_set_model, exchange_t,
 )
 from router.native.http1 cimport (
@@ -100,7 +101,8 @@ cdef size_t advance(core_t* core, downstream_t* down, const uint8_t* data, size_
     return used
 
 
-cdef size_t take_head(core_t* core, downstream_t* down, const uint8_t* data, size_t length, size_t available) noexcept nogil:
+cdef size_t take_head(core_t* core, downstream_t* down, const uint8_t* data, size_t length,
+                      size_t available) noexcept nogil:
     cdef head_t* head = &core.head
     cdef exchange_t* x
     cdef iovec piece
@@ -136,7 +138,8 @@ cdef size_t take_head(core_t* core, downstream_t* down, const uint8_t* data, siz
         answer_error(core, x, CAUSE_BODY_TOO_LARGE, b"")
         return length
     down.phase = DOWN_BODY
-    if head.known[FIELD_CONTENT_TYPE] >= 0 and starts_with(data, head.fields[head.known[FIELD_CONTENT_TYPE]].value, b"multipart/"):
+    if head.known[FIELD_CONTENT_TYPE] >= 0 \
+            and starts_with(data, head.fields[head.known[FIELD_CONTENT_TYPE]].value, b"multipart/"):
         x.flags |= X_MULTIPART
     else:
         x.scan = <body_scan_t*>slab_take(sizeof(body_scan_t))
@@ -185,7 +188,8 @@ cdef bint is_model_list(const uint8_t* data, const head_t* head) noexcept nogil:
 cdef bint path_may_name_model(const exchange_t* x) noexcept nogil:
     # /openai/deployments/NAME/..., /v2/models/NAME/...: the certain reading is Python's.
     cdef text_t path = exchange_path(x)
-    return memmem(path.data, path.length, b"/deployments/", 13) != NULL or memmem(path.data, path.length, b"/models/", 8) != NULL
+    return memmem(path.data, path.length, b"/deployments/", 13) != NULL \
+        or memmem(path.data, path.length, b"/models/", 8) != NULL
 
 
 cdef size_t take_body(core_t* core, exchange_t* x, const uint8_t* data, size_t size) noexcept nogil:
@@ -329,7 +333,8 @@ cdef void take_response(core_t* core, exchange_t* x, const uint8_t* data, size_t
     on_response_head(core, x, data + used, head, data + used + length, size - used - length)
 
 
-cdef void on_response_head(core_t* core, exchange_t* x, const uint8_t* raw, head_t* head, const uint8_t* body, size_t size) noexcept nogil:
+cdef void on_response_head(core_t* core, exchange_t* x, const uint8_t* raw, head_t* head, const uint8_t* body,
+                           size_t size) noexcept nogil:
     cdef int64_t framing = LENGTH_NONE
     cdef int64_t head_length
     cdef buffer_t held
@@ -340,7 +345,8 @@ cdef void on_response_head(core_t* core, exchange_t* x, const uint8_t* raw, head
     buffer_release(&x.trailers)
     x.flags |= X_BODY_DROPPED
     if not x.flags & X_UPLOAD_DONE:
-        x.flags |= X_CLOSE_DOWNSTREAM        # answered before the body was whole: what is left of it is not worth reading
+        # answered before the body was whole: what is left of it is not worth reading
+        x.flags |= X_CLOSE_DOWNSTREAM
     load_observe_outcome(core.load, x.endpoint.slot, head.status >= 500, core.driver.now_us)
     if head.status < 500:
         load_readmit(core.load, x.endpoint.slot)
@@ -455,7 +461,8 @@ cdef void attempt_failed(core_t* core, exchange_t* x, int cause) noexcept nogil:
         if core.options.counts_against_endpoint[cause]:
             load_observe_outcome(core.load, endpoint.slot, True, core.driver.now_us)
         if cause <= CAUSE_TLS_TIMEOUT:
-            load_eject(core.load, endpoint.slot, core.driver.now_us, core.options.eject_base_us, core.options.eject_max_us)
+            load_eject(core.load, endpoint.slot, core.driver.now_us, core.options.eject_base_us,
+                       core.options.eject_max_us)
     if cause != CAUSE_NO_ENDPOINT and cause != CAUSE_ENDPOINTS_FULL:
         x.last_cause = cause
         again = core.hooks.may_go_on(core, x, cause)

@@ -103,7 +103,8 @@ cdef void put_forwarded(writer_t* out, const exchange_t* x, const uint8_t* buffe
 cdef void put_target(writer_t* out, const uint8_t* buffer, const head_t* head,
                      const endpoint_t* endpoint) noexcept nogil:
     if head.form == TARGET_ASTERISK or (
-            head.form == TARGET_ABSOLUTE and head.method == METHOD_OPTIONS and head.path.offset < head.authority.offset):
+            head.form == TARGET_ABSOLUTE and head.method == METHOD_OPTIONS
+            and head.path.offset < head.authority.offset):
         put(out, b"*", 1)                # RFC 9112 3.2.4: absolute form without a path is how a proxy is asked for it
         return
     put_text(out, endpoint.path_prefix)
@@ -150,7 +151,8 @@ cdef int64_t compose_request_head(core_t* core, const exchange_t* x, const uint8
         if field.flags & FIELD_HOP_BY_HOP or id == FIELD_HOST or id == FIELD_CONTENT_LENGTH or id == FIELD_EXPECT \
                 or id == FIELD_X_REQUEST_ID or id == FIELD_X_FORWARDED_FOR:
             continue
-        if not x.down.is_trusted and (id == FIELD_X_FORWARDED_PROTO or id == FIELD_X_FORWARDED_HOST or id == FIELD_FORWARDED):
+        if not x.down.is_trusted \
+                and (id == FIELD_X_FORWARDED_PROTO or id == FIELD_X_FORWARDED_HOST or id == FIELD_FORWARDED):
             continue
         if not endpoint.passes_client_key and is_client_key(buffer, field):
             continue

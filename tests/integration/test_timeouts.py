@@ -292,7 +292,8 @@ def test_an_endpoint_connection_that_is_not_used_is_closed(scene: Scene) -> None
         assert client.take_response()[0] == 200
         assert engine.wait_closed() == "end"
     wait_until(
-        lambda: scene.router.metrics().sum("fairlead_upstream_connections_open") == 0, "no connection to the endpoint"
+        lambda: scene.router.metrics().sum("fairlead_upstream_connections_open") == 0,
+        "no connection to the endpoint",
     )
 
 

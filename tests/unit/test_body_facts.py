@@ -246,7 +246,7 @@ def test_a_model_is_replaced_in_json_whatever_way_it_was_written() -> None:
 
 def test_a_model_is_replaced_in_a_form_that_is_still_arriving() -> None:
     head = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n'
-    form = head + b'a\r\n--x\r\nContent-Disposition: form-data; na'
+    form = head + b"a\r\n--x\r\nContent-Disposition: form-data; na"
     replaced = replace_model(b"multipart/form-data; boundary=x", form, "whisper")
     assert replaced == form.replace(b"\r\n\r\na\r\n", b"\r\n\r\nwhisper\r\n")
 
