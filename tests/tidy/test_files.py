@@ -17,7 +17,7 @@ LEAF_LINES_MIN = 60
 
 SIZE_EXCEPTIONS: dict[str, str] = {
     "router/native/field_names.pyx": "a table of names and its one lookup; http1 is full",
-    "router/native/http_date.pyx": "one format and its cache of a second",
+    "router/native/http_date.pyx": "one date format",
     "router/native/slab.pyx": "a free list per size, and nothing else belongs to it",
 }
 
