@@ -72,7 +72,9 @@ def sidecar() -> Any:
 
 def arguments(command: list[str]) -> None:
     """Raises: click.UsageError when the command line would not take them."""
-    COMMANDS[command[0]].make_context(command[0], list(command[1:]))
+    # With its parent, as on the command line: a command remembers the help option of its first context.
+    parent = click.Context(main, info_name="fairlead", **main.context_settings)
+    COMMANDS[command[0]].make_context(command[0], list(command[1:]), parent=parent)
 
 
 def test_known_instructions_only_and_no_file_from_the_network() -> None:
