@@ -17,8 +17,13 @@ POLICIES: dict[str, dict[str, object]] = {
     "by-header": {"type": "rendezvous", "key": "header", "header": "x-session-id"},
     "by-user": {"type": "rendezvous", "key": "user"},
     "by-prompt": {"type": "rendezvous", "key": "prompt"},
-    # The other worker may pick before the last answer's charge is released: the bound must not be reached by one.
-    "ring-by-header": {"type": "bounded_ring", "key": "header", "header": "x-session-id", "load_factor": 10.0},
+    # The other worker may pick before the last answer's charge is released: one must not reach the bound.
+    "ring-by-header": {
+        "type": "bounded_ring",
+        "key": "header",
+        "header": "x-session-id",
+        "load_factor": 10.0,
+    },
     "ring-by-user": {"type": "bounded_ring", "key": "user", "load_factor": 10.0},
     "ring-by-prompt": {"type": "bounded_ring", "key": "prompt", "load_factor": 10.0},
     "in-turn": {"type": "round_robin"},
