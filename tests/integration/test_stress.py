@@ -40,11 +40,19 @@ TIMEOUTS = {
     "write_stall_ms": 20_000,
 }
 # After these no answer of status 200 may look whole ...
-CUTTING = ("reset:2", "close:2", "truncate:2", "bad-chunk:2", "hang-after:2", "long-length")
+CUTTING: tuple[str, ...] = ("reset:2", "close:2", "truncate:2", "bad-chunk:2", "hang-after:2", "long-length")
 # ... after these it is whole, and right.
-HARMLESS = ("surplus", "drip", "close-delimited", "http10", "no-keepalive", "storm:3", "slow:2")
+HARMLESS: tuple[str, ...] = (
+    "surplus",
+    "drip",
+    "close-delimited",
+    "http10",
+    "no-keepalive",
+    "storm:3",
+    "slow:2",
+)
 # Another status, or a 200 with other content.
-OTHERS = (
+OTHERS: tuple[str, ...] = (
     "hang",
     "reset:0",
     "status:500",
@@ -53,8 +61,9 @@ OTHERS = (
     "both-lengths",
     "error-event:1",
     "no-done",
+    "short-length",
+    "storm:100",
 )
-OTHERS += ("short-length", "storm:100")
 MALFORMED = (
     b"GET / HTTP/1.1\r\n\r\n",
     b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
