@@ -25,7 +25,8 @@ from router.native.conn cimport (
 )
 from router.native.sockets cimport (
     AF_UNIX, IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
-    SO_ERROR, SO_LINGER, SO_RCVBUF, TCP_NODELAY, accept4, connect, getsockopt, ioctl, linger, msghdr, recv, sendmsg,
+    SO_ERROR, SO_LINGER, SO_RCVBUF, SO_SNDBUF, TCP_NODELAY, accept4, connect, getsockopt, ioctl, linger, msghdr, recv,
+    sendmsg,
     setsockopt, shutdown, sockaddr, socket,
 )
 from router.native.tls cimport (
@@ -54,7 +55,7 @@ cdef extern from "sys/timerfd.h" nogil:
 
 cdef enum:
     TLS_RECORD_BYTES = 16384
-    UPSTREAM_RECEIVE_BYTES = 262144  # bounds what the kernel holds for an endpoint whose client has stalled
+    UPSTREAM_KERNEL_BYTES = 262144   # each way: what the kernel holds while a client or the endpoint has stalled
 
 
 cdef uint64_t monotonic_us() noexcept nogil:
@@ -166,13 +167,14 @@ cdef int driver_connect(driver_t* base, conn_t* conn, const void* address, uint3
     cdef epoll_event event
     cdef int family = (<const sockaddr*>address).sa_family
     cdef int one = 1
-    cdef int receive_bytes = UPSTREAM_RECEIVE_BYTES
+    cdef int kernel_bytes = UPSTREAM_KERNEL_BYTES
     cdef int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if fd < 0:
         return -1
     if family != AF_UNIX:
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(int))
-    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &receive_bytes, sizeof(int))
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &kernel_bytes, sizeof(int))
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kernel_bytes, sizeof(int))
     if connect(fd, <const sockaddr*>address, address_length) < 0 and errno != EINPROGRESS:
         close(fd)
         return -1

@@ -21,7 +21,7 @@ cdef extern from "sys/socket.h" nogil:
     int setsockopt(int fd, int level, int option, const void* value, uint32_t length)
     int getsockopt(int fd, int level, int option, void* value, uint32_t* length)
     enum: SHUT_WR, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_STREAM, MSG_NOSIGNAL, SOL_SOCKET, SO_ERROR, SO_LINGER
-    enum: SO_RCVBUF, AF_UNIX
+    enum: SO_RCVBUF, SO_SNDBUF, AF_UNIX
 
 cdef extern from "sys/ioctl.h" nogil:
     int ioctl(int fd, unsigned long request, int* value)

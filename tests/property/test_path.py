@@ -156,9 +156,9 @@ def play(seed: int, step_count: int = 120) -> None:
     scripted = Scripted(endpoint_count=rng.choice((1, 3)), timeouts={"keep_alive_ms": 2000})
     driver = scripted.driver
     requests = [REQUEST, CHUNKED_REQUEST, REQUEST + REQUEST, b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n"]
-    requests += list(mutations([REQUEST, CHUNKED_REQUEST], seed, 3))
+    requests += [mutated for mutated in mutations([REQUEST, CHUNKED_REQUEST], seed, 3) if mutated]
     answers = [STREAM, ANSWER, ANSWER + b"surplus", b"HTTP/1.1 100 Continue\r\n\r\n" + ANSWER]
-    answers += list(mutations([STREAM, ANSWER], seed + 1, 3))
+    answers += [mutated for mutated in mutations([STREAM, ANSWER], seed + 1, 3) if mutated]
     clients: list[int] = []
     rests: dict[int, bytes] = {}
     for _ in range(step_count):
