@@ -49,6 +49,7 @@ BUFFERED_BODY_BYTES_MAX = 64 * GIB
 # Unbounded, the kernel holds 8-16 MiB for one stalled reader (seen on Linux 6); SO_SNDBUF doubles what it
 # is given.
 SOCKET_SEND_BUFFER_BYTES = 256 * KIB
+SOCKET_RECEIVE_BUFFER_BYTES = 512 * KIB  # of a client's upload; 10 MB/s at a round trip of 100 ms
 READ_BUFFER_BYTES = 64 * KIB  # one reusable buffer per worker; larger reads gained nothing in the prototype
 # how far into a form the `model` field is looked for; clients send it before the file
 MULTIPART_SCAN_BYTES_MAX = 1 * MIB

@@ -128,6 +128,7 @@ def _bind_tcp(address: str, family: socket.AddressFamily, sockaddr: tuple[str | 
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.SOCKET_SEND_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, limits.SOCKET_RECEIVE_BUFFER_BYTES)
         _bind(sock, address, family, sockaddr)
         sock.listen(limits.LISTEN_BACKLOG)
     except OSError as exc:
