@@ -9,7 +9,6 @@ control socket).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import subprocess
@@ -135,24 +134,18 @@ async def _request_upgrade(path: Path, command: Sequence[str]) -> int:
         plan, fds = await channel.receive()
         if not isinstance(plan, wire.UpgradePlan):
             raise TakeoverError("unexpected answer")
-        arguments = [*plan.arguments, *([] if "--takeover" in plan.arguments else ["--takeover"])]
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            *arguments,
-            cwd=plan.working_directory,
-            env=_environment_of(plan.pid),
-            stdin=subprocess.DEVNULL,
-            stdout=fds[0],
-            stderr=fds[1],
-            start_new_session=True,
-        )
+        process = _start_successor(command, plan, fds)
+        fds.append(os.pidfd_open(process.pid))
+        end_seen = asyncio.Event()
+        asyncio.get_running_loop().add_reader(fds[-1], end_seen.set)
         answered = asyncio.ensure_future(channel.receive())
-        ended = asyncio.ensure_future(process.wait())
+        ended = asyncio.ensure_future(end_seen.wait())
         await asyncio.wait([answered, ended], timeout=UPGRADE_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        asyncio.get_running_loop().remove_reader(fds[-1])
         taken_over = answered.done() and not answered.exception()
-        if not taken_over and not ended.done():
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+        if not taken_over:
+            process.kill()
+            process.wait()
         answered.cancel()
         ended.cancel()
     finally:
@@ -167,6 +160,24 @@ async def _request_upgrade(path: Path, command: Sequence[str]) -> int:
         file=sys.stderr,
     )
     return 1
+
+
+def _start_successor(
+    command: Sequence[str], plan: wire.UpgradePlan, fds: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    """The new version as the running one was started. Not by asyncio, which from Python 3.13 on kills what it
+    started when its loop ends: this process must outlive ours.
+    """
+    arguments = [*plan.arguments, *([] if "--takeover" in plan.arguments else ["--takeover"])]
+    return subprocess.Popen(
+        [*command, *arguments],
+        cwd=plan.working_directory,
+        env=_environment_of(plan.pid),
+        stdin=subprocess.DEVNULL,
+        stdout=fds[0],
+        stderr=fds[1],
+        start_new_session=True,
+    )
 
 
 def _environment_of(pid: int) -> dict[str, str]:

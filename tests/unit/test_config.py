@@ -396,7 +396,7 @@ def test_syntax_errors_have_their_place() -> None:
     problem = the_problem_of("pools:\n  - name: [a\n")
     assert problem[0] == 3
     assert problem[3].startswith("not YAML: ")
-    assert the_problem_of('{"workers": 1,\n }', "f.json")[:3] == (2, 2, "")
+    assert the_problem_of('{"workers": 1\n "x": 2}', "f.json")[:3] == (2, 2, "")
     assert the_problem_of("a: 1\n---\nb: 2\n")[3].startswith("not YAML: ")
 
 
