@@ -13,6 +13,7 @@ import pytest
 from tests.integration.processes import wait_until
 from tests.support.raw_peer import STREAM_HEAD, Endpoint, Peer, chat, dial, request
 from tests.support.router_process import RouterProcess, one_pool, running_router
+from tests.support.sender import Sender
 
 SHORT_MS = 150
 KINDS = ("connect_ms", "tls_ms", "body_ms", "first_byte_ms", "idle_ms", "total_ms")
@@ -198,8 +199,11 @@ def test_a_body_that_stops_arriving_is_a_408(front: Scene, framing: str) -> None
 def test_an_upload_that_stops_after_an_endpoint_has_been_picked_is_a_408(scene: Scene) -> None:
     body = chat(padding="x" * (3 << 20))
     with dial(scene.router.address) as client:
-        client.send(request(body, path="/body_ms/v1/chat/completions")[:-1000])
+        upload = Sender(client, request(body, path="/body_ms/v1/chat/completions")[:-1000], 1)
         with scene.endpoint.accept() as engine:
+            engine.take_head()
+            engine.take(len(body) - 1000)  # so that what is waited for is the client
+            upload.wait_done()
             fields = assert_error(client, 408, "body_timeout", "timeouts.body_ms")
             assert fields["connection"] == "close"
             engine.wait_closed()
