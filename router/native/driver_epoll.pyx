@@ -6,8 +6,8 @@ socket; only what the kernel does not take is copied, into the connection's `out
 source, so it holds at most one read's worth.
 
 Invariants: no event is told for a closed connection; memory is freed only after the batch in which it was closed,
-since a later event of that batch may still name it; a send that fails tells nobody, the error arrives as the socket's
-next event. The registration is level-triggered on purpose: a short read then needs no second recv to see EAGAIN.
+since a later event of that batch may still name it; a send that fails tells nobody, the error is the socket's next
+event, behind the data it still holds. Level-triggered on purpose: a short read needs no second recv to see EAGAIN.
 """
 
 from libc.errno cimport EAGAIN, ECONNABORTED, ECONNRESET, EINPROGRESS, EINTR, EPROTO, errno
@@ -26,8 +26,7 @@ from router.native.conn cimport (
 from router.native.sockets cimport (
     AF_UNIX, IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
     SO_ERROR, SO_LINGER, SO_RCVBUF, SO_SNDBUF, TCP_NODELAY, accept4, connect, getsockopt, ioctl, linger, msghdr, recv,
-    sendmsg,
-    setsockopt, shutdown, sockaddr, socket,
+    sendmsg, setsockopt, shutdown, sockaddr, socket,
 )
 from router.native.tls cimport (
     TLS_CLOSED, TLS_WANTS_READ, TLS_WANTS_WRITE, tls_begin, tls_end, tls_end_sending, tls_handshake, tls_has_pending,
@@ -212,8 +211,7 @@ cdef int hold(conn_t* conn, const uint8_t* data, size_t size) noexcept nogil:
 cdef int driver_send(conn_t* conn, iovec* pieces, int count) noexcept nogil:
     cdef msghdr message
     cdef ssize_t taken
-    cdef int index
-    cdef int held = 0
+    cdef int index, held = 0
     if conn.flags & (CONN_BROKEN | CONN_CLOSED):
         return -1
     if conn.flags & (CONN_BLOCKED | CONN_CONNECTING | CONN_HANDSHAKING):
@@ -226,11 +224,10 @@ cdef int driver_send(conn_t* conn, iovec* pieces, int count) noexcept nogil:
     message.msg_iov = pieces
     message.msg_iovlen = count
     taken = sendmsg(conn.fd, &message, MSG_NOSIGNAL)
-    if taken < 0:
-        if errno != EAGAIN and errno != EINTR:
-            conn.flags |= CONN_BROKEN
-            return -1
-        taken = 0
+    if taken < 0 and errno != EAGAIN and errno != EINTR:
+        conn.flags |= CONN_BROKEN
+        return -1
+    taken = max(taken, 0)
     for index in range(count):
         if <size_t>taken >= pieces[index].iov_len:
             taken -= pieces[index].iov_len
@@ -488,9 +485,12 @@ cdef void flush(conn_t* conn) noexcept nogil:
             if taken < 0 and (errno == EAGAIN or errno == EINTR):
                 return
         if taken < 0:
-            conn.flags |= CONN_BROKEN
-            conn.driver.on_eof(conn, ECONNRESET)
-            return
+            conn.flags = (conn.flags | CONN_BROKEN) & ~CONN_BLOCKED
+            buffer_release(&conn.out)
+            watch_as_needed(conn)
+            if conn.kind == CONN_DOWNSTREAM:
+                conn.driver.on_eof(conn, ECONNRESET)
+            return                   # an endpoint's answer may have come before its reset: read first, then its end
         buffer_consume(&conn.out, taken)
     if conn.flags & CONN_CLOSE_WHEN_SENT:
         conn.driver.on_eof(conn, 0)
@@ -508,8 +508,8 @@ cdef void read_some(conn_t* conn) noexcept nogil:
         size = recv(conn.fd, driver.scratch, DRIVER_READ_BYTES, 0)
         if size > 0:
             driver.base.on_data(conn, driver.scratch, size)
-        elif size == 0:
-            driver.base.on_eof(conn, 0)
+        elif size == 0:              # the error behind a failed send was told by that send
+            driver.base.on_eof(conn, ECONNRESET if conn.flags & CONN_BROKEN else 0)
         elif errno != EAGAIN and errno != EINTR:
             driver.base.on_eof(conn, errno)
         return
@@ -545,7 +545,7 @@ cdef void handle(conn_t* conn, uint32_t events) noexcept nogil:
     if not conn.flags & CONN_PAUSED:
         read_some(conn)
         return
-    if conn.kind == CONN_DOWNSTREAM or conn.flags & CONN_BROKEN:
+    if conn.kind == CONN_DOWNSTREAM:
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
             getsockopt(conn.fd, SOL_SOCKET, SO_ERROR, &error, &length)
             conn.driver.on_eof(conn, error)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.raw_peer import STREAM_HEAD, Endpoint, Peer, chat, dial, request
 from tests.support.router_process import RouterProcess, one_pool, running_router
+from tests.support.sender import Sender
 
 MIB = 1 << 20
 BODY_BYTES = 4 * MIB  # past the retry buffer: cut through
@@ -189,6 +190,20 @@ def test_an_answer_before_the_upload_ends_survives_a_client_that_goes_on_sending
         client.send(b"x" * MIB)  # a client that reads only when it has sent all
         assert client.take_response()[0] == 413
         client.close()
+        scene.assert_over("upstream_4xx", "upstream")
+
+
+def test_an_answer_is_read_before_the_reset_behind_it(scene: Scene) -> None:
+    client = dial(scene.router.address)
+    body = chat(padding="x" * (32 * MIB))
+    upload = Sender(client, request(body), 1)
+    with client, scene.endpoint.accept() as engine:
+        upload.wait_stalled()  # so the next write meets the endpoint's reset
+        engine.send_response(b'{"error":"too much"}', "413 Content Too Large", connection="close")
+        engine.close()
+        assert client.take_response()[0] == 413
+        client.close()
+        upload.join()
         scene.assert_over("upstream_4xx", "upstream")
 
 
