@@ -4,7 +4,7 @@ sockets."""
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 cdef enum:
-    BLOCK_TOKENS = 16            # vLLM's default block size
+    BLOCK_TOKENS = 16            # vLLM's default block size; what a class with block_tokens 0 has
     SEQUENCES_DEFAULT = 256      # vLLM's default max_num_seqs
     CHUNK_DEFAULT_TOKENS = 2048  # vLLM's default max_num_batched_tokens for online serving
     QUEUE_MAX = 65536            # waiting sequences; a submit above this is refused
@@ -25,6 +25,7 @@ cdef struct step_class_t:        # milliseconds; see step_begin for the formula
     int64_t kv_tokens            # 0: endless, and then nothing is cached
     int32_t sequences_max        # running at once
     int32_t chunk_tokens_max     # computed in one step
+    int32_t block_tokens         # of a KV block; 0: BLOCK_TOKENS
 
 cdef struct block_t:
     uint64_t hash                # 0: holds nothing that another sequence may share

@@ -4,7 +4,9 @@ CLASSES: dict[str, tuple[float, float, float, float, float, int]]
 OVERHEAD_MS: float
 
 class StepModel:
-    def __init__(self, timing: tuple[float, float, float, float, float, int]) -> None: ...
+    def __init__(
+        self, timing: tuple[float, float, float, float, float, int], block_tokens: int = 0
+    ) -> None: ...
     def submit(
         self, prompt_tokens: int, output_tokens: int, hashes: Sequence[int] = (), stride: int = 1
     ) -> int: ...

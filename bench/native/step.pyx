@@ -173,7 +173,9 @@ cdef int step_model_init(step_model_t* model, const step_class_t* timing) noexce
     cdef int32_t index
     memset(model, 0, sizeof(step_model_t))
     model.timing = timing[0]
-    model.block_count = <int32_t> (timing.kv_tokens // BLOCK_TOKENS)
+    if model.timing.block_tokens <= 0:
+        model.timing.block_tokens = BLOCK_TOKENS
+    model.block_count = <int32_t> (timing.kv_tokens // model.timing.block_tokens)
     while table_size < <uint32_t> model.block_count * 2:
         table_size *= 2
     model.table_mask = table_size - 1
@@ -211,7 +213,12 @@ cdef void step_model_free(step_model_t* model) noexcept nogil:
 cdef inline int32_t blocks_needed(const step_model_t* model, int32_t tokens) noexcept nogil:
     if model.block_count == 0:
         return 0
-    return (tokens + BLOCK_TOKENS - 1) // BLOCK_TOKENS
+    return (tokens + model.timing.block_tokens - 1) // model.timing.block_tokens
+
+
+cdef inline bint lacks_block(const step_model_t* model, const sequence_t* sequence) noexcept nogil:
+    # Asked of every running sequence in every step: no division.
+    return model.block_count > 0 and sequence.block_count * model.timing.block_tokens < target_tokens(sequence)
 
 
 cdef int grow_sequences(step_model_t* model) noexcept nogil:
@@ -319,7 +326,7 @@ cdef bint admit(step_model_t* model, int32_t index) noexcept nogil:
     cdef int32_t hits = 0
     cdef int32_t revived = 0          # hits that nobody references: they leave the free list too
     cdef int32_t block
-    while hits < sequence.hash_count and (hits + 1) * BLOCK_TOKENS < target:     # the last token is always computed
+    while hits < sequence.hash_count and (hits + 1) * model.timing.block_tokens < target:     # the last token is always computed
         block = table_find(model, sequence.hashes[hits])
         if block < 0:
             break
@@ -336,7 +343,7 @@ cdef bint admit(step_model_t* model, int32_t index) noexcept nogil:
         hold_block(sequence, block)
     for _ in range(hits, need):
         hold_block(sequence, block_take(model))
-    sequence.computed_tokens = hits * BLOCK_TOKENS
+    sequence.computed_tokens = hits * model.timing.block_tokens
     if not sequence.admitted:
         sequence.admitted = True
         sequence.cached_tokens = sequence.computed_tokens
@@ -384,15 +391,14 @@ cdef double step_begin(step_model_t* model) noexcept nogil:
         sequence = &model.sequences[index]
         following = sequence.next
         if sequence.stride <= 1 or model.step_count % sequence.stride == 0:
-            while (sequence.block_count < blocks_needed(model, target_tokens(sequence)) and model.free_count == 0
-                   and sequence.state == SEQUENCE_RUNNING):
+            while model.free_count == 0 and sequence.state == SEQUENCE_RUNNING and lacks_block(model, sequence):
                 preempted = True
                 if following == model.running.tail:
                     following = -1
                 preempt(model, model.running.tail)        # the newest: may be this one
             if sequence.state != SEQUENCE_RUNNING:
                 break
-            if sequence.block_count < blocks_needed(model, target_tokens(sequence)):
+            if lacks_block(model, sequence):
                 hold_block(sequence, block_take(model))
             extra_ms += plan_chunk(model, index, &budget)
         index = following
@@ -477,13 +483,14 @@ cdef class StepModel:
     """The step model as mock engines run it, one call at a time."""
     cdef step_model_t model
 
-    def __cinit__(self, timing):
+    def __cinit__(self, timing, int block_tokens=0):
         cdef step_class_t values
         values.floor_ms, values.base_ms, values.token_ms, values.attention_ms, values.context_ms = timing[:5]
         values.kv_tokens = timing[5]
         values.overhead_ms = OVERHEAD_MS
         values.sequences_max = SEQUENCES_DEFAULT
         values.chunk_tokens_max = CHUNK_DEFAULT_TOKENS
+        values.block_tokens = block_tokens
         if step_model_init(&self.model, &values) < 0:
             raise MemoryError
 
