@@ -1,37 +1,30 @@
-"""In-flight counts and latency estimates per endpoint, in memory shared by all workers and the supervisor.
+"""What every endpoint has been given and has not finished, in memory shared by all workers and the supervisor.
 
-Each worker writes only its own column of in-flight cells and the sum over columns is the count, so that a worker's pick
-is seen by the next pick of any other, and a dead worker's share is settled by clearing its column: no race can leak or
-double a charge. Estimates (EWMA) are packed value+stamp words updated by compare-and-swap.
+Accounts are in account.pxd, whose names are found here too; this adds the segment, estimates of how an endpoint answers
+(EWMA, packed value+stamp words updated by compare-and-swap), and ejection.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-
-cdef struct load_table_t:            # process-local view of the shared segment
-    uint8_t* base
-    size_t size_bytes
-    uint32_t slot_count              # endpoints; a whole number of cache lines of cells
-    uint32_t column_count            # workers, both generations of a takeover
-    uint32_t* cells                  # cells[column * slot_count + slot]: attempts open
-    void* shared                     # slot_shared_t[slot_count], a cache line (or two) each
+from libc.stdint cimport uint32_t, uint64_t
+from router.native.account cimport (
+    CHARGE_DECODING, CHARGE_NONE, CHARGE_PENDING, CHARGE_TOKENS_MAX, ROW_COUNT, ROW_HEAD_WORK, ROW_IN_FLIGHT,
+    ROW_KV_TOKENS, ROW_PENDING, ROW_QUEUED_TOKENS, ROW_QUEUED_WORK, WORK_TICK_US, WORK_TICKS_MAX, charge_t, load_charge,
+    load_first_token, load_head, load_in_flight, load_last_first_token_us, load_progress, load_release, load_row,
+    load_row_many, load_set_remote, load_sum, load_table_t,
+)
 
 cdef struct load_view_t:             # a consistent enough reading of one slot
     uint32_t in_flight
+    uint32_t pending
+    uint32_t queued_tokens
+    uint64_t queued_work_us
+    uint64_t kv_tokens
+    uint64_t oldest_pending_us       # when it began, monotonic; 0: none pending
     float ttft_us                    # EWMA; 0 when never observed
     float itl_us
     float error_ratio                # EWMA of failures
     uint64_t attempts
     uint64_t ejected_until_us        # monotonic, may have passed; 0 when a success came since, or never ejected
 
-cdef void load_charge(load_table_t* table, uint32_t column, uint32_t slot) noexcept nogil
-# Never below zero; counts an underflow instead.
-cdef void load_release(load_table_t* table, uint32_t column, uint32_t slot) noexcept nogil
-cdef uint32_t load_in_flight(load_table_t* table, uint32_t slot) noexcept nogil
-# in_flight[i] of slots[i], or of slot + i, in one call: what a pick over many candidates uses.
-cdef void load_in_flight_many(
-    load_table_t* table, const uint32_t* slots, uint32_t count, uint32_t* in_flight
-) noexcept nogil
-cdef void load_in_flight_row(load_table_t* table, uint32_t slot, uint32_t count, uint32_t* in_flight) noexcept nogil
 cdef void load_observe_ttft(load_table_t* table, uint32_t slot, uint32_t ttft_us, uint64_t now_us) noexcept nogil
 cdef void load_observe_itl(load_table_t* table, uint32_t slot, uint32_t itl_us, uint64_t now_us) noexcept nogil
 cdef void load_observe_outcome(load_table_t* table, uint32_t slot, bint failed, uint64_t now_us) noexcept nogil
@@ -49,4 +42,9 @@ cdef void load_view(load_table_t* table, uint32_t slot, load_view_t* view) noexc
 cdef class LoadTable:
     cdef load_table_t table
     cdef object _mapping
+    cdef dict _held                  # (column, slot) -> deque[Charge]: those that Python charged
+    cdef list _read_many(self, int row, slots, bint in_a_row, uint64_t now_us)
     cdef readonly int fd             # owned by the table; pass it on, do not close it
+
+cdef class Charge:                   # a charge_t that stays where it is; for tests and tools
+    cdef charge_t charge

@@ -1,17 +1,29 @@
 """The load table as Python sees it: the supervisor creates and settles it, admin and metrics read it."""
 
-from typing import TypedDict
+from collections.abc import Sequence
+from typing import Literal, TypedDict
 
 class LoadView(TypedDict):
     in_flight: int
+    pending: int
+    queued_tokens: int
+    queued_work_us: int
+    kv_tokens: int
+    oldest_pending_us: int
     ttft_us: float
     itl_us: float
     error_ratio: float
     attempts: int
     ejected_until_us: int
 
+class Charge:
+    """One attempt's share of an account; `LoadTable.charge` makes it and keeps it until it is released."""
+
+    @property
+    def state(self) -> Literal["released", "pending", "decoding"]: ...
+
 class LoadTable:
-    """In-flight counts and estimates of all endpoints, shared between processes.
+    """Accounts and estimates of all endpoints, shared between processes.
 
     Raises (every method): IndexError for a slot or column that is not there, OverflowError below zero.
     """
@@ -31,10 +43,31 @@ class LoadTable:
     def slot_count(self) -> int: ...
     @property
     def column_count(self) -> int: ...
-    def charge(self, column: int, slot: int) -> None:
+    def charge(
+        self,
+        column: int,
+        slot: int,
+        *,
+        prompt_tokens: int = 0,
+        uncached_tokens: int = 0,
+        work_us: int = 0,
+        kv_tokens: int = 0,
+        now_us: int = 1,
+    ) -> Charge:
         """Adds one attempt at the slot. Only the process that owns the column may call it."""
-    def release(self, column: int, slot: int) -> None:
-        """Takes one attempt back. Without a charge it counts an underflow and changes nothing."""
+    def first_token(self, column: int, charge: Charge, now_us: int = 1) -> None:
+        """Its prompt is no longer queued. Once; later calls change nothing."""
+    def release(self, column: int, which: Charge | int) -> None:
+        """Takes a charge back, or the oldest one held at a slot.
+
+        A slot without a charge counts an underflow and changes nothing else.
+        """
+    def set_remote(self, column: int, slot: int, cells: Sequence[int]) -> None:
+        """Another replica's account of a slot, as ROW_COUNT cells of a column that nobody here charges."""
+    def row(self, row: int, slots: Sequence[int], in_a_row: bool = False) -> list[float]:
+        """Sums over columns of a row of accounts; ROW_COUNT rows, in the order of native/account.pxd."""
+    def progress_us(self, slots: Sequence[int], now_us: int, in_a_row: bool = False) -> list[float]:
+        """How much of the oldest pending charge of each slot its engine has had time for."""
     def in_flight(self, slot: int) -> int: ...
     def in_flight_by_column(self, slot: int | None = None) -> list[int]:
         """Attempts open per column, of one slot or of all."""

@@ -1,11 +1,14 @@
-"""In-flight counts and latency estimates per endpoint, in memory shared by all workers and the supervisor.
+"""What every endpoint has been given and has not finished, in memory shared by all workers and the supervisor.
 
-Layout of the segment: a header page, then cells[column][slot] (a worker's column is whole cache lines that nobody else
-writes), then two cache lines per slot: one with what picks read (the ejection word), one with what attempts write.
-Invariant: the in-flight count of a slot is the sum of its cells over the active columns, and every cell has one writer:
-the worker that owns the column, or the supervisor once that worker is dead. So a charge is a plain store, is seen by
-the next pick of any other worker, and a worker killed at any instruction leaks nothing: `clear_column` settles its
-share.
+Layout of the segment: a header page, then a column per worker of ROW_COUNT rows of slot_count cells (whole cache lines
+that nobody else writes), then the columns' head_begun_us, then last_first_token_us, then two cache lines per slot: one
+with what picks read (the ejection word), one with what attempts write. Rows are arrays over slots, so that the sum of a
+row over columns vectorises.
+Invariant: an account of a slot is the sum of its cells over the active columns, and every cell has one writer: the
+worker that owns the column, or the supervisor once that worker is dead. So a charge is plain stores, is seen by the
+next pick of any other worker, and a worker killed at any instruction leaks nothing: `clear_column` settles its share.
+Which pending charge is the oldest is known exactly: a worker keeps its own ones of a slot in a list, in its own memory,
+and publishes the begin and the work of the first.
 
 Estimates are 64-bit words, (float32 value, uint32 stamp in ms), replaced by compare-and-swap. With tau = EWMA_TAU_US,
     w = 1 - exp(-max(now - stamp, 1 ms) / tau),   value += (sample - value) * w
@@ -17,21 +20,20 @@ endpoint.
 
 from libc.math cimport expm1f
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+from router.native.atomic cimport (
+    add_u64, and_u64, load_u32, load_u64, or_u64, store_u32, store_u64, swap_u64
+)
+from router.native.account cimport (
+    load_cell_at, load_header, load_header_t, load_place, load_queue_t, load_slot, load_slot_t
+)
 from router.native.segment cimport Segment, segment_attach, segment_create
+
+from collections import deque
 
 cdef extern from *:
     """
-    static inline uint32_t load_u32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
-    static inline void store_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-    static inline uint64_t load_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-    static inline void store_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-    static inline void add_u64(uint64_t *p, uint64_t v) { __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
-    static inline void or_u64(uint64_t *p, uint64_t v) { __atomic_fetch_or(p, v, __ATOMIC_ACQ_REL); }
-    static inline void and_u64(uint64_t *p, uint64_t v) { __atomic_fetch_and(p, v, __ATOMIC_ACQ_REL); }
-    static inline int swap_u64(uint64_t *p, uint64_t seen, uint64_t wanted) {
-        return __atomic_compare_exchange_n(p, &seen, wanted, 1, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
-    }
-    static inline int lowest_bit(uint64_t word) { return __builtin_ctzll(word); }
     static inline uint64_t pack_estimate(float value, uint32_t stamp_ms) {
         uint32_t bits;
         __builtin_memcpy(&bits, &value, 4);
@@ -44,20 +46,11 @@ cdef extern from *:
         return value;
     }
     """
-    uint32_t load_u32(const uint32_t* p) noexcept nogil
-    void store_u32(uint32_t* p, uint32_t v) noexcept nogil
-    uint64_t load_u64(const uint64_t* p) noexcept nogil
-    void store_u64(uint64_t* p, uint64_t v) noexcept nogil
-    void add_u64(uint64_t* p, uint64_t v) noexcept nogil
-    void or_u64(uint64_t* p, uint64_t v) noexcept nogil
-    void and_u64(uint64_t* p, uint64_t v) noexcept nogil
-    bint swap_u64(uint64_t* p, uint64_t seen, uint64_t wanted) noexcept nogil
-    int lowest_bit(uint64_t word) noexcept nogil
     uint64_t pack_estimate(float value, uint32_t stamp_ms) noexcept nogil
     float estimate_value(uint64_t word) noexcept nogil
 
 cdef enum:
-    LAYOUT_VERSION = 1
+    LAYOUT_VERSION = 2
     HEADER_BYTES = 4096              # a page: cells start page-aligned
     LINE_BYTES = 64
     SLOTS_PER_LINE = 16              # LINE_BYTES / sizeof(cell)
@@ -71,110 +64,6 @@ cdef enum:
 
 cdef uint64_t MAGIC = 0x3144414F4C4C4644  # "DFLLOAD1"
 cdef float ERROR_WEIGHT_MAX = 0.125
-
-cdef struct header_t:
-    uint64_t magic
-    uint32_t layout_version
-    uint32_t slot_count
-    uint32_t column_count
-    uint32_t slot_shared_bytes
-    uint64_t size_bytes
-    uint8_t padding_constant[32]     # the words below change; those above are read at attach only
-    uint64_t active[4]               # ACTIVE_WORDS; bit per column that has been charged since it was last cleared
-    uint64_t ejections_end_us        # the latest ejected_until_us of any slot; only grows
-    uint8_t padding_active[24]
-    uint64_t underflows              # releases without a charge: a bug somewhere, counted instead of spread
-
-cdef struct slot_shared_t:
-    uint64_t ejection                # read by picks: a line of its own
-    uint8_t padding_ejection[56]
-    uint64_t ttft                    # estimate words
-    uint64_t itl
-    uint64_t error
-    uint64_t attempts
-    uint8_t padding_estimates[32]
-
-
-cdef inline header_t* _header(load_table_t* table) noexcept nogil:
-    return <header_t*>table.base
-
-
-cdef inline slot_shared_t* _shared(load_table_t* table, uint32_t slot) noexcept nogil:
-    return <slot_shared_t*>table.shared + slot
-
-
-cdef inline uint32_t* _cell(load_table_t* table, uint32_t column, uint32_t slot) noexcept nogil:
-    return table.cells + <size_t>column * table.slot_count + slot
-
-
-# --- charges ---------------------------------------------------------------------------------------------------------
-
-cdef void load_charge(load_table_t* table, uint32_t column, uint32_t slot) noexcept nogil:
-    cdef uint64_t* active = &_header(table).active[column >> 6]
-    cdef uint64_t bit = <uint64_t>1 << (column & 63)
-    if not load_u64(active) & bit:   # before the cell, so that no reader can miss a charge for good
-        or_u64(active, bit)
-    cdef uint32_t* cell = _cell(table, column, slot)
-    store_u32(cell, load_u32(cell) + 1)
-    add_u64(&_shared(table, slot).attempts, 1)
-
-
-cdef void load_release(load_table_t* table, uint32_t column, uint32_t slot) noexcept nogil:
-    cdef uint32_t* cell = _cell(table, column, slot)
-    cdef uint32_t in_flight = load_u32(cell)
-    if in_flight == 0:
-        add_u64(&_header(table).underflows, 1)
-        return
-    store_u32(cell, in_flight - 1)
-
-
-cdef inline uint32_t _in_flight(load_table_t* table, uint32_t word_count, uint32_t slot) noexcept nogil:
-    cdef uint32_t word_index, in_flight = 0
-    cdef uint64_t active
-    for word_index in range(word_count):
-        active = load_u64(&_header(table).active[word_index])
-        while active:
-            in_flight += load_u32(_cell(table, (word_index << 6) + <uint32_t>lowest_bit(active), slot))
-            active &= active - 1
-    return in_flight
-
-
-cdef uint32_t load_in_flight(load_table_t* table, uint32_t slot) noexcept nogil:
-    return _in_flight(table, (table.column_count + 63) >> 6, slot)
-
-
-cdef void load_in_flight_many(
-    load_table_t* table, const uint32_t* slots, uint32_t count, uint32_t* in_flight
-) noexcept nogil:
-    cdef uint32_t word_count = (table.column_count + 63) >> 6
-    cdef uint32_t index
-    for index in range(count):
-        in_flight[index] = _in_flight(table, word_count, slots[index])
-
-
-cdef void load_in_flight_row(load_table_t* table, uint32_t slot, uint32_t count, uint32_t* in_flight) noexcept nogil:
-    # Column by column and by plain loads of whole aligned words, which vectorise where atomic ones do not.
-    cdef uint32_t word_count = (table.column_count + 63) >> 6
-    cdef uint32_t index, word_index
-    cdef uint64_t active
-    cdef const uint32_t* cells
-    cdef bint is_first = True
-    for word_index in range(word_count):
-        active = load_u64(&_header(table).active[word_index])
-        while active:
-            cells = _cell(table, (word_index << 6) + <uint32_t>lowest_bit(active), slot)
-            active &= active - 1
-            if is_first:
-                is_first = False
-                for index in range(count):
-                    in_flight[index] = cells[index]
-            else:
-                for index in range(count):
-                    in_flight[index] += cells[index]
-    if is_first:
-        for index in range(count):
-            in_flight[index] = 0
-
 
 # --- estimates -------------------------------------------------------------------------------------------------------
 
@@ -216,15 +105,15 @@ cdef void _observe(uint64_t* word, float sample, float weight_max, uint64_t now_
 
 
 cdef void load_observe_ttft(load_table_t* table, uint32_t slot, uint32_t ttft_us, uint64_t now_us) noexcept nogil:
-    _observe(&_shared(table, slot).ttft, <float>ttft_us, 1.0, now_us)
+    _observe(&load_slot(table, slot).ttft, <float>ttft_us, 1.0, now_us)
 
 
 cdef void load_observe_itl(load_table_t* table, uint32_t slot, uint32_t itl_us, uint64_t now_us) noexcept nogil:
-    _observe(&_shared(table, slot).itl, <float>itl_us, 1.0, now_us)
+    _observe(&load_slot(table, slot).itl, <float>itl_us, 1.0, now_us)
 
 
 cdef void load_observe_outcome(load_table_t* table, uint32_t slot, bint failed, uint64_t now_us) noexcept nogil:
-    cdef uint64_t* word = &_shared(table, slot).error
+    cdef uint64_t* word = &load_slot(table, slot).error
     _observe(word, 1.0 if failed else 0.0, ERROR_WEIGHT_MAX, now_us)
 
 
@@ -233,8 +122,8 @@ cdef void load_observe_outcome(load_table_t* table, uint32_t slot, bint failed, 
 cdef void load_eject(
     load_table_t* table, uint32_t slot, uint64_t now_us, uint64_t base_us, uint64_t max_us
 ) noexcept nogil:
-    cdef uint64_t* word = &_shared(table, slot).ejection
-    cdef uint64_t* end_us = &_header(table).ejections_end_us
+    cdef uint64_t* word = &load_slot(table, slot).ejection
+    cdef uint64_t* end_us = &load_header(table).ejections_end_us
     cdef uint64_t seen, failures, duration_us, until_us, seen_end_us
     while True:
         seen = load_u64(word)
@@ -256,22 +145,28 @@ cdef void load_eject(
 
 
 cdef void load_readmit(load_table_t* table, uint32_t slot) noexcept nogil:
-    cdef uint64_t* word = &_shared(table, slot).ejection
+    cdef uint64_t* word = &load_slot(table, slot).ejection
     if load_u64(word):               # every success comes here: read before writing a line that all picks read
         store_u64(word, 0)
 
 
 cdef bint load_is_ejected(load_table_t* table, uint32_t slot, uint64_t now_us) noexcept nogil:
-    return now_us < load_u64(&_shared(table, slot).ejection) >> UNTIL_SHIFT
+    return now_us < load_u64(&load_slot(table, slot).ejection) >> UNTIL_SHIFT
 
 
 cdef uint64_t load_ejections_end_us(load_table_t* table) noexcept nogil:
-    return load_u64(&_header(table).ejections_end_us)
+    return load_u64(&load_header(table).ejections_end_us)
 
 
 cdef void load_view(load_table_t* table, uint32_t slot, load_view_t* view) noexcept nogil:
-    cdef slot_shared_t* shared = _shared(table, slot)
+    cdef load_slot_t* shared = load_slot(table, slot)
+    cdef uint32_t work_ticks = 0
     view.in_flight = load_in_flight(table, slot)
+    view.pending = <uint32_t>load_sum(table, ROW_PENDING, slot)
+    view.queued_tokens = <uint32_t>load_sum(table, ROW_QUEUED_TOKENS, slot)
+    view.queued_work_us = load_sum(table, ROW_QUEUED_WORK, slot) * WORK_TICK_US
+    view.kv_tokens = load_sum(table, ROW_KV_TOKENS, slot)
+    view.oldest_pending_us = load_head(table, slot, &work_ticks)
     view.ttft_us = estimate_value(load_u64(&shared.ttft))
     view.itl_us = estimate_value(load_u64(&shared.itl))
     view.error_ratio = estimate_value(load_u64(&shared.error))
@@ -282,11 +177,23 @@ cdef void load_view(load_table_t* table, uint32_t slot, load_view_t* view) noexc
 # --- the segment -----------------------------------------------------------------------------------------------------
 
 cdef size_t _size_bytes(uint32_t slot_count, uint32_t column_count) noexcept nogil:
-    return HEADER_BYTES + <size_t>slot_count * (column_count * sizeof(uint32_t) + sizeof(slot_shared_t))
+    return HEADER_BYTES + <size_t>slot_count * (
+        column_count * (ROW_COUNT * sizeof(uint32_t) + sizeof(uint64_t)) + sizeof(uint64_t) + sizeof(load_slot_t))
+
+
+cdef class Charge:
+    """A charge of a test or a tool, told apart by nothing but being this object."""
+
+    @property
+    def state(self):
+        return ("released", "pending", "decoding")[self.charge.state]
 
 
 cdef class LoadTable:
     """The table of one supervisor and its workers; see loadtable.pyi for the Python side."""
+
+    def __dealloc__(self):
+        free(self.table.queues)
 
     @staticmethod
     def create(uint32_t slot_count, uint32_t column_count):
@@ -296,11 +203,11 @@ cdef class LoadTable:
             raise ValueError(f"column_count must be 1..{COLUMN_COUNT_MAX}, not {column_count}")
         slot_count = (slot_count + SLOTS_PER_LINE - 1) // SLOTS_PER_LINE * SLOTS_PER_LINE
         cdef Segment segment = segment_create(b"fairlead-load", _size_bytes(slot_count, column_count))
-        cdef header_t* header = <header_t*>segment.base
+        cdef load_header_t* header = <load_header_t*>segment.base
         header.layout_version = LAYOUT_VERSION
         header.slot_count = slot_count
         header.column_count = column_count
-        header.slot_shared_bytes = sizeof(slot_shared_t)
+        header.slot_shared_bytes = sizeof(load_slot_t)
         header.size_bytes = segment.size_bytes
         store_u64(&header.magic, MAGIC)
         return _open(segment)
@@ -310,13 +217,13 @@ cdef class LoadTable:
         cdef Segment segment = segment_attach(fd)
         if segment.size_bytes < HEADER_BYTES:
             raise ValueError(f"descriptor {fd} is no load table: {segment.size_bytes} bytes hold no header")
-        cdef header_t* header = <header_t*>segment.base
+        cdef load_header_t* header = <load_header_t*>segment.base
         if load_u64(&header.magic) != MAGIC:
             raise ValueError(f"descriptor {fd} is no load table: wrong magic {header.magic:#x}")
-        if header.layout_version != LAYOUT_VERSION or header.slot_shared_bytes != sizeof(slot_shared_t):
+        if header.layout_version != LAYOUT_VERSION or header.slot_shared_bytes != sizeof(load_slot_t):
             raise ValueError(
                 f"load table has layout {header.layout_version} with {header.slot_shared_bytes} bytes a slot,"
-                f" this build reads layout {LAYOUT_VERSION} with {sizeof(slot_shared_t)}"
+                f" this build reads layout {LAYOUT_VERSION} with {sizeof(load_slot_t)}"
             )
         if not (
             0 < header.column_count <= COLUMN_COUNT_MAX
@@ -336,13 +243,86 @@ cdef class LoadTable:
     def column_count(self):
         return self.table.column_count
 
-    def charge(self, uint32_t column, uint32_t slot):
+    def charge(
+        self, uint32_t column, uint32_t slot, *, uint32_t prompt_tokens=0, uint32_t uncached_tokens=0,
+        uint64_t work_us=0, uint32_t kv_tokens=0, uint64_t now_us=1
+    ):
+        cdef Charge held = Charge.__new__(Charge)
         _check(self, column, slot)
-        load_charge(&self.table, column, slot)
+        held.charge.slot = slot
+        held.charge.prompt_tokens = prompt_tokens
+        held.charge.uncached_tokens = uncached_tokens
+        held.charge.work_ticks = <uint32_t>min(work_us // WORK_TICK_US, <uint64_t>WORK_TICKS_MAX)
+        held.charge.kv_tokens = kv_tokens
+        self._held.setdefault((column, slot), deque()).append(held)      # it must not go while it is in a queue
+        load_charge(&self.table, column, &held.charge, now_us)
+        return held
 
-    def release(self, uint32_t column, uint32_t slot):
+    def first_token(self, uint32_t column, Charge charge not None, uint64_t now_us=1):
+        _check(self, column, charge.charge.slot)
+        load_first_token(&self.table, column, &charge.charge, now_us)
+
+    def release(self, uint32_t column, which):
+        cdef Charge charge
+        cdef charge_t unheld
+        if isinstance(which, Charge):
+            charge = which
+            _check(self, column, charge.charge.slot)
+            load_release(&self.table, column, &charge.charge)
+            held = self._held.get((column, charge.charge.slot), ())
+            if charge in held:
+                held.remove(charge)
+            return
+        _check(self, column, which)
+        held = self._held.get((column, which))
+        if held:
+            charge = held.popleft()
+            load_release(&self.table, column, &charge.charge)
+            return
+        memset(&unheld, 0, sizeof(unheld))
+        unheld.slot = which
+        unheld.state = CHARGE_DECODING
+        load_release(&self.table, column, &unheld)
+
+    def set_remote(self, uint32_t column, uint32_t slot, cells):
+        cdef uint32_t[<int>ROW_COUNT] values
+        cdef int row
         _check(self, column, slot)
-        load_release(&self.table, column, slot)
+        for row, value in zip(range(ROW_COUNT), cells, strict=True):
+            values[row] = value
+        load_set_remote(&self.table, column, slot, values)
+
+    def row(self, int row, slots, bint in_a_row=False):
+        """Sums of a row, of `slots` one by one or of as many in a row from the first: what picks read."""
+        return self._read_many(row, slots, in_a_row, 0)
+
+    def progress_us(self, slots, uint64_t now_us, bint in_a_row=False):
+        return self._read_many(-1, slots, in_a_row, now_us)
+
+    cdef list _read_many(self, int row, slots, bint in_a_row, uint64_t now_us):
+        cdef uint32_t index, count = <uint32_t>len(slots)
+        cdef uint32_t* wanted = <uint32_t*>calloc(count + 1, sizeof(uint32_t))
+        cdef float* sums = <float*>calloc(count + 1, sizeof(float))
+        try:
+            if wanted == NULL or sums == NULL:
+                raise MemoryError
+            if row >= ROW_COUNT:
+                raise IndexError(f"row {row} of {ROW_COUNT}")
+            for index, slot in enumerate(slots):
+                _check(self, 0, slot)
+                wanted[index] = slot
+            if in_a_row and count:
+                _check(self, 0, wanted[0] + count - 1)
+            if row < 0:
+                load_progress(&self.table, NULL if in_a_row else wanted, wanted[0], count, now_us, sums)
+            elif in_a_row:
+                load_row(&self.table, row, wanted[0], count, sums)
+            else:
+                load_row_many(&self.table, row, wanted, count, sums)
+            return [sums[index] for index in range(count)]
+        finally:
+            free(wanted)
+            free(sums)
 
     def in_flight(self, uint32_t slot):
         _check(self, 0, slot)
@@ -360,7 +340,7 @@ cdef class LoadTable:
         for column in range(self.table.column_count):
             in_flight = 0
             for index in range(first, end):
-                in_flight += load_u32(_cell(&self.table, column, index))
+                in_flight += load_u32(load_cell_at(&self.table, column, ROW_IN_FLIGHT, index))
             counts.append(in_flight)
         return counts
 
@@ -368,18 +348,26 @@ cdef class LoadTable:
         return sum(self.in_flight_by_column())
 
     def underflows(self):
-        return load_u64(&_header(&self.table).underflows)
+        return load_u64(&load_header(&self.table).underflows)
 
     def clear_column(self, uint32_t column):
         cdef uint64_t settled = 0
+        cdef uint64_t bit = <uint64_t>1 << (column & 63)
         cdef uint32_t slot
-        cdef uint32_t* cell
+        cdef int row
         _check(self, column, 0)
+        if not load_u64(&load_header(&self.table).active[column >> 6]) & bit:
+            return 0
         for slot in range(self.table.slot_count):
-            cell = _cell(&self.table, column, slot)
-            settled += load_u32(cell)
-            store_u32(cell, 0)
-        and_u64(&_header(&self.table).active[column >> 6], ~(<uint64_t>1 << (column & 63)))
+            settled += load_u32(load_cell_at(&self.table, column, ROW_IN_FLIGHT, slot))
+            for row in range(ROW_COUNT):
+                store_u32(load_cell_at(&self.table, column, row, slot), 0)
+            store_u64(&self.table.head_begun_us[load_place(&self.table, column, slot)], 0)
+        and_u64(&load_header(&self.table).active[column >> 6], ~bit)
+        for held_column, slot in [place for place in self._held if place[0] == column]:
+            for held in self._held.pop((column, slot)):
+                (<Charge>held).charge.state = CHARGE_NONE
+            memset(&self.table.queues[load_place(&self.table, column, slot)], 0, sizeof(load_queue_t))
         return settled
 
     def reset_slot(self, uint32_t slot):
@@ -387,12 +375,13 @@ cdef class LoadTable:
         cdef uint32_t in_flight = load_in_flight(&self.table, slot)
         if in_flight:
             raise ValueError(f"slot {slot} still has {in_flight} attempts in flight")
-        cdef slot_shared_t* shared = _shared(&self.table, slot)
+        cdef load_slot_t* shared = load_slot(&self.table, slot)
         store_u64(&shared.ejection, 0)
         store_u64(&shared.ttft, 0)
         store_u64(&shared.itl, 0)
         store_u64(&shared.error, 0)
         store_u64(&shared.attempts, 0)
+        store_u64(&self.table.last_first_token_us[slot], 0)
 
     def view(self, uint32_t slot):
         cdef load_view_t view
@@ -400,6 +389,11 @@ cdef class LoadTable:
         load_view(&self.table, slot, &view)
         return {
             "in_flight": view.in_flight,
+            "pending": view.pending,
+            "queued_tokens": view.queued_tokens,
+            "queued_work_us": view.queued_work_us,
+            "kv_tokens": view.kv_tokens,
+            "oldest_pending_us": view.oldest_pending_us,
             "ttft_us": view.ttft_us,
             "itl_us": view.itl_us,
             "error_ratio": view.error_ratio,
@@ -434,12 +428,18 @@ cdef class LoadTable:
     def churn(self, uint32_t column, uint32_t slot, uint64_t round_count):
         """Charges, observes and releases `round_count` times without the interpreter: contention tests and benches."""
         cdef uint64_t index
+        cdef charge_t charge
         _check(self, column, slot)
+        memset(&charge, 0, sizeof(charge))
+        charge.slot = slot
+        charge.uncached_tokens = charge.kv_tokens = 1000
+        charge.work_ticks = 1000
         with nogil:
             for index in range(round_count):
-                load_charge(&self.table, column, slot)
+                load_charge(&self.table, column, &charge, index)
+                load_first_token(&self.table, column, &charge, index)
                 load_observe_ttft(&self.table, slot, 1000, index)
-                load_release(&self.table, column, slot)
+                load_release(&self.table, column, &charge)
 
 
 cdef int _check(LoadTable self, uint32_t column, uint32_t slot) except -1:
@@ -452,13 +452,21 @@ cdef int _check(LoadTable self, uint32_t column, uint32_t slot) except -1:
 
 cdef LoadTable _open(Segment segment):
     cdef LoadTable self = LoadTable.__new__(LoadTable)
-    cdef header_t* header = <header_t*>segment.base
+    cdef load_header_t* header = <load_header_t*>segment.base
     self._mapping = segment
+    self._held = {}
     self.fd = segment.fd
     self.table.base = segment.base
     self.table.size_bytes = segment.size_bytes
     self.table.slot_count = header.slot_count
     self.table.column_count = header.column_count
     self.table.cells = <uint32_t*>(segment.base + HEADER_BYTES)
-    self.table.shared = self.table.cells + <size_t>header.slot_count * header.column_count
+    self.table.head_begun_us = <uint64_t*>load_cell_at(&self.table, header.column_count, 0, 0)
+    self.table.last_first_token_us = self.table.head_begun_us + <size_t>header.slot_count * header.column_count
+    self.table.shared = self.table.last_first_token_us + header.slot_count
+    # Fresh pages of zeroes that are never touched but for the columns this process charges.
+    self.table.queues = <load_queue_t*>calloc(
+        <size_t>header.slot_count * header.column_count, sizeof(load_queue_t))
+    if self.table.queues == NULL:
+        raise MemoryError
     return self
