@@ -1,0 +1,593 @@
+"""The prefix table of prefix.pxd: a bounded hash table of claims "this endpoint should have this block cached".
+
+Layout of the segment: a header page; clocks, trust and capacities of all slots; the marks of all buckets; their
+entries. A bucket is PREFIX_WAYS entries; its marks (a tag and a touch per entry, 16 bytes) are apart from them and
+small enough to stay in the CPU's cache, so that a key that is not there costs no miss, and one that is there costs one.
+Age. A slot's clock counts in units of 1/CAPACITY_UNITS of its cache, and a claim's stamp is the clock's low 16 bits, so
+that age is their difference modulo 2^16. A claim counts up to AGE_MAX units: a quarter more than the cache, because a
+view too large costs little and one too small much (half the true size: 16 points of goodput in our simulation of
+saturated chat). After 2^16 / CAPACITY_UNITS = 256 fills of the cache an untouched claim looks fresh for 1.25 fills:
+a wrong guess in 200, which `trust` covers.
+Races. Every field is one atomic word. A new entry's key and tag are written last and taken away first; a reader that
+comes between may see claims of another block.
+Neighbours: prompt.pyx makes the keys, decision.pyx inserts, view.pyx matches; tests/oracle/prefix.py reads plainly.
+"""
+
+from array import array
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from router.native.segment cimport Segment, segment_attach, segment_create
+
+cdef extern from *:
+    """
+    static inline uint16_t load_u16(const uint16_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static inline uint32_t load_u32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static inline uint64_t load_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static inline void store_u16(uint16_t *p, uint16_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    static inline void store_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+    static inline void store_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    static inline uint64_t add_u64(uint64_t *p, uint64_t v) { return __atomic_add_fetch(p, v, __ATOMIC_RELAXED); }
+    static inline float load_f32(const float *p) {
+        float value;
+        __atomic_load(p, &value, __ATOMIC_RELAXED);
+        return value;
+    }
+    static inline void store_f32(float *p, float value) { __atomic_store(p, &value, __ATOMIC_RELAXED); }
+    static inline void prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
+    /* 2^64 / golden ratio: Fibonacci hashing (Knuth, volume 3, 6.4). */
+    #define FL_SPREAD UINT64_C(0x9E3779B97F4A7C15)
+    """
+    const uint64_t SPREAD "FL_SPREAD"
+    uint16_t load_u16(const uint16_t* p) noexcept nogil
+    uint32_t load_u32(const uint32_t* p) noexcept nogil
+    uint64_t load_u64(const uint64_t* p) noexcept nogil
+    void store_u16(uint16_t* p, uint16_t v) noexcept nogil
+    void store_u32(uint32_t* p, uint32_t v) noexcept nogil
+    void store_u64(uint64_t* p, uint64_t v) noexcept nogil
+    uint64_t add_u64(uint64_t* p, uint64_t v) noexcept nogil
+    float load_f32(const float* p) noexcept nogil
+    void store_f32(float* p, float value) noexcept nogil
+    void prefetch(const void* p) noexcept nogil
+
+cdef enum:
+    LAYOUT_VERSION = 1
+    HEADER_BYTES = 4096              # a page
+    SLOT_COUNT_MAX = 65520           # 16 bits of an owner word
+    SLOTS_PER_LINE = 16
+    LOOKAHEAD = 16                   # entries on their way into the cache: the line fill buffers of current cores
+    CAPACITY_DEFAULT_TOKENS = 1 << 19    # 40 GB of KV at 80 KB a token: a GPU of 80 GB with an 8B or (two) a 70B model
+    CAPACITY_UNITS = 256
+    AGE_MAX = 320                    # units; 1.25 caches
+    UNIT_SHIFT = 32                  # of a clock: fractions of a unit below
+    CAPACITY_SHIFT = 40              # CAPACITY_UNITS << UNIT_SHIFT as a shift
+    UNCACHED_TOKENS_MAX = 1 << 22    # of one insert; shifted by CAPACITY_SHIFT they fit 64 bits
+    TOUCH_SHIFT = 18                 # of microseconds: touches are 0.26 s apart and wrap after 4.8 h
+    OWNERS_MASK = 0xFF               # of an entry's state
+    EVERYWHERE = 0x100               # more than PREFIX_OWNERS_MAX owners
+    EVERYWHERE_FRESH_MIN = 6         # ... as long as half of those that are known are fresh
+    REPORTED_TOKENS_MIN = 64         # engines cache blocks of 16 to 64: fewer tokens expected say nothing
+
+cdef uint64_t MAGIC = 0x315846455250464C  # "LFPREFX1"
+cdef float TRUST_MIN = 0.05          # an endpoint that never reports hits is still tried first by its own sessions
+cdef float TRUST_WEIGHT = 0.0625     # of one report: the last 16 or so count
+
+cdef struct header_t:
+    uint64_t magic
+    uint32_t layout_version
+    uint32_t slot_count
+    uint32_t bucket_count
+    uint32_t entry_bytes
+    uint64_t size_bytes
+
+cdef struct marks_t:
+    uint16_t tags[4]                 # PREFIX_WAYS; 0: the entry is empty
+    uint16_t touches[4]              # when the entry was last inserted, in steps of 2^TOUCH_SHIFT us
+
+cdef struct entry_t:                 # a cache line
+    uint64_t key
+    uint32_t state                   # owners in use, and EVERYWHERE
+    uint32_t padding
+    uint32_t owners[12]              # PREFIX_OWNERS_MAX; slot << 16 | stamp
+
+
+# --- places -----------------------------------------------------------------------------------------------------------
+
+cdef inline uint64_t _spread(uint64_t key) noexcept nogil:
+    cdef uint64_t h = (key ^ (key >> 32)) * SPREAD
+    return h ^ (h >> 29)
+
+
+cdef inline uint32_t _bucket(const prefix_table_t* table, uint64_t spread) noexcept nogil:
+    return <uint32_t> (<uint64_t> <uint32_t> spread * table.bucket_count >> 32)    # scaled: any count will do
+
+
+cdef inline uint16_t _tag(uint64_t spread) noexcept nogil:
+    cdef uint16_t tag = <uint16_t> (spread >> 48)
+    return tag if tag else 1
+
+
+cdef inline uint32_t _ways(const marks_t* marks, uint16_t tag) noexcept nogil:
+    """Bit per entry of the bucket that has this tag."""
+    return (
+        (load_u16(&marks.tags[0]) == tag) | (load_u16(&marks.tags[1]) == tag) << 1
+        | (load_u16(&marks.tags[2]) == tag) << 2 | (load_u16(&marks.tags[3]) == tag) << 3
+    )
+
+
+cdef inline uint32_t _lowest(uint32_t bits) noexcept nogil:
+    return 0 if bits & 1 else 1 if bits & 2 else 2 if bits & 4 else 3
+
+
+cdef inline entry_t* _entry(const prefix_table_t* table, uint32_t bucket, uint32_t way) noexcept nogil:
+    return <entry_t*> table.entries + <size_t> bucket * PREFIX_WAYS + way
+
+
+cdef entry_t* _search(const prefix_table_t* table, uint64_t key, uint64_t spread) noexcept nogil:
+    """The key's entry, of all in its bucket that have its tag; NULL when there is none."""
+    cdef uint32_t bucket = _bucket(table, spread)
+    cdef uint32_t ways = _ways(<marks_t*> table.marks + bucket, _tag(spread))
+    cdef entry_t* entry
+    while ways:
+        entry = _entry(table, bucket, _lowest(ways))
+        if load_u64(&entry.key) == key:
+            return entry
+        ways &= ways - 1
+    return NULL
+
+
+cdef inline entry_t* _expect(const prefix_table_t* table, uint64_t key) noexcept nogil:
+    """Where the key's entry probably is, on its way into the cache, or NULL: its key has not been compared."""
+    cdef uint64_t spread = _spread(key)
+    cdef uint32_t bucket = _bucket(table, spread)
+    cdef uint32_t ways = _ways(<marks_t*> table.marks + bucket, _tag(spread))
+    cdef entry_t* entry
+    if ways == 0:
+        return NULL
+    entry = _entry(table, bucket, _lowest(ways))
+    prefetch(entry)
+    return entry
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+cdef inline uint32_t _age(const prefix_table_t* table, uint32_t owner) noexcept nogil:
+    """Of a claim, in units of its slot's cache; over AGE_MAX when the slot is none of ours."""
+    cdef uint32_t slot = owner >> 16
+    if slot >= table.slot_count:
+        return 0xFFFF
+    return (<uint32_t> (load_u64(&table.clocks[slot]) >> UNIT_SHIFT) - owner) & 0xFFFF
+
+
+cdef inline uint32_t _owner_count(uint32_t state) noexcept nogil:
+    return min(state & OWNERS_MASK, <uint32_t> PREFIX_OWNERS_MAX)
+
+
+cdef inline bint _is_everywhere(const prefix_table_t* table, const entry_t* entry, uint32_t state) noexcept nogil:
+    cdef uint32_t index
+    cdef uint32_t fresh_count = 0
+    if not state & EVERYWHERE:
+        return False
+    for index in range(PREFIX_OWNERS_MAX):
+        fresh_count += _age(table, load_u32(&entry.owners[index])) <= AGE_MAX
+        if fresh_count == EVERYWHERE_FRESH_MIN:
+            return True
+    return False
+
+
+cdef inline void _claim(const prefix_table_t* table, entry_t* entry, uint32_t owner) noexcept nogil:
+    """Makes `owner` one of the entry's, in place of its own earlier claim, an expired one or the oldest."""
+    cdef uint32_t state = load_u32(&entry.state)
+    cdef uint32_t count = _owner_count(state)
+    cdef uint32_t index, seen, age
+    cdef uint32_t place = PREFIX_OWNERS_MAX
+    cdef uint32_t oldest = 0
+    cdef uint32_t oldest_age = 0
+    cdef uint32_t fresh_count = 0
+    for index in range(count):
+        seen = load_u32(&entry.owners[index])
+        if seen == owner:
+            return                                               # most often: no write, and no other core's line lost
+        age = _age(table, seen)
+        if (seen ^ owner) >> 16 == 0:
+            if age <= AGE_MAX:
+                store_u32(&entry.owners[index], owner)
+                return
+            place = index
+        if age <= AGE_MAX:
+            fresh_count += 1
+        if index == 0 or age > oldest_age:
+            oldest = index
+            oldest_age = age
+    if place == PREFIX_OWNERS_MAX:
+        if count and oldest_age > AGE_MAX:
+            place = oldest
+        elif count < PREFIX_OWNERS_MAX:
+            place = count
+            count += 1
+        else:
+            place = oldest
+            state |= EVERYWHERE
+    store_u32(&entry.owners[place], owner)
+    if fresh_count < EVERYWHERE_FRESH_MIN:
+        state &= ~<uint32_t> EVERYWHERE
+    store_u32(&entry.state, (state & EVERYWHERE) | count)
+
+
+cdef inline void _replace(
+    const prefix_table_t* table, uint64_t key, uint64_t spread, uint32_t owner, uint16_t touch
+) noexcept nogil:
+    """A new entry with one owner, in the bucket's empty place or that of its least recently touched."""
+    cdef uint32_t bucket = _bucket(table, spread)
+    cdef marks_t* marks = <marks_t*> table.marks + bucket
+    cdef uint32_t way = 0
+    cdef uint32_t index
+    cdef uint16_t age
+    cdef uint16_t oldest_age = 0
+    cdef entry_t* entry
+    for index in range(PREFIX_WAYS):
+        if load_u16(&marks.tags[index]) == 0:
+            way = index
+            break
+        age = <uint16_t> (touch - load_u16(&marks.touches[index]))
+        if age > oldest_age:
+            way = index
+            oldest_age = age
+    entry = _entry(table, bucket, way)
+    store_u16(&marks.tags[way], 0)
+    store_u64(&entry.key, 0)
+    store_u32(&entry.owners[0], owner)
+    store_u32(&entry.state, 1)
+    store_u64(&entry.key, key)
+    store_u16(&marks.touches[way], touch)
+    store_u16(&marks.tags[way], _tag(spread))
+
+
+# --- what others call -------------------------------------------------------------------------------------------------
+
+cdef void prefix_match(
+    prefix_table_t* table, const uint64_t* keys, const uint32_t* tokens, uint32_t depth, const uint32_t* slots,
+    uint32_t count, float* hit_tokens
+) noexcept nogil:
+    # found[slot] is how many boundaries a slot has been followed along. Up to the first block that is not everywhere
+    # all are alive; from there on at most PREFIX_OWNERS_MAX, which are listed.
+    cdef entry_t* expected[LOOKAHEAD]
+    cdef uint32_t[PREFIX_OWNERS_MAX] listed
+    cdef uint32_t listed_count = 0
+    cdef uint32_t base_depth = 0
+    cdef uint32_t d, index, state, owner, slot
+    cdef float* found = table.found
+    cdef float reached, here, base_tokens, hit
+    cdef bint is_alive
+    cdef entry_t* entry
+    depth = min(depth, <uint32_t> PREFIX_DEPTH_MAX)
+    for d in range(min(depth, <uint32_t> (2 * LOOKAHEAD))):
+        prefetch(<marks_t*> table.marks + _bucket(table, _spread(keys[d])))
+    for d in range(min(depth, <uint32_t> LOOKAHEAD)):
+        expected[d] = _expect(table, keys[d])
+    for d in range(depth):
+        entry = expected[d % LOOKAHEAD]
+        if entry != NULL and load_u64(&entry.key) != keys[d]:
+            entry = _search(table, keys[d], _spread(keys[d]))
+        if entry == NULL:
+            break
+        if d + LOOKAHEAD < depth:
+            expected[d % LOOKAHEAD] = _expect(table, keys[d + LOOKAHEAD])
+        if d + 2 * LOOKAHEAD < depth:
+            prefetch(<marks_t*> table.marks + _bucket(table, _spread(keys[d + 2 * LOOKAHEAD])))
+        state = load_u32(&entry.state)
+        reached = <float> d
+        here = <float> (d + 1)
+        if _is_everywhere(table, entry, state):
+            if listed_count == 0:
+                base_depth = d + 1
+            for index in range(listed_count):
+                if found[listed[index]] == reached:
+                    found[listed[index]] = here
+            continue
+        is_alive = False
+        if listed_count == 0:
+            for index in range(_owner_count(state)):
+                owner = load_u32(&entry.owners[index])
+                slot = owner >> 16
+                if _age(table, owner) <= AGE_MAX and found[slot] == 0:
+                    found[slot] = here
+                    listed[listed_count] = slot
+                    listed_count += 1
+                    is_alive = True
+        else:
+            for index in range(_owner_count(state)):
+                owner = load_u32(&entry.owners[index])
+                slot = owner >> 16
+                if slot < table.slot_count and found[slot] == reached and _age(table, owner) <= AGE_MAX:
+                    found[slot] = here
+                    is_alive = True
+        if not is_alive:
+            break
+    base_tokens = <float> tokens[base_depth - 1] if base_depth else 0
+    if listed_count == 0 and base_depth == 0:
+        for index in range(count):
+            hit_tokens[index] = 0
+        return
+    for index in range(listed_count):
+        found[listed[index]] = <float> tokens[<uint32_t> found[listed[index]] - 1]
+    for index in range(count):
+        slot = slots[index]
+        hit = found[slot] if found[slot] > base_tokens else base_tokens
+        hit_tokens[index] = hit * table.trust[slot]
+    for index in range(listed_count):
+        found[listed[index]] = 0
+
+
+cdef void prefix_insert(
+    prefix_table_t* table, const uint64_t* keys, const uint32_t* tokens, uint32_t depth, uint32_t slot,
+    uint32_t uncached_tokens, uint64_t now_us
+) noexcept nogil:
+    cdef uint64_t capacity = load_u32(&table.capacity_tokens[slot])
+    cdef uint64_t moved = min(uncached_tokens, <uint32_t> UNCACHED_TOKENS_MAX)
+    cdef uint16_t touch = <uint16_t> (now_us >> TOUCH_SHIFT)
+    cdef uint32_t owner, bucket, d
+    cdef uint64_t spread
+    cdef marks_t* marks
+    cdef entry_t* entry
+    if capacity == 0:
+        capacity = CAPACITY_DEFAULT_TOKENS
+    # A prompt larger than the cache leaves nothing else in it: more than that is no older.
+    moved = min((moved << CAPACITY_SHIFT) // capacity, <uint64_t> (AGE_MAX + 1) << UNIT_SHIFT)
+    owner = slot << 16 | <uint32_t> (add_u64(&table.clocks[slot], moved) >> UNIT_SHIFT & 0xFFFF)
+    depth = min(depth, <uint32_t> PREFIX_DEPTH_MAX)
+    for d in range(min(depth, <uint32_t> LOOKAHEAD)):
+        _expect(table, keys[d])
+    for d in range(depth):
+        if d + LOOKAHEAD < depth:
+            _expect(table, keys[d + LOOKAHEAD])
+        spread = _spread(keys[d])
+        entry = _search(table, keys[d], spread)
+        if entry == NULL:
+            _replace(table, keys[d], spread, owner, touch)
+            continue
+        _claim(table, entry, owner)
+        bucket = _bucket(table, spread)
+        marks = <marks_t*> table.marks + bucket
+        if load_u16(&marks.touches[entry - _entry(table, bucket, 0)]) != touch:
+            store_u16(&marks.touches[entry - _entry(table, bucket, 0)], touch)
+
+
+cdef void prefix_reported(
+    prefix_table_t* table, uint32_t slot, uint32_t expected_tokens, uint32_t reported_tokens
+) noexcept nogil:
+    cdef float trust = load_f32(&table.trust[slot])
+    cdef float ratio = 1
+    if expected_tokens < REPORTED_TOKENS_MIN:
+        return
+    if reported_tokens < expected_tokens:                        # more is what the engine itself has generated
+        ratio = <float> reported_tokens / <float> expected_tokens
+    trust += (ratio - trust) * TRUST_WEIGHT
+    store_f32(&table.trust[slot], max(trust, TRUST_MIN))
+
+
+cdef void prefix_forget(prefix_table_t* table, uint32_t slot) noexcept nogil:
+    add_u64(&table.clocks[slot], <uint64_t> (AGE_MAX + 1) << UNIT_SHIFT)
+    store_f32(&table.trust[slot], 1)
+
+
+cdef void prefix_set_capacity(prefix_table_t* table, uint32_t slot, uint32_t capacity_tokens) noexcept nogil:
+    store_u32(&table.capacity_tokens[slot], capacity_tokens)
+
+
+# --- the segment ------------------------------------------------------------------------------------------------------
+
+cdef size_t _fixed_bytes(uint32_t slot_count) noexcept nogil:
+    return HEADER_BYTES + <size_t> slot_count * (sizeof(uint64_t) + sizeof(float) + sizeof(uint32_t))
+
+
+cdef size_t _bucket_bytes() noexcept nogil:
+    return sizeof(marks_t) + PREFIX_WAYS * sizeof(entry_t)
+
+
+cdef size_t _marks_bytes(uint32_t bucket_count) noexcept nogil:
+    return (<size_t> bucket_count * sizeof(marks_t) + 63) & ~<size_t> 63
+
+
+cdef class PrefixTable:
+    """The table of one supervisor and its workers; see prefix.pyi for the Python side."""
+
+    def __dealloc__(self):
+        free(self.table.found)
+
+    @staticmethod
+    def create(size_t size_bytes, uint32_t slot_count):
+        if not 1 <= slot_count <= SLOT_COUNT_MAX:
+            raise ValueError(f"slot_count must be 1..{SLOT_COUNT_MAX}, not {slot_count}")
+        slot_count = (slot_count + SLOTS_PER_LINE - 1) // SLOTS_PER_LINE * SLOTS_PER_LINE
+        cdef size_t fixed_bytes = _fixed_bytes(slot_count) + 64
+        if not fixed_bytes + _bucket_bytes() <= size_bytes <= <size_t> 1 << 38:
+            raise ValueError(
+                f"size_bytes must be {fixed_bytes + _bucket_bytes()}..{1 << 38} for {slot_count} slots,"
+                f" not {size_bytes}"
+            )
+        cdef Segment segment = segment_create(b"fairlead-prefix", size_bytes)
+        cdef header_t* header = <header_t*> segment.base
+        header.layout_version = LAYOUT_VERSION
+        header.slot_count = slot_count
+        header.bucket_count = <uint32_t> ((size_bytes - fixed_bytes) // _bucket_bytes())
+        header.entry_bytes = sizeof(entry_t)
+        header.size_bytes = size_bytes
+        cdef PrefixTable self = _open(segment)
+        for slot in range(slot_count):
+            self.table.trust[slot] = 1
+        store_u64(&header.magic, MAGIC)
+        return self
+
+    @staticmethod
+    def attach(int fd):
+        cdef Segment segment = segment_attach(fd)
+        if segment.size_bytes < HEADER_BYTES:
+            raise ValueError(f"descriptor {fd} is no prefix table: {segment.size_bytes} bytes hold no header")
+        cdef header_t* header = <header_t*> segment.base
+        if load_u64(&header.magic) != MAGIC:
+            raise ValueError(f"descriptor {fd} is no prefix table: wrong magic {header.magic:#x}")
+        if header.layout_version != LAYOUT_VERSION or header.entry_bytes != sizeof(entry_t):
+            raise ValueError(
+                f"prefix table has layout {header.layout_version} with {header.entry_bytes} bytes an entry,"
+                f" this build reads layout {LAYOUT_VERSION} with {sizeof(entry_t)}"
+            )
+        if not (
+            header.slot_count and header.bucket_count and header.size_bytes == segment.size_bytes
+            and _fixed_bytes(header.slot_count) + 64 + header.bucket_count * _bucket_bytes() <= segment.size_bytes
+        ):
+            raise ValueError(
+                f"prefix table header ({header.slot_count} slots, {header.bucket_count} buckets,"
+                f" {header.size_bytes} bytes) does not fit its segment of {segment.size_bytes} bytes"
+            )
+        return _open(segment)
+
+    @property
+    def slot_count(self):
+        return self.table.slot_count
+
+    @property
+    def bucket_count(self):
+        return self.table.bucket_count
+
+    def match(self, keys, tokens, slots):
+        cdef uint64_t[::1] chain = array("Q", keys)
+        cdef uint32_t[::1] ends = _ends(tokens, len(keys))
+        cdef uint32_t[::1] wanted = _slots(self, slots)
+        cdef float[::1] hits = array("f", [0]) * len(wanted)
+        prefix_match(&self.table, &chain[0], &ends[0], len(ends), &wanted[0], len(wanted), &hits[0])
+        return list(hits)
+
+    def insert(self, keys, tokens, uint32_t slot, uint32_t uncached_tokens, uint64_t now_us):
+        cdef uint64_t[::1] chain = array("Q", keys)
+        cdef uint32_t[::1] ends = _ends(tokens, len(keys))
+        _check(self, slot)
+        prefix_insert(&self.table, &chain[0], &ends[0], len(ends), slot, uncached_tokens, now_us)
+
+    def reported(self, uint32_t slot, uint32_t expected_tokens, uint32_t reported_tokens):
+        _check(self, slot)
+        prefix_reported(&self.table, slot, expected_tokens, reported_tokens)
+
+    def forget(self, uint32_t slot):
+        _check(self, slot)
+        prefix_forget(&self.table, slot)
+
+    def set_capacity(self, uint32_t slot, uint32_t capacity_tokens):
+        _check(self, slot)
+        prefix_set_capacity(&self.table, slot, capacity_tokens)
+
+    def trust(self, uint32_t slot):
+        _check(self, slot)
+        return load_f32(&self.table.trust[slot])
+
+    def bench_match(self, chains, tokens, slots, uint32_t rounds):
+        cdef uint64_t[::1] keys = _joined(chains, len(tokens))
+        cdef uint32_t[::1] ends = _ends(tokens, len(tokens))
+        cdef uint32_t[::1] wanted = _slots(self, slots)
+        cdef float[::1] hits = array("f", [0]) * len(wanted)
+        cdef size_t depth = ends.shape[0]
+        cdef uint32_t hit_count = 0
+        cdef size_t chain
+        with nogil:
+            for _ in range(rounds):
+                hit_count = 0
+                for chain in range(<size_t> keys.shape[0] // depth):
+                    prefix_match(
+                        &self.table, &keys[chain * depth], &ends[0], <uint32_t> depth, &wanted[0],
+                        <uint32_t> wanted.shape[0], &hits[0],
+                    )
+                    hit_count += hits[chain % <size_t> hits.shape[0]] > 0
+        return hit_count
+
+    def bench_insert(self, chains, tokens, uint32_t rounds):
+        cdef uint64_t[::1] keys = _joined(chains, len(tokens))
+        cdef uint32_t[::1] ends = _ends(tokens, len(tokens))
+        cdef size_t depth = ends.shape[0]
+        cdef uint32_t turn
+        cdef size_t chain
+        cdef uint64_t now_us = 0
+        with nogil:
+            for turn in range(rounds):
+                for chain in range(<size_t> keys.shape[0] // depth):
+                    now_us += 1000
+                    prefix_insert(
+                        &self.table, &keys[chain * depth], &ends[0], <uint32_t> depth,
+                        <uint32_t> ((chain + turn) % self.table.slot_count), 100, now_us,
+                    )
+
+    def churn(self, chains, tokens, uint32_t rounds, uint64_t seed):
+        cdef uint64_t[::1] keys = _joined(chains, len(tokens))
+        cdef uint32_t[::1] ends = _ends(tokens, len(tokens))
+        cdef uint32_t[::1] wanted = _slots(self, range(self.table.slot_count))
+        cdef float[::1] hits = array("f", [0]) * len(wanted)
+        cdef uint32_t depth = <uint32_t> ends.shape[0]
+        cdef uint32_t wrong_count = 0
+        cdef uint32_t turn, slot
+        cdef size_t index
+        cdef uint64_t chance
+        with nogil:
+            for turn in range(rounds):
+                seed += 1
+                chance = _spread(seed)
+                index = (chance >> 40) % (<size_t> keys.shape[0] // depth) * depth
+                slot = <uint32_t> (chance >> 20 & 0xFFFFF) % self.table.slot_count
+                prefix_insert(&self.table, &keys[index], &ends[0], depth, slot, 1000, <uint64_t> turn << 12)
+                prefix_reported(&self.table, slot, 1000, <uint32_t> (chance & 1023))
+                if turn % 1024 == 0:
+                    prefix_forget(&self.table, slot)
+                prefix_match(
+                    &self.table, &keys[index], &ends[0], depth, &wanted[0], <uint32_t> wanted.shape[0], &hits[0]
+                )
+                for index in range(<size_t> hits.shape[0]):
+                    wrong_count += not 0 <= hits[index] <= <float> ends[depth - 1]
+        return wrong_count
+
+
+cdef int _check(PrefixTable self, uint32_t slot) except -1:
+    if slot >= self.table.slot_count:
+        raise IndexError(f"slot {slot} of {self.table.slot_count}")
+    return 0
+
+
+cdef object _ends(tokens, size_t depth):
+    if len(tokens) != depth:
+        raise ValueError(f"{depth} keys with {len(tokens)} token counts")
+    return array("I", tokens)
+
+
+cdef object _joined(chains, size_t depth):
+    """The keys of all chains in a row."""
+    keys = array("Q")
+    for chain in chains:
+        if len(chain) != depth:
+            raise ValueError(f"{len(chain)} keys with {depth} token counts")
+        keys.extend(array("Q", chain))
+    return keys
+
+
+cdef object _slots(PrefixTable self, slots):
+    for slot in slots:
+        _check(self, slot)
+    return array("I", slots)
+
+
+cdef PrefixTable _open(Segment segment):
+    cdef PrefixTable self = PrefixTable.__new__(PrefixTable)
+    cdef header_t* header = <header_t*> segment.base
+    self._mapping = segment
+    self.fd = segment.fd
+    self.table.base = segment.base
+    self.table.size_bytes = segment.size_bytes
+    self.table.slot_count = header.slot_count
+    self.table.bucket_count = header.bucket_count
+    self.table.clocks = <uint64_t*> (segment.base + HEADER_BYTES)
+    self.table.trust = <float*> (self.table.clocks + header.slot_count)
+    self.table.capacity_tokens = <uint32_t*> (self.table.trust + header.slot_count)
+    cdef size_t fixed_bytes = (_fixed_bytes(header.slot_count) + 63) & ~<size_t> 63
+    self.table.marks = segment.base + fixed_bytes
+    self.table.entries = segment.base + fixed_bytes + _marks_bytes(header.bucket_count)
+    self.table.found = <float*> calloc(header.slot_count, sizeof(float))
+    if self.table.found == NULL:
+        raise MemoryError
+    return self
