@@ -15,7 +15,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 from router.native.loadtable cimport (
-    ROW_KV_TOKENS, LoadTable, charge_t, load_head, load_row, load_table_t, load_view, load_view_t,
+    ROW_KV_TOKENS, LoadTable, charge_t, load_oldest, load_row, load_table_t, load_view, load_view_t,
 )
 from router.native.segment cimport Segment, segment_attach, segment_create
 
@@ -224,7 +224,7 @@ cdef void _refresh_slot(learner_t* learner, load_table_t* load, uint32_t slot, u
     if load == NULL:
         return
     # Silence is not speed: a first token that is overdue says as much as one that came that late.
-    oldest = load.queues[slot].oldest if load.queues != NULL else NULL
+    oldest = load_oldest(load, slot)
     if oldest != NULL and oldest.predicted_s > 0 and now_us > oldest.begun_us:
         overdue = (now_us - oldest.begun_us) * <float>1e-6 / max(oldest.predicted_s, <float>0.05)
         if overdue > OVERDUE_RATIO_MIN and overdue > learner.residual[slot]:
