@@ -1,12 +1,19 @@
-"""One interface for every policy that picks an endpoint: `pick_endpoint(policy, request) -> candidate index`.
+"""One interface for every policy that picks an endpoint: `pick_endpoint(decider, policy, candidates, request)`.
 
-A policy sees the candidates (slots of the load table, with weights), the request's key and a random word; it reads the
-load table and returns the position of the winner in the candidate array, or -1 when none is eligible. It allocates
-nothing.
+A policy sees the candidates (slots of the load table, with weights), the request, and what the decider knows of the
+endpoints; it returns the position of the winner in the candidate array, or -1 when none is eligible. It allocates
+nothing. What picks of any kind are made of is in `candidates` and named here again.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from router.native.loadtable cimport load_table_t
+from router.native.candidates cimport (
+    MAGLEV_ENTRIES, candidate_set_build_maglev, candidate_set_build_ring, candidate_set_free, candidate_set_t,
+    pick_request_t, random_next
+)
+from router.native.learner cimport learner_t
+from router.native.loadtable cimport LoadTable, load_table_t
+from router.native.prefix cimport prefix_table_t
+from router.native.view cimport view_t
 
 cdef enum policy_kind:
     POLICY_P2C = 0                   # least in-flight of two random choices (in_flight / weight)
@@ -14,33 +21,44 @@ cdef enum policy_kind:
     POLICY_RENDEZVOUS = 2            # weighted rendezvous hashing of the key
     POLICY_BOUNDED_RING = 3          # consistent-hash ring with bounded load
     POLICY_LEAST_IN_FLIGHT = 4       # full scan
-    POLICY_RANDOM = 5
+    POLICY_RANDOM = 5                # uniform
+    POLICY_WEIGHTED = 6              # random by weight
+    POLICY_RING = 7                  # consistent-hash ring
+    POLICY_MAGLEV = 8
+    POLICY_PEAK_EWMA = 9             # from here on: policies that weigh every candidate by a view
+    POLICY_PREQUAL = 10
+    POLICY_SMG_CACHE_AWARE = 11
+    POLICY_LOADAWARE = 12
+    POLICY_LLMD = 13
+    POLICY_STICKY = 14
+    POLICY_DYNAMO = 15
+    POLICY_LMETRIC = 16
+    POLICY_SMETRIC = 17
+    POLICY_MOONCAKE = 18
+    POLICY_FIVE_AXIS = 19
+    POLICY_COUNT = 20
 
-cdef struct candidate_set_t:       # built aside from zeroes, read-only while requests use it (but for `turn`, `shape`)
-    uint32_t count
-    uint32_t* slots                  # slots[count] in the load table; this and the arrays below come from malloc
-    float* weights                   # weights[count], > 0
-    uint64_t* identities             # identities[count]: stable hash of the endpoint, for rendezvous and rings
-    uint64_t* ring_points            # sorted; bounded_ring only, else NULL
-    uint32_t* ring_owners            # candidate position of each point
-    uint32_t ring_count
-    double weight_total              # of all candidates; set by candidate_set_build_ring
-    uint32_t turn                    # round robin's place
-    uint32_t shape                   # found by the first pick: slots in a row, equal weights
+cdef enum:
+    KNOBS_MAX = 16                   # numbers a policy is set with; their order is in router/schema/policies.py
 
-cdef struct pick_request_t:
-    uint64_t key                     # hash of the affinity key; 0: none (hash policies then use `random`)
-    uint64_t random                  # a random word, given by the caller
-    uint64_t now_us
-    uint64_t excluded[4]             # bit per candidate position < 256: already tried
-    float load_factor                # bounded_ring: 1.25 means at most 1.25x the mean
+cdef struct policy_t:
+    int kind                         # policy_kind
+    float knobs[16]                  # KNOBS_MAX
+
+cdef struct decider_t:               # one per worker (or replica): everything a decision reads and writes
+    load_table_t* load
+    prefix_table_t* prefix           # NULL: no prefix is known
+    learner_t* learner
+    uint32_t column
+    view_t view
+    void* memory                     # what policies remember between picks: policy_memory.pxd; NULL: nothing
 
 # The position of the winner. Ejected candidates win only when no other is left, excluded ones never; -1 when every
-# candidate is excluded.
+# candidate is excluded. Policies from POLICY_PEAK_EWMA on leave decider.view filled for this request, and pick of two
+# (p2c) where there are more candidates than the view has room for.
 cdef int pick_endpoint(
-    int policy, load_table_t* table, candidate_set_t* candidates, pick_request_t* request
-) noexcept nogil
-# Allocates the ring; 0, or -1 when there is no memory.
-cdef int candidate_set_build_ring(candidate_set_t* candidates, uint32_t points_per_weight) noexcept nogil
-cdef void candidate_set_free(candidate_set_t* candidates) noexcept nogil     # frees the arrays
-cdef uint64_t random_next(uint64_t* state) noexcept nogil                    # a wyrand step
+    decider_t* decider, const policy_t* policy, candidate_set_t* candidates, pick_request_t* request) noexcept nogil
+
+cdef class CandidateSet:             # for tests and tools
+    cdef candidate_set_t candidates
+    cdef int _check(self, LoadTable table) except -1

@@ -1,0 +1,95 @@
+"""Who may be picked: a set of candidates, the request that asks, and which of them are out.
+
+The lowest of the modules that make a pick; `pick` names all of this again, so that most need to know only that one.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from router.native.loadtable cimport load_table_t
+
+cdef extern from *:
+    """
+    #ifndef FAIRLEAD_RANDOM
+    #define FAIRLEAD_RANDOM
+    /* wyrand, from Wang Yi's wyhash (public domain): a counter through one folded multiplication. */
+    static inline uint64_t multiply_fold(uint64_t a, uint64_t b) {
+        unsigned __int128 product = (unsigned __int128)a * b;
+        return (uint64_t)product ^ (uint64_t)(product >> 64);
+    }
+    static inline uint64_t random_next(uint64_t* state) {
+        *state += 0xA0761D6478BD642Full;
+        return multiply_fold(*state, *state ^ 0xE7037ED1A0B428DBull);
+    }
+    /* Lemire: 32 random bits to 0..count - 1 by a multiplication in place of a division. */
+    static inline uint32_t random_scale(uint64_t random32, uint32_t count) {
+        return (uint32_t)(random32 * count >> 32);
+    }
+    #endif
+    """
+    uint64_t multiply_fold(uint64_t a, uint64_t b) noexcept nogil
+    uint64_t random_next(uint64_t* state) noexcept nogil                     # a wyrand step
+    uint32_t random_scale(uint64_t random32, uint32_t count) noexcept nogil
+
+cdef enum:
+    CHECK_EXCLUDED = 1
+    CHECK_EJECTED = 2
+    SHAPE_KNOWN = 1
+    SHAPE_IN_A_ROW = 2               # slots[i] == slots[0] + i, as a pool's mostly are
+    SHAPE_EQUAL_WEIGHTS = 4
+    EXCLUDABLE_COUNT = 256           # pick_request_t.excluded has a bit for so many positions
+    MAGLEV_ENTRIES = 65537           # Envoy's table: prime, and 100 times as large as all but the largest pools
+
+cdef struct candidate_set_t:       # built aside from zeroes, read-only while requests use it (but for `turn`, `shape`)
+    uint32_t count
+    uint32_t* slots                  # slots[count] in the load table; this and the arrays below come from malloc
+    float* weights                   # weights[count], > 0
+    uint64_t* identities             # identities[count]: stable hash of the endpoint, for rendezvous and rings
+    uint64_t* ring_points            # sorted; ring policies only, else NULL
+    uint32_t* ring_owners            # candidate position of each point
+    uint32_t* ring_index             # ring_index[b]: the first point whose upper bits are b or more
+    uint32_t ring_count
+    uint32_t ring_shift              # 64 - number of those bits
+    uint16_t* maglev                 # position by key, MAGLEV_ENTRIES; maglev only, else NULL
+    double weight_total              # of all candidates; set by candidate_set_build_ring
+    uint32_t turn                    # round robin's place
+    uint32_t shape                   # found by the first pick: slots in a row, equal weights
+
+cdef struct pick_request_t:
+    uint64_t key                     # hash of the affinity key (session); 0: none (hash policies then use `random`)
+    uint64_t random                  # a random word, given by the caller
+    uint64_t now_us
+    uint64_t excluded[4]             # bit per candidate position < 256: already tried
+    uint32_t prompt_tokens           # estimate; 0: not a request with a prompt
+    uint32_t output_tokens           # expected
+    uint32_t block_count
+    const uint64_t* blocks           # blocks[block_count]: key of the prompt up to each boundary (prompt.pxd)
+    const uint32_t* block_tokens     # tokens of the prompt up to each boundary
+    float ttft_target_s              # 0: none
+    float cost_weight_s              # seconds that one unit of currency is worth to whoever asks
+
+# Allocates the ring; 0, or -1 when there is no memory.
+cdef int candidate_set_build_ring(candidate_set_t* candidates, uint32_t points_per_weight) noexcept nogil
+# Allocates the Maglev table; 0, or -1 when there is no memory or there are more candidates than positions have numbers.
+cdef int candidate_set_build_maglev(candidate_set_t* candidates) noexcept nogil
+cdef void candidate_set_free(candidate_set_t* candidates) noexcept nogil     # frees the arrays
+cdef uint32_t candidate_set_shape(candidate_set_t* candidates) noexcept nogil
+
+# CHECK_ bits that a pick must look at: 0 when nobody can be out. From two reads.
+cdef int candidate_checks(load_table_t* load, const pick_request_t* request) noexcept nogil
+cdef bint is_eligible(
+    load_table_t* load, const candidate_set_t* candidates, const pick_request_t* request, int checks, uint32_t position
+) noexcept nogil
+# refused[i]: 0 for who may be picked, else INFINITY. With everybody left ejected the ejected ones may.
+cdef void candidates_refused(
+    load_table_t* load, const candidate_set_t* candidates, const pick_request_t* request, float* refused) noexcept nogil
+# row[i] of start .. start + size, as float32.
+cdef void read_row(
+    load_table_t* load, int row, const candidate_set_t* candidates, uint32_t start, uint32_t size, float* sums
+) noexcept nogil
+# `wanted` or fewer distinct positions with refused == 0, uniformly; returns how many. 0: everybody is refused.
+cdef uint32_t draw_positions(
+    const float* refused, uint32_t count, uint32_t wanted, uint64_t* state, uint32_t* positions) noexcept nogil
+# The index of the lowest of bits[size], size > 0, a random one of equals, and how many are equal. Reads to the next
+# multiple of 16.
+cdef uint32_t lowest_of_bits(const uint32_t* bits, uint32_t size, uint64_t* state, uint32_t* ties) noexcept nogil
+# The position of the least score + refused, a random one of equals; NaN loses; -1 when everybody is refused.
+cdef int least_score(const float* score, const float* refused, uint32_t count, uint64_t random) noexcept nogil

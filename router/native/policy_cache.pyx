@@ -1,0 +1,280 @@
+"""Policies that know what a prompt costs where: cached prefixes against load, each as its original weighs them.
+
+Every one has the same rights: exact local counts and the same prefix view; only llmd sees its queue and KV figures as
+old as its original's polls are. None knows that endpoints differ but mooncake, whose original calibrates each class.
+None divides by weights. Loops run over whole arrays in float32 without branches where they can; a request without a
+prompt (prompt_tokens 0) hits nothing anywhere and is placed by load.
+
+Invariant: nothing here writes but the view's score and scratch and llmd's polled copies. Neighbours: view (what is
+read), policy_memory (rates, polls), router/schema/policies.py (the knobs and where each formula is from).
+"""
+
+from libc.math cimport INFINITY, expf
+from libc.stdint cimport uint32_t, uint64_t
+
+from router.native.candidates cimport candidate_set_t, least_score, pick_request_t, random_next
+from router.native.learner cimport learner_t
+from router.native.pick cimport decider_t, policy_t
+from router.native.policy_knobs cimport (
+    DYNAMO_BLOCK_TOKENS, DYNAMO_CREDIT_DECAY, DYNAMO_OVERLAP_CREDIT, DYNAMO_PREFILL_SCALE, DYNAMO_REQUEST_WEIGHT,
+    DYNAMO_TEMPERATURE, LLMD_KV_WEIGHT, LLMD_POLL_MS, LLMD_PREFIX_WEIGHT, LLMD_QUEUE_WEIGHT, LMETRIC_QUEUE_WEIGHT,
+    LOADAWARE_BETA, SMETRIC_HIT_RATIO, SMETRIC_SLACK, SMETRIC_TTFT_S, SMETRIC_TTFT_S_PER_1K,
+    SMG_CACHE_AWARE_BALANCE_ABS, SMG_CACHE_AWARE_BALANCE_REL, SMG_CACHE_AWARE_CACHE_THRESHOLD, STICKY_AFFINITY_RATIO,
+    STICKY_SATURATED_TOKENS
+)
+from router.native.policy_memory cimport policy_memory_t, remembered_poll, remembered_rate
+from router.native.view cimport view_t
+
+
+cdef inline float _inverse_prompt(const pick_request_t* request) noexcept nogil:
+    """1 / prompt_tokens; 0 without a prompt, so that ratios of it are 0."""
+    return 1 / <float>request.prompt_tokens if request.prompt_tokens else <float>0
+
+
+cdef inline void _range_of(const float* values, const view_t* view, float* least, float* greatest) noexcept nogil:
+    """Over those that are not refused; +inf and -inf when all are."""
+    cdef uint32_t position
+    least[0] = INFINITY
+    greatest[0] = -INFINITY
+    for position in range(view.count):
+        if view.refused[position] == 0:
+            if values[position] < least[0]:
+                least[0] = values[position]
+            if values[position] > greatest[0]:
+                greatest[0] = values[position]
+
+
+cdef inline int _least(view_t* view, const pick_request_t* request) noexcept nogil:
+    return least_score(view.score, view.refused, view.count, request.random)
+
+
+# --- two modes: smg -------------------------------------------------------------------------------------------------
+
+cdef int pick_smg_cache_aware(
+    decider_t* decider, const policy_t* policy, candidate_set_t* candidates, pick_request_t* request
+) noexcept nogil:
+    # Out of balance (max - min > abs and max > rel * min): the least loaded. Else the longest match when it is more
+    # than cache_threshold of the prompt, else the least loaded.
+    cdef view_t* view = &decider.view
+    cdef float least, most, hit_least, hit_most
+    cdef uint32_t position
+    _range_of(view.in_flight, view, &least, &most)
+    _range_of(view.hit_tokens, view, &hit_least, &hit_most)
+    if not (most - least > policy.knobs[SMG_CACHE_AWARE_BALANCE_ABS]
+            and most > policy.knobs[SMG_CACHE_AWARE_BALANCE_REL] * least) \
+            and hit_most * _inverse_prompt(request) > policy.knobs[SMG_CACHE_AWARE_CACHE_THRESHOLD]:
+        for position in range(view.count):
+            view.score[position] = -view.hit_tokens[position]
+    else:
+        for position in range(view.count):
+            view.score[position] = view.in_flight[position]
+    return _least(view, request)
+
+
+# --- ratios: production-stack's loadaware ---------------------------------------------------------------------------
+
+cdef int pick_loadaware(
+    decider_t* decider, const policy_t* policy, candidate_set_t* candidates, pick_request_t* request
+) noexcept nogil:
+    # argmax of matched / prompt - beta * (load - mean) / max(1, mean), the load being requests in flight.
+    cdef view_t* view = &decider.view
+    cdef float inverse_prompt = _inverse_prompt(request), mean = 0, beta
+    cdef double total = 0
+    cdef uint32_t position, eligible_count = 0
+    for position in range(view.count):
+        if view.refused[position] == 0:
+            total += view.in_flight[position]
+            eligible_count += 1
+    if eligible_count:
+        mean = <float>(total / eligible_count)
+    beta = policy.knobs[LOADAWARE_BETA] / (mean if mean > 1 else <float>1)
+    for position in range(view.count):
+        view.score[position] = beta * (view.in_flight[position] - mean) - view.hit_tokens[position] * inverse_prompt
+    return _least(view, request)
+
+
+# --- a weighted sum of polled figures: llm-d ------------------------------------------------------------------------
+
+cdef int pick_llmd(
+    decider_t* decider, const policy_t* policy, candidate_set_t* candidates, pick_request_t* request
+) noexcept nogil:
+    # argmax of 3 * prefix + 2 * queue + 2 * kv, each in 0..1: matched share of the prompt, (max - waiting) / (max -
+    # min) over the candidates (1 when all are equal), 1 - KV use. Waiting requests and KV use come from polls.
+    cdef view_t* view = &decider.view
+    cdef learner_t* learner = decider.learner
+    cdef policy_memory_t* memory = <policy_memory_t*>decider.memory
+    cdef float* waiting = view.scratch[0]
+    cdef float* kv_ratio = view.scratch[1]
+    cdef float prefix_weight = policy.knobs[LLMD_PREFIX_WEIGHT] * _inverse_prompt(request)
+    cdef float queue_weight = policy.knobs[LLMD_QUEUE_WEIGHT], kv_weight = policy.knobs[LLMD_KV_WEIGHT]
+    cdef float least, most, kv
+    cdef uint64_t age_us = <uint64_t>(policy.knobs[LLMD_POLL_MS] * 1000)
+    cdef uint32_t position
+    for position in range(view.count):
+        waiting[position] = view.pending[position]
+        kv = 0 if learner == NULL else view.kv_tokens[position] * learner.inverse_kv[candidates.slots[position]]
+        kv_ratio[position] = kv if kv < 1 else 1
+    if memory != NULL and age_us:
+        for position in range(view.count):
+            remembered_poll(
+                memory, candidates.slots[position], age_us, request.now_us, &waiting[position], &kv_ratio[position])
+    _range_of(waiting, view, &least, &most)
+    queue_weight = queue_weight / (most - least) if most > least else <float>0
+    for position in range(view.count):
+        view.score[position] = queue_weight * (waiting[position] - least if queue_weight > 0 else 0) \
+            + kv_weight * kv_ratio[position] - prefix_weight * view.hit_tokens[position]
+    return _least(view, request)
+
+
+# --- sticky until saturated: llm-d's later default ------------------------------------------------------------------
+
+cdef int pick_sticky(
+    decider_t* decider, const policy_t* policy, candidate_set_t* candidates, pick_request_t* request
+) noexcept nogil:
+    # Those that hold 0.80 of the prompt or more, unless the least queue among them exceeds the least of the others by
+    # more than `saturated_tokens` (then all): the least queued + own uncached tokens.
+    cdef view_t* view = &decider.view
+    cdef float wanted_tokens = policy.knobs[STICKY_AFFINITY_RATIO] * <float>request.prompt_tokens
+    cdef float least_sticky = INFINITY, least_other = INFINITY
+    cdef bint holds, keeps
+    cdef uint32_t position
+    for position in range(view.count):
+        if view.refused[position] == 0:
+            if view.hit_tokens[position] >= wanted_tokens:
+                least_sticky = min(least_sticky, view.queued_tokens[position])
+            else:
+                least_other = min(least_other, view.queued_tokens[position])
+    keeps = request.prompt_tokens > 0 and least_sticky < <float>INFINITY \
+        and not least_sticky - least_other > policy.knobs[STICKY_SATURATED_TOKENS]
+    for position in range(view.count):
+        holds = view.hit_tokens[position] >= wanted_tokens
+        view.score[position] = view.queued_tokens[position] + view.uncached_tokens[position] \
+            if holds or not keeps else <float>INFINITY
+    return _least(view, request)
+
+
+# --- blocks of prefill and blocks of decode: Dynamo -----------------------------------------------------------------
+
+cdef int pick_dynamo(
+    decider_t* decider, const policy_t* policy, candidate_set_t* candidates, pick_request_t* request
+) noexcept nogil:
+    # scale * max(0, blocks queued and asked - credit * blocks cached) + blocks in KV + weight * requests; the credit
+    # decays by 1 / (1 + decay * (queued - least queued) / asked). Temperature 0: the least; else softmax(-cost / T) of
+    # costs normalised to their range.
+    cdef view_t* view = &decider.view
+    cdef float inverse_block = 1 / policy.knobs[DYNAMO_BLOCK_TOKENS]
+    cdef float asked = max(<float>request.prompt_tokens, <float>1)
+    cdef float credit = policy.knobs[DYNAMO_OVERLAP_CREDIT], decay = policy.knobs[DYNAMO_CREDIT_DECAY] / asked
+    cdef float scale = policy.knobs[DYNAMO_PREFILL_SCALE] * inverse_block
+    cdef float request_weight = policy.knobs[DYNAMO_REQUEST_WEIGHT]
+    cdef float least, most, prefill
+    cdef uint32_t position
+    _range_of(view.queued_tokens, view, &least, &most)
+    if not least < <float>INFINITY:
+        least = 0
+    for position in range(view.count):
+        prefill = view.queued_tokens[position] + asked - credit * view.hit_tokens[position] \
+            / (1 + decay * max(view.queued_tokens[position] - least, <float>0))
+        view.score[position] = scale * max(prefill, <float>0) + inverse_block * view.kv_tokens[position] \
+            + request_weight * view.in_flight[position]
+    if policy.knobs[DYNAMO_TEMPERATURE] > 0:
+        return _softmax(view, policy.knobs[DYNAMO_TEMPERATURE], request.random)
+    return _least(view, request)
+
+
+cdef int _softmax(view_t* view, float temperature, uint64_t random) noexcept nogil:
+    cdef float* odds = view.scratch[0]
+    cdef float least, most, scale
+    cdef double total = 0, drawn, sum = 0
+    cdef uint32_t position
+    cdef int last = -1
+    _range_of(view.score, view, &least, &most)
+    scale = 1 / (temperature * (most - least)) if most > least else <float>0
+    for position in range(view.count):
+        odds[position] = 0
+        if view.refused[position] == 0:
+            odds[position] = expf((least - view.score[position]) * scale)
+            total += odds[position]
+    drawn = <double>(random_next(&random) >> 11) * (1.0 / 9007199254740992.0) * total      # 2^53
+    for position in range(view.count):
+        if view.refused[position] == 0:
+            last = <int>position
+            sum += odds[position]
+            if drawn < sum:
+                break
+    return last
+
+
+# --- a product: LMetric ---------------------------------------------------------------------------------------------
+
+cdef int pick_lmetric(
+    decider_t* decider, const policy_t* policy, candidate_set_t* candidates, pick_request_t* request
+) noexcept nogil:
+    # (queued + new uncached tokens) * (requests in flight + 1): work by how many wait for it.
+    cdef view_t* view = &decider.view
+    cdef float queue_weight = policy.knobs[LMETRIC_QUEUE_WEIGHT]
+    cdef uint32_t position
+    for position in range(view.count):
+        view.score[position] = (queue_weight * view.queued_tokens[position] + view.uncached_tokens[position]) \
+            * (view.in_flight[position] + 1)
+    return _least(view, request)
+
+
+# --- the holder while it meets the target: SMetric ------------------------------------------------------------------
+
+cdef int pick_smetric(
+    decider_t* decider, const policy_t* policy, candidate_set_t* candidates, pick_request_t* request
+) noexcept nogil:
+    # The holder of the longest match, of equals the least queued, when that match is more than hit_ratio of the
+    # prompt and it meets the target or nobody does; else the least (queued + own) * in flight. Who meets it:
+    # (queued + own) / rate <= slack * (ttft_s + per_1k * prompt / 1000); unknown rates do.
+    cdef view_t* view = &decider.view
+    cdef policy_memory_t* memory = <policy_memory_t*>decider.memory
+    cdef float* work = view.scratch[0]
+    cdef float target_s = policy.knobs[SMETRIC_SLACK] * (
+        policy.knobs[SMETRIC_TTFT_S] + policy.knobs[SMETRIC_TTFT_S_PER_1K] * <float>1e-3 * <float>request.prompt_tokens)
+    cdef float hit_least, hit_most, least_work = INFINITY, rate
+    cdef bint anybody_meets = False, holder_meets = False, meets
+    cdef uint32_t position
+    for position in range(view.count):
+        work[position] = view.queued_tokens[position] + view.uncached_tokens[position]
+        view.score[position] = work[position] * view.in_flight[position]
+    _range_of(view.hit_tokens, view, &hit_least, &hit_most)
+    if not hit_most > policy.knobs[SMETRIC_HIT_RATIO] * <float>request.prompt_tokens or not hit_most > 0:
+        return _least(view, request)
+    for position in range(view.count):
+        if view.refused[position] != 0:
+            continue
+        rate = remembered_rate(memory, candidates.slots[position])
+        meets = not rate > 0 or work[position] <= target_s * rate
+        anybody_meets = anybody_meets or meets
+        if view.hit_tokens[position] == hit_most and work[position] < least_work:
+            least_work = work[position]
+            holder_meets = meets
+    if holder_meets or not anybody_meets:
+        for position in range(view.count):
+            view.score[position] = work[position] if view.hit_tokens[position] == hit_most else <float>INFINITY
+    return _least(view, request)
+
+
+# --- predicted time: Mooncake ---------------------------------------------------------------------------------------
+
+cdef int pick_mooncake(
+    decider_t* decider, const policy_t* policy, candidate_set_t* candidates, pick_request_t* request
+) noexcept nogil:
+    # argmin of queue time + prefill time (Algorithm 1, without transfers of KV), both as the class is calibrated:
+    #   token_s * n + pair_s * n * (l - n / 2)   for n uncached of l tokens.
+    # Without a learner work is counted in tokens.
+    cdef view_t* view = &decider.view
+    cdef learner_t* learner = decider.learner
+    cdef float prompt = <float>request.prompt_tokens, uncached
+    cdef uint32_t position, slot
+    for position in range(view.count):
+        uncached = view.uncached_tokens[position]
+        if learner == NULL:
+            view.score[position] = view.queued_tokens[position] + uncached
+        else:
+            slot = candidates.slots[position]
+            view.score[position] = view.queued_s[position] + uncached * (
+                learner.token_s[slot] + learner.pair_s[slot] * max(prompt - <float>0.5 * uncached, <float>0))
+    return _least(view, request)
