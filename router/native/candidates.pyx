@@ -1,0 +1,336 @@
+"""Who may be picked, and the choices that policies share: draws, ties, rings.
+
+A pick is made among eligible candidates: not excluded (tried by this exchange already) and not ejected. The usual case,
+nobody excluded or ejected, is known from two reads and checks nobody. When no candidate is eligible the pick is made
+once more among the ejected ones: with everything down, trying beats refusing (Envoy calls it panic), and the ejections
+may be of our own making.
+
+Invariant: a candidate set is built aside and never changes while requests use it, but for round robin's place and what
+the first pick finds of its shape. Neighbours: loadtable (counts, ejections), pick and the policy modules (which choose
+by what is here), routes (which builds the sets of a snapshot).
+"""
+
+from libc.math cimport INFINITY
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, qsort
+from libc.string cimport memset
+from router.native.loadtable cimport (
+    load_ejections_end_us, load_is_ejected, load_row, load_row_many, load_table_t
+)
+
+cdef enum:
+    DRAWS_PER_WANTED = 8             # with half of many candidates ineligible, 1 draw of two in 256 comes to the scan
+    SCAN_COUNT_MAX = 16              # up to so many candidates a scan is cheaper than drawing again and again
+    CHUNK_COUNT = 16
+    BLOCK_COUNT = 1024               # scores looked at at a time, on the stack
+    RING_POINTS_MAX = 1 << 20        # 12 MiB; more points a candidate than that buys no evenness
+    MAGLEV_CANDIDATES_MAX = 32768    # half the table: with more, weights could not be told apart
+
+cdef uint32_t SIGN = 0x80000000
+cdef uint32_t NOBODY = 0xFF800000                # the ordered bits of infinity: nobody is below or at it
+cdef uint64_t WYRAND_STEP = 0xA0761D6478BD642F
+cdef uint64_t WYRAND_XOR = 0xE7037ED1A0B428DB
+cdef uint64_t HASH_FOLD = 0x9E3779B97F4A7C15     # 2^64 / golden ratio: bits without a pattern
+
+
+cdef inline uint64_t _hash_pair(uint64_t a, uint64_t b) noexcept nogil:
+    # Two folds: after one, three equally spaced identities would still have dependent scores.
+    return multiply_fold(multiply_fold(a ^ WYRAND_STEP, b ^ WYRAND_XOR), HASH_FOLD)
+
+
+# --- eligibility ----------------------------------------------------------------------------------------------------
+
+cdef int candidate_checks(load_table_t* load, const pick_request_t* request) noexcept nogil:
+    cdef int checks = 0
+    if request.excluded[0] | request.excluded[1] | request.excluded[2] | request.excluded[3]:
+        checks |= CHECK_EXCLUDED
+    if request.now_us < load_ejections_end_us(load):
+        checks |= CHECK_EJECTED
+    return checks
+
+
+cdef bint is_eligible(
+    load_table_t* load, const candidate_set_t* candidates, const pick_request_t* request, int checks, uint32_t position
+) noexcept nogil:
+    if checks & CHECK_EXCLUDED and position < EXCLUDABLE_COUNT:
+        if request.excluded[position >> 6] >> (position & 63) & 1:
+            return False
+    return not (checks & CHECK_EJECTED and load_is_ejected(load, candidates.slots[position], request.now_us))
+
+
+cdef void candidates_refused(
+    load_table_t* load, const candidate_set_t* candidates, const pick_request_t* request, float* refused
+) noexcept nogil:
+    cdef int checks = candidate_checks(load, request)
+    cdef uint32_t position, left = 0
+    if not checks:
+        memset(refused, 0, candidates.count * sizeof(float))
+        return
+    while True:
+        for position in range(candidates.count):
+            if is_eligible(load, candidates, request, checks, position):
+                refused[position] = 0.0
+                left += 1
+            else:
+                refused[position] = INFINITY
+        if left or not checks & CHECK_EJECTED:
+            return
+        checks &= ~CHECK_EJECTED
+
+
+cdef uint32_t candidate_set_shape(candidate_set_t* candidates) noexcept nogil:
+    cdef uint32_t position, jumps = 0, differing = 0
+    if candidates.shape or candidates.count == 0:
+        return candidates.shape
+    for position in range(candidates.count):
+        jumps |= candidates.slots[position] ^ (candidates.slots[0] + position)
+        differing |= candidates.weights[position] != candidates.weights[0]
+    candidates.shape = SHAPE_KNOWN | (0 if jumps else SHAPE_IN_A_ROW) | (0 if differing else SHAPE_EQUAL_WEIGHTS)
+    return candidates.shape
+
+
+cdef void read_row(
+    load_table_t* load, int row, const candidate_set_t* candidates, uint32_t start, uint32_t size, float* sums
+) noexcept nogil:
+    if candidates.shape & SHAPE_IN_A_ROW:
+        load_row(load, row, candidates.slots[start], size, sums)
+    else:
+        load_row_many(load, row, candidates.slots + start, size, sums)
+
+
+# --- draws and ties -------------------------------------------------------------------------------------------------
+
+cdef inline bint _is_among(uint32_t position, const uint32_t* positions, uint32_t count) noexcept nogil:
+    cdef uint32_t index
+    for index in range(count):
+        if positions[index] == position:
+            return True
+    return False
+
+
+cdef uint32_t draw_positions(
+    const float* refused, uint32_t count, uint32_t wanted, uint64_t* state, uint32_t* positions
+) noexcept nogil:
+    cdef uint32_t found = 0, draw, _attempt, position
+    if count > SCAN_COUNT_MAX and count > 2 * wanted:
+        for _attempt in range(DRAWS_PER_WANTED * wanted):
+            position = random_scale(random_next(state) >> 32, count)
+            if refused[position] == 0.0 and not _is_among(position, positions, found):
+                positions[found] = position
+                found += 1
+                if found == wanted:
+                    return wanted
+    found = 0
+    for position in range(count):    # a reservoir: Vitter, "Random Sampling with a Reservoir" (1985), R
+        if refused[position] == 0.0:
+            found += 1
+            if found <= wanted:
+                positions[found - 1] = position
+            else:
+                draw = random_scale(random_next(state) >> 32, found)
+                if draw < wanted:
+                    positions[draw] = position
+    return min(found, wanted)
+
+
+cdef uint32_t lowest_of_bits(const uint32_t* bits, uint32_t size, uint64_t* state, uint32_t* ties) noexcept nogil:
+    # Bits order like what they stand for, and these loops vectorise. `bits` is readable, but not compared, up to the
+    # next multiple of CHUNK_COUNT: what lies there comes after every tie.
+    cdef uint32_t lowest = 0xFFFFFFFF, tie_count = 0, index, nth, chunk, chunk_end = 0
+    for index in range(size):
+        lowest = bits[index] if bits[index] < lowest else lowest
+    for index in range(size):
+        tie_count += bits[index] == lowest
+    ties[0] = tie_count
+    nth = 0 if tie_count == 1 else random_scale(random_next(state) >> 32, tie_count)
+    while True:
+        chunk = 0
+        for index in range(<uint32_t>CHUNK_COUNT):
+            chunk += bits[chunk_end + index] == lowest
+        if nth < chunk:
+            break
+        nth -= chunk
+        chunk_end += CHUNK_COUNT
+    index = chunk_end
+    while True:
+        if bits[index] == lowest:
+            if nth == 0:
+                return index
+            nth -= 1
+        index += 1
+
+
+cdef int least_score(const float* score, const float* refused, uint32_t count, uint64_t random) noexcept nogil:
+    cdef float[BLOCK_COUNT] totals
+    cdef uint32_t* bits = <uint32_t*>totals
+    cdef float total
+    cdef uint64_t state = random
+    cdef uint32_t best_bits = NOBODY, ties = 0, ties_total = 0, start = 0, size, index, lowest
+    cdef int best = -1
+    while start < count:
+        size = min(count - start, <uint32_t>BLOCK_COUNT)
+        for index in range(size):
+            total = score[start + index] + refused[start + index]
+            totals[index] = total if total == total else <float>INFINITY
+        for index in range(size):    # numbers below zero have their order turned round
+            bits[index] ^= SIGN if bits[index] < SIGN else <uint32_t>0xFFFFFFFF
+        lowest = lowest_of_bits(bits, size, &state, &ties)
+        if bits[lowest] < NOBODY and bits[lowest] <= best_bits:
+            if bits[lowest] < best_bits:
+                ties_total = 0
+            ties_total += ties
+            best_bits = bits[lowest]
+            # A later block wins with the share of its ties; the first always, without a draw.
+            if best < 0 or ties_total == ties or random_scale(random_next(&state) >> 32, ties_total) < ties:
+                best = <int>(start + lowest)
+        start += size
+    return best
+
+
+# --- rings ----------------------------------------------------------------------------------------------------------
+
+cdef struct ring_point_t:
+    uint64_t point
+    uint64_t identity
+    uint32_t owner
+
+
+cdef int _compare_points(const void* a, const void* b) noexcept nogil:
+    cdef const ring_point_t* first = <const ring_point_t*>a
+    cdef const ring_point_t* second = <const ring_point_t*>b
+    if first.point != second.point:
+        return 1 if first.point > second.point else -1
+    return (first.identity > second.identity) - (first.identity < second.identity)
+
+
+cdef inline uint32_t _point_count(double scale, float weight) noexcept nogil:
+    cdef double points = scale * weight + 0.5
+    return <uint32_t>points if points >= 1.0 else 1
+
+
+cdef void _free_ring(candidate_set_t* candidates) noexcept nogil:
+    free(candidates.ring_points)
+    free(candidates.ring_owners)
+    free(candidates.ring_index)
+    candidates.ring_points = NULL
+    candidates.ring_owners = NULL
+    candidates.ring_index = NULL
+    candidates.ring_count = 0
+
+
+cdef int candidate_set_build_ring(candidate_set_t* candidates, uint32_t points_per_weight) noexcept nogil:
+    cdef double scale = points_per_weight
+    cdef uint32_t position, index, point_count, bits = 1, total = 0
+    cdef ring_point_t* ring
+    candidates.weight_total = 0.0
+    for position in range(candidates.count):
+        candidates.weight_total += candidates.weights[position]
+    if scale * candidates.weight_total > RING_POINTS_MAX:
+        scale = RING_POINTS_MAX / candidates.weight_total
+    for position in range(candidates.count):
+        total += _point_count(scale, candidates.weights[position])
+    while <uint64_t>1 << bits < total:
+        bits += 1
+    _free_ring(candidates)
+    ring = <ring_point_t*>malloc((total + 1) * sizeof(ring_point_t))
+    candidates.ring_points = <uint64_t*>malloc((total + 1) * sizeof(uint64_t))
+    candidates.ring_owners = <uint32_t*>malloc((total + 1) * sizeof(uint32_t))
+    candidates.ring_index = <uint32_t*>malloc(((<size_t>1 << bits) + 1) * sizeof(uint32_t))
+    if ring == NULL or candidates.ring_points == NULL or candidates.ring_owners == NULL \
+            or candidates.ring_index == NULL:
+        free(ring)
+        _free_ring(candidates)
+        return -1
+    total = 0
+    for position in range(candidates.count):
+        point_count = _point_count(scale, candidates.weights[position])
+        for index in range(point_count):
+            ring[total].point = _hash_pair(candidates.identities[position], index)
+            ring[total].identity = candidates.identities[position]
+            ring[total].owner = position
+            total += 1
+    qsort(ring, total, sizeof(ring_point_t), _compare_points)
+    for index in range(total):
+        candidates.ring_points[index] = ring[index].point
+        candidates.ring_owners[index] = ring[index].owner
+    free(ring)
+    candidates.ring_count = total
+    candidates.ring_shift = 64 - bits
+    index = 0
+    for position in range(<uint32_t>1 << bits):
+        while index < total and candidates.ring_points[index] >> candidates.ring_shift < position:
+            index += 1
+        candidates.ring_index[position] = index
+    return 0
+
+
+# --- Maglev ---------------------------------------------------------------------------------------------------------
+# Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), 3.4: every candidate fills
+# the entries of its own permutation of the table in turn; with weights, a candidate whose turns are more than its
+# share waits (as Envoy does). Candidates take turns by identity, so that the order of the configuration does not matter.
+
+cdef struct maglev_turn_t:
+    uint64_t identity
+    uint32_t position
+    uint32_t next                    # entry
+    uint32_t skip
+    double due                       # when its next turn is, in rounds
+
+
+cdef int _compare_turns(const void* a, const void* b) noexcept nogil:
+    cdef const maglev_turn_t* first = <const maglev_turn_t*>a
+    cdef const maglev_turn_t* second = <const maglev_turn_t*>b
+    return (first.identity > second.identity) - (first.identity < second.identity)
+
+
+cdef int candidate_set_build_maglev(candidate_set_t* candidates) noexcept nogil:
+    cdef uint32_t count = candidates.count, position, filled = 0, round_count = 0
+    cdef float weight_max = 0.0
+    cdef maglev_turn_t* turns
+    cdef maglev_turn_t* turn
+    if count > MAGLEV_CANDIDATES_MAX:
+        return -1
+    free(candidates.maglev)
+    turns = <maglev_turn_t*>malloc((count + 1) * sizeof(maglev_turn_t))
+    candidates.maglev = <uint16_t*>malloc(MAGLEV_ENTRIES * sizeof(uint16_t))
+    if turns == NULL or candidates.maglev == NULL:
+        free(turns)
+        free(candidates.maglev)
+        candidates.maglev = NULL
+        return -1
+    for position in range(<uint32_t>MAGLEV_ENTRIES):
+        candidates.maglev[position] = 0xFFFF
+    for position in range(count):
+        turn = &turns[position]
+        turn.identity = candidates.identities[position]
+        turn.position = position
+        turn.next = <uint32_t>(_hash_pair(turn.identity, 0) % MAGLEV_ENTRIES)
+        turn.skip = <uint32_t>(_hash_pair(turn.identity, 1) % (MAGLEV_ENTRIES - 1)) + 1
+        turn.due = 0.0
+        if candidates.weights[position] > weight_max:
+            weight_max = candidates.weights[position]
+    qsort(turns, count, sizeof(maglev_turn_t), _compare_turns)
+    while count and filled < MAGLEV_ENTRIES:
+        for position in range(count):
+            turn = &turns[position]
+            if turn.due > round_count:
+                continue
+            turn.due += weight_max / candidates.weights[turn.position]
+            while candidates.maglev[turn.next] != 0xFFFF:
+                turn.next = (turn.next + turn.skip) % MAGLEV_ENTRIES
+            candidates.maglev[turn.next] = <uint16_t>turn.position
+            filled += 1
+            if filled == MAGLEV_ENTRIES:
+                break
+        round_count += 1
+    free(turns)
+    return 0
+
+
+cdef void candidate_set_free(candidate_set_t* candidates) noexcept nogil:
+    free(candidates.slots)
+    free(candidates.weights)
+    free(candidates.identities)
+    _free_ring(candidates)
+    free(candidates.maglev)
+    memset(candidates, 0, sizeof(candidate_set_t))
