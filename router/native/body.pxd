@@ -7,8 +7,9 @@ Invariant: a fact that is flagged and not in doubt is what a JSON parser would s
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from router.native.hash cimport hash_bytes, hash_stream_t
+from router.native.hash cimport hash_bytes
 from router.native.json_skip cimport json_skip_t
+from router.native.prompt cimport prompt_chain_t
 
 cdef enum:
     BODY_MODEL_BYTES_MAX = 256
@@ -27,14 +28,14 @@ cdef enum body_flag:
     BODY_NOT_OBJECT = 128            # the first non-space byte is not '{' (in doubt as well)
 
 cdef struct body_private_t:          # the scanner's own
-    hash_stream_t prompt_hash        # of the prompt, when it comes in pieces
+    uint64_t fed_offset              # where the value that goes to the prompt chain begins
     json_skip_t skip                 # inside the current top-level value; its escape_pending also inside a key
     uint16_t seen_keys               # bit per wanted key
     uint16_t text_length             # bytes in `text`, or of the model or user so far
     uint8_t text[24]                 # a key, number or literal that may continue in the next piece
     uint8_t state
     uint8_t key
-    uint8_t prompt_open              # inside the prompt's value
+    uint8_t fed                      # what the value being read is to the prompt chain
 
 cdef struct body_scan_t:             # zero-filled is the start state
     uint64_t position                # bytes consumed so far, of the whole body
@@ -50,6 +51,7 @@ cdef struct body_scan_t:             # zero-filled is the start state
     uint8_t model[256]               # when flagged: UTF-8 without quotes, backslashes, controls: JSON as it is
     uint8_t user[256]                # likewise
     body_private_t private_state
+    prompt_chain_t chain             # of the prompt, and of "tools", "system" and the like before it; not when in doubt
 
 cdef void body_scan_begin(body_scan_t* scan) noexcept nogil
 cdef void body_scan_feed(body_scan_t* scan, const uint8_t* data, size_t size) noexcept nogil

@@ -11,8 +11,13 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
-from router.native.hash cimport hash_begin, hash_bytes, hash_finish, hash_update
+from router.native.hash cimport hash_finish
 from router.native.json_skip cimport json_skip_nested, json_skip_string, json_skip_t
+from router.native.json_text cimport json_integer, json_is_plain_text
+from router.native.prompt cimport (
+    PROMPT_BLOCK_BYTES_DEFAULT, PROMPT_KEYS_MAX, prompt_begin, prompt_begin_ahead, prompt_end_ahead, prompt_feed,
+    prompt_feed_ahead, prompt_keys,
+)
 
 cdef extern from * nogil:
     """
@@ -65,7 +70,8 @@ cdef enum scan_state:
     AFTER_OBJECT = 11                # white space only
     LOST = 12                        # not JSON: nothing that follows can be trusted
 
-# Numbered so that 1 << key is its bit in seen_keys, and so that every key from KEY_MESSAGES on names a prompt.
+# Numbered so that 1 << key is its bit in seen_keys up to the last that names a prompt, which those from KEY_MESSAGES to
+# KEY_QUERY do; those after it name what engines put before the prompt.
 cdef enum wanted_key:
     KEY_OTHER = 0
     KEY_MODEL = 1
@@ -80,11 +86,21 @@ cdef enum wanted_key:
     KEY_INPUTS = 10
     KEY_TEXT = 11
     KEY_QUERY = 12
+    KEY_SYSTEM = 13
+    KEY_TOOLS = 14
+    KEY_INSTRUCTIONS = 15
+    KEY_FUNCTIONS = 16
+    KEY_CACHE_SALT = 17
+
+# Whose bytes go to the prompt chain: the top-level value's that is being read.
+cdef enum:
+    FED_NOWHERE = 0
+    FED_PROMPT = 1
+    FED_AHEAD = 2
 
 cdef enum:
     TEXT_BYTES = 24                  # sizeof body_private_t.text; the longest wanted key has 21 bytes
     TEXT_TOO_LONG = 0xFFFF
-    INTEGER_DIGITS_MAX = 18          # always fits int64
 
 
 cdef void body_scan_begin(body_scan_t* scan) noexcept nogil:
@@ -92,6 +108,7 @@ cdef void body_scan_begin(body_scan_t* scan) noexcept nogil:
     memset(scan, 0, <size_t> (&scan.model[0] - <uint8_t*> scan))
     memset(&scan.private_state, 0, sizeof(body_private_t))
     scan.max_tokens = -1
+    prompt_begin(&scan.chain, PROMPT_BLOCK_BYTES_DEFAULT)
 
 
 cdef inline int name_key(const uint8_t* text, uint32_t length) noexcept nogil:
@@ -107,6 +124,8 @@ cdef inline int name_key(const uint8_t* text, uint32_t length) noexcept nogil:
             return KEY_INPUT
         if memcmp(text, b"query", 5) == 0:
             return KEY_QUERY
+        if memcmp(text, b"tools", 5) == 0:
+            return KEY_TOOLS
     elif length == 6:
         if memcmp(text, b"stream", 6) == 0:
             return KEY_STREAM
@@ -114,12 +133,22 @@ cdef inline int name_key(const uint8_t* text, uint32_t length) noexcept nogil:
             return KEY_PROMPT
         if memcmp(text, b"inputs", 6) == 0:
             return KEY_INPUTS
+        if memcmp(text, b"system", 6) == 0:
+            return KEY_SYSTEM
     elif length == 8:
         if memcmp(text, b"messages", 8) == 0:
             return KEY_MESSAGES
+    elif length == 9:
+        if memcmp(text, b"functions", 9) == 0:
+            return KEY_FUNCTIONS
     elif length == 10:
         if memcmp(text, b"max_tokens", 10) == 0:
             return KEY_MAX_TOKENS
+        if memcmp(text, b"cache_salt", 10) == 0:
+            return KEY_CACHE_SALT
+    elif length == 12:
+        if memcmp(text, b"instructions", 12) == 0:
+            return KEY_INSTRUCTIONS
     elif length == 17:
         if memcmp(text, b"max_output_tokens", 17) == 0:
             return KEY_MAX_OUTPUT_TOKENS
@@ -127,51 +156,6 @@ cdef inline int name_key(const uint8_t* text, uint32_t length) noexcept nogil:
         if memcmp(text, b"max_completion_tokens", 21) == 0:
             return KEY_MAX_COMPLETION_TOKENS
     return KEY_OTHER
-
-
-cdef bint is_plain_text(const uint8_t* text, uint32_t length) noexcept nogil:
-    """Whether the bytes are UTF-8 (RFC 3629) without controls, which is what a JSON string may hold unescaped."""
-    cdef uint32_t i = 0
-    cdef uint32_t follow
-    cdef uint8_t unusual = 0
-    cdef uint8_t c, low, high
-    for i in range(length):
-        unusual |= (text[i] < 0x20) | (text[i] >> 7)
-    if not unusual:
-        return True
-    i = 0
-    while i < length:
-        c = text[i]
-        i += 1
-        if c < 0x20:
-            return False
-        if c < 0x80:
-            continue
-        low = 0x80
-        high = 0xBF
-        if 0xC2 <= c <= 0xDF:
-            follow = 1
-        elif 0xE0 <= c <= 0xEF:
-            follow = 2
-            if c == 0xE0:
-                low = 0xA0                                       # shorter forms exist
-            elif c == 0xED:
-                high = 0x9F                                      # surrogates
-        elif 0xF0 <= c <= 0xF4:
-            follow = 3
-            if c == 0xF0:
-                low = 0x90
-            elif c == 0xF4:
-                high = 0x8F                                      # over U+10FFFF
-        else:
-            return False
-        for _ in range(follow):
-            if i >= length or text[i] < low or text[i] > high:
-                return False
-            low = 0x80
-            high = 0xBF
-            i += 1
-    return True
 
 
 cdef inline uint32_t bounded_text(size_t size) noexcept nogil:
@@ -192,7 +176,7 @@ cdef inline void end_key(body_scan_t* scan, const uint8_t* text, uint32_t length
     cdef int key = name_key(text, length)
     state.state = AT_COLON
     state.key = <uint8_t> key
-    if key == KEY_OTHER:
+    if key == KEY_OTHER or key > KEY_QUERY:
         return
     if state.seen_keys & (1 << key):
         scan.flags |= BODY_IN_DOUBT                              # parsers differ on which counts; the first stays here
@@ -204,11 +188,11 @@ cdef void end_captured_string(body_scan_t* scan) noexcept nogil:
     cdef body_private_t* state = &scan.private_state
     state.state = AFTER_VALUE
     if state.key == KEY_MODEL:
-        if is_plain_text(scan.model, state.text_length):
+        if json_is_plain_text(scan.model, state.text_length):
             scan.model_length = state.text_length
             scan.flags |= BODY_HAS_MODEL
             return
-    elif is_plain_text(scan.user, state.text_length):
+    elif json_is_plain_text(scan.user, state.text_length):
         scan.user_length = state.text_length
         scan.flags |= BODY_HAS_USER
         return
@@ -217,19 +201,9 @@ cdef void end_captured_string(body_scan_t* scan) noexcept nogil:
 
 cdef void end_integer(body_scan_t* scan, const uint8_t* text, uint32_t length) noexcept nogil:
     cdef int64_t value = 0
-    cdef bint negative = length > 0 and text[0] == c"-"
-    cdef uint32_t first = 1 if negative else 0
-    cdef uint32_t i
-    if length - first == 0 or length - first > INTEGER_DIGITS_MAX or (text[first] == c"0" and length - first > 1):
+    if not json_integer(text, length, &value):
         scan.flags |= BODY_IN_DOUBT
         return
-    for i in range(first, length):
-        if text[i] < c"0" or text[i] > c"9":
-            scan.flags |= BODY_IN_DOUBT                          # a fraction, an exponent, or no number
-            return
-        value = value * 10 + (text[i] - c"0")
-    if negative:
-        value = -value
     if scan.flags & BODY_HAS_MAX_TOKENS and scan.max_tokens != value:
         scan.flags |= BODY_IN_DOUBT                              # two names for the bound, two bounds
         return
@@ -264,37 +238,48 @@ cdef inline void lose(body_scan_t* scan) noexcept nogil:
     scan.private_state.state = LOST
 
 
-cdef inline void begin_prompt(body_scan_t* scan, uint64_t offset) noexcept nogil:
+cdef inline void begin_feeding(body_scan_t* scan, uint64_t offset) noexcept nogil:
+    """The current value, which begins at body offset `offset`, goes to the prompt chain if it belongs there."""
     cdef body_private_t* state = &scan.private_state
-    if state.key >= KEY_MESSAGES and not state.prompt_open and not scan.flags & BODY_HAS_PROMPT:
-        state.prompt_open = 1
+    if state.key > KEY_QUERY:
+        state.fed = FED_AHEAD
+        state.fed_offset = offset
+        prompt_begin_ahead(&scan.chain, state.key)
+    elif not scan.flags & BODY_HAS_PROMPT:
+        state.fed = FED_PROMPT
+        state.fed_offset = offset
         scan.prompt_offset = offset
 
 
-cdef void hash_prompt(body_scan_t* scan, const uint8_t* data, uint64_t upto, bint ended) noexcept nogil:
-    """Takes the prompt's bytes of this piece, up to body offset `upto`, into its key; `data` is the piece's start."""
-    cdef body_private_t* state = &scan.private_state
-    cdef uint64_t taken = state.prompt_hash.size
-    cdef uint64_t first = scan.prompt_offset + taken
-    cdef uint64_t last = min(upto, scan.prompt_offset + <uint64_t> BODY_PROMPT_KEY_BYTES)
-    cdef size_t size = <size_t> (last - first)
-    cdef bint final
+cdef void feed_prompt(body_scan_t* scan, const uint8_t* data, size_t size, bint ended) noexcept nogil:
+    cdef size_t taken
     if not scan.flags & BODY_HAS_PROMPT:
-        final = ended or taken + size == BODY_PROMPT_KEY_BYTES
-        data += first - scan.position
-        if final and taken == 0:
-            scan.prompt_key = hash_bytes(data, size, 0)
-        else:
-            if taken == 0:
-                hash_begin(&state.prompt_hash, 0)
-            hash_update(&state.prompt_hash, data, size)
-            if final:
-                scan.prompt_key = hash_finish(&state.prompt_hash)
-        if final:
+        taken = <size_t> min(<uint64_t> size, BODY_PROMPT_KEY_BYTES - scan.chain.size_bytes)
+        prompt_feed(&scan.chain, data, taken)
+        data += taken
+        size -= taken
+        if ended or scan.chain.size_bytes == BODY_PROMPT_KEY_BYTES:
+            scan.prompt_key = hash_finish(&scan.chain.running)
             scan.flags |= BODY_HAS_PROMPT
+    prompt_feed(&scan.chain, data, size)
     if ended:
-        scan.prompt_length = upto - scan.prompt_offset
-        state.prompt_open = 0
+        scan.prompt_length = scan.chain.size_bytes
+
+
+cdef void feed_chain(body_scan_t* scan, const uint8_t* data, uint64_t upto, bint ended) noexcept nogil:
+    """Takes the value's bytes of this piece, up to body offset `upto`, into the chain; `data` is the piece's start."""
+    cdef body_private_t* state = &scan.private_state
+    cdef uint64_t first = max(state.fed_offset, scan.position)
+    cdef size_t size = <size_t> (upto - first)
+    data += first - scan.position
+    if state.fed == FED_PROMPT:
+        feed_prompt(scan, data, size, ended)
+    else:
+        prompt_feed_ahead(&scan.chain, data, size)
+        if ended:
+            prompt_end_ahead(&scan.chain)
+    if ended:
+        state.fed = FED_NOWHERE
 
 
 cdef inline const uint8_t* read_value_start(body_scan_t* scan, const uint8_t* p, uint64_t offset) noexcept nogil:
@@ -319,7 +304,7 @@ cdef inline const uint8_t* read_value_start(body_scan_t* scan, const uint8_t* p,
         lose(scan)
         return p + 1
     if state.key >= KEY_MESSAGES:
-        begin_prompt(scan, offset)
+        begin_feeding(scan, offset)
     elif state.key != KEY_OTHER:
         scan.flags |= BODY_IN_DOUBT                              # a type that this key does not have
     return p + 1
@@ -456,8 +441,8 @@ cdef void body_scan_feed(body_scan_t* scan, const uint8_t* data, size_t size) no
             else:
                 p = skip_value(scan, data, p, end)
             if state.state == AFTER_VALUE:
-                if state.prompt_open:
-                    hash_prompt(scan, data, scan.position + <uint64_t> (p - data), True)
+                if state.fed:
+                    feed_chain(scan, data, scan.position + <uint64_t> (p - data), True)
                 p = step_to_key(scan, p, end)
             continue
         if state.state == LOST:
@@ -501,8 +486,8 @@ cdef void body_scan_feed(body_scan_t* scan, const uint8_t* data, size_t size) no
         else:                                                    # AFTER_OBJECT
             lose(scan)
         p += 1
-    if state.prompt_open:
-        hash_prompt(scan, data, scan.position + size, False)
+    if state.fed:
+        feed_chain(scan, data, scan.position + size, False)
     scan.position += size
 
 
@@ -577,6 +562,13 @@ cdef class BodyScan:
     @property
     def prompt_key(self):
         return self.scan.prompt_key if self.scan.flags & BODY_HAS_PROMPT else None
+
+    def prompt_keys(self, uint64_t model_hash=0):
+        """(key, end in bytes) of each boundary passed: see prompt.pxd."""
+        cdef uint64_t[PROMPT_KEYS_MAX] keys
+        cdef uint32_t[PROMPT_KEYS_MAX] ends
+        cdef uint32_t count = prompt_keys(&self.scan.chain, model_hash, keys, ends)
+        return [(keys[index], ends[index]) for index in range(count)]
 
 
 def scan_struct_bytes():

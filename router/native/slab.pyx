@@ -10,7 +10,7 @@ from libc.string cimport memset
 
 cdef enum:
     CLASS_BYTES = 64
-    CLASS_COUNT = 17                 # up to SLAB_BLOCK_BYTES_MAX
+    CLASS_COUNT = 33                 # up to SLAB_BLOCK_BYTES_MAX
     FREE_BYTES_MAX = 1 << 20         # kept per class
 
 cdef struct link_t:
@@ -20,7 +20,7 @@ cdef struct class_t:
     link_t* first
     size_t count
 
-cdef class_t classes[17]             # CLASS_COUNT
+cdef class_t classes[33]             # CLASS_COUNT
 cdef unsigned long long malloc_count = 0
 
 

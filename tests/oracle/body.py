@@ -6,12 +6,14 @@ too: doubt is part of the contract, and a scanner that doubted everything would 
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from json.decoder import JSONDecoder, scanstring
 
 PROMPT_KEYS = ("messages", "prompt", "input", "inputs", "text", "query")
 BOUND_KEYS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 WANTED_KEYS = ("model", "user", "stream", *BOUND_KEYS, *PROMPT_KEYS)
+AHEAD_NAMES = {"system": 13, "tools": 14, "instructions": 15, "functions": 16, "cache_salt": 17}
+"""What engines put before the prompt, with the numbers that tell the parts apart (wanted_key in body.pyx)."""
 NAME_BYTES_MAX = 256
 DEPTH_MAX = 128
 PROMPT_KEY_BYTES = 1024
@@ -28,6 +30,7 @@ class Reading:
     user: bytes | None = None
     prompt: bytes | None = None
     prompt_offset: int | None = None
+    ahead: list[tuple[int, bytes]] = field(default_factory=list)
 
 
 def is_valid(body: bytes) -> bool:
@@ -71,6 +74,8 @@ def read(body: bytes) -> Reading:
             else:
                 take(reading, key, value, text[start:end], start)
             seen.add(key)
+        elif key in AHEAD_NAMES and isinstance(value, (str, list, dict)):
+            reading.ahead.append((AHEAD_NAMES[key], text[start:end].encode("latin-1")))
         index = skip_space(text, end)
     return reading
 

@@ -11,6 +11,7 @@ from router.body_facts import read_json_facts
 from router.native.body import BodyScan
 from router.native.hash import hash_of
 from tests.oracle import body as oracle
+from tests.oracle import prompt as prompt_oracle
 
 wanted_keys = st.sampled_from(oracle.WANTED_KEYS)
 keys = st.one_of(
@@ -37,6 +38,7 @@ typed_members = st.one_of(
     st.tuples(st.just("stream"), st.booleans()),
     st.tuples(st.sampled_from(oracle.BOUND_KEYS), st.integers(-(10**19), 10**19)),
     st.tuples(st.sampled_from(oracle.PROMPT_KEYS), st.one_of(st.text(min_size=900, max_size=1300), values)),
+    st.tuples(st.sampled_from(sorted(oracle.AHEAD_NAMES)), values),
     st.tuples(keys, values),
 )
 spaces = st.sampled_from(["", "", " ", "\n  ", "\t\r\n"])
@@ -79,6 +81,7 @@ def facts(body_scan: BodyScan) -> tuple[object, ...]:
         body_scan.prompt_offset,
         body_scan.prompt_length,
         body_scan.prompt_key,
+        body_scan.prompt_keys(7),
     )
 
 
@@ -97,6 +100,7 @@ def assert_agrees(body: bytes, body_scan: BodyScan) -> None:
     if reading.prompt is not None:
         assert body_scan.prompt_length == len(reading.prompt)
         assert body_scan.prompt_key == hash_of(reading.prompt[: oracle.PROMPT_KEY_BYTES])
+    assert body_scan.prompt_keys(7) == prompt_oracle.keys(reading.prompt or b"", reading.ahead, 7)
     if reading.model_offset is not None and reading.model is not None:
         assert body[reading.model_offset :].startswith(reading.model + b'"')
 

@@ -167,5 +167,51 @@ def test_work_is_linear_in_a_body_of_backslashes() -> None:
     assert (body_scan.model, body_scan.in_doubt) == (b"m", False)
 
 
-def test_struct_stays_small() -> None:
-    assert scan_struct_bytes() <= 800
+def test_struct_fits_a_block_of_the_slab() -> None:
+    assert scan_struct_bytes() <= 2048
+
+
+def test_two_turns_have_the_same_keys_as_far_as_they_agree() -> None:
+    turn = b'{"model":"m","messages":[{"role":"user","content":"' + b"a" * 5000 + b'"}'
+    reply = b',{"role":"assistant","content":"' + b"b" * 3000 + b'"}'
+    first = scan(turn + b"]}").prompt_keys(1)
+    second = scan(turn + reply + b"]}").prompt_keys(1)
+    assert len(first) == 17
+    assert len(second) > len(first)
+    assert second[: len(first)] == first
+
+
+def test_what_comes_before_the_messages_is_in_every_key_whatever_its_place() -> None:
+    messages = b'"messages":[{"role":"user","content":"' + b"a" * 3000 + b'"}]'
+    tools = b'"tools":[{"type":"function","function":{"name":"f"}}]'
+    system = b'"system":"be brief"'
+    before = scan(b"{" + tools + b"," + system + b"," + messages + b"}").prompt_keys(1)
+    after = scan(b"{" + system + b"," + messages + b', "model": "m", ' + tools + b"}").prompt_keys(1)
+    assert before == after
+    assert before[0][1] == len(tools) - len(b'"tools":') + len(system) - len(b'"system":')
+    for other in (
+        scan(b"{" + messages + b"}"),
+        scan(b"{" + tools.replace(b'"f"', b'"g"') + b"," + system + b"," + messages + b"}"),
+        scan(b"{" + tools + b"," + system.replace(b"system", b"instructions") + b"," + messages + b"}"),
+        scan(b"{" + tools + b"," + system + b',"cache_salt":"x",' + messages + b"}"),
+    ):
+        assert not {key for key, _ in before} & {key for key, _ in other.prompt_keys(1)}
+
+
+def test_models_have_keys_of_their_own() -> None:
+    body_scan = scan(b'{"prompt":"' + b"a" * 600 + b'"}')
+    assert not {key for key, _ in body_scan.prompt_keys(1)} & {key for key, _ in body_scan.prompt_keys(2)}
+
+
+def test_keys_may_be_asked_for_while_the_prompt_arrives() -> None:
+    body = b'{"tools":[1],"prompt":"' + b"a" * 2000 + b'"}'
+    body_scan = scan(body[:1000])
+    early = body_scan.prompt_keys(1)
+    assert len(early) == 4
+    body_scan.feed(body[1000:])
+    assert body_scan.prompt_keys(1)[: len(early)] == early
+
+
+@pytest.mark.parametrize("text", [b"{}", b'{"model":"m","system":null,"tools":7}', b'{"prompt":null}', b'{"input":"hi"}'])
+def test_no_prompt_or_a_short_one_has_no_keys(text: bytes) -> None:
+    assert scan(text).prompt_keys(1) == []
