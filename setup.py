@@ -18,7 +18,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
-SOURCES = ["router/_fastpath.pyx", "router/native/*.pyx", "bench/native/*.pyx"]
+SOURCES = ["router/_fastpath.pyx", "router/native/*.pyx", "bench/native/*.pyx", "bench/sim/*.pyx"]
 
 sanitize = bool(os.environ.get("FAIRLEAD_SANITIZE"))
 march = os.environ.get("FAIRLEAD_MARCH") or ("x86-64-v2" if platform.machine() == "x86_64" else "")

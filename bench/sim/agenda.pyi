@@ -1,0 +1,3 @@
+from collections.abc import Sequence
+
+def in_order(times_us: Sequence[int]) -> list[int]: ...

@@ -1,0 +1,258 @@
+"""One run: a trace on a fleet under a policy, and the columns that come of it.
+
+    recording = read_trace(Path("conversation.jsonl.gz"), Format.MOONCAKE)
+    outcome = simulate(replay(recording, speed=1.0, seed=1), load_fleet("hom-8xa100"), parse("lmetric"), seed=1)
+    figures = measure(outcome)        # of bench.sim.measures
+
+Invariant: the same arguments give the same columns, byte for byte. Neighbours: simulation.pyx (native), measures.py
+(figures), sweep.py (many runs).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.sim import fleets, keys
+from bench.sim.fleets import Fleet
+from bench.sim.policies import SimPolicy
+from bench.sim.simulation import Simulation
+from bench.sim.traces import Trace
+from router.native.decision import Decider
+from router.native.learner import Learner
+from router.native.loadtable import LoadTable
+from router.native.prefix import PrefixTable
+
+WARM_UP_RATIO = 0.1
+"""Of the requests, by arrival: left out of every figure."""
+PREFIX_TABLE_BYTES = 64 << 20
+"""Half a million keys: several times what any shipped trace has alive."""
+
+
+class FaultKind(IntEnum):
+    """fault_kind of world.pxd."""
+
+    SLOW = 0
+    CRASH = 1
+    HANG = 2
+    FLAP = 3
+    ERRORS = 4
+    SIGNALS = 5
+    REJOIN = 6
+
+
+class Fault(NamedTuple):
+    """Something goes wrong with an endpoint (-1: with all) for a while."""
+
+    kind: FaultKind
+    endpoint: int
+    start_s: float
+    end_s: float
+
+
+class State(IntEnum):
+    """request_state of request.pxd, as far as a finished run has them."""
+
+    DONE = 3
+    FAILED = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asking:
+    """What requests ask of the router beside an answer."""
+
+    ttft_target_s: float = 0.0
+    """0: no target."""
+    ttft_target_token_s: float = 0.0
+    """More of it per prompt token."""
+    cost_weight_s: float = 0.0
+    """Seconds that a unit of currency is worth."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """Everything a run tells; columns are [request_count], times in us since its begin."""
+
+    trace: Trace
+    fleet: Fleet
+    policy: SimPolicy
+    seed: int
+    faults: tuple[Fault, ...]
+    arrival_us: NDArray[np.int64]
+    picked_us: NDArray[np.int64]
+    """Of the last attempt."""
+    first_us: NDArray[np.int64]
+    end_us: NDArray[np.int64]
+    endpoint: NDArray[np.int32]
+    """Of the last attempt; -1: there was nobody to ask."""
+    cached_tokens: NDArray[np.int32]
+    state: NDArray[np.uint8]
+    failure: NDArray[np.uint8]
+    attempt_count: NDArray[np.uint8]
+    measured: NDArray[np.bool_]
+    """Not in the warm-up."""
+    busy_s: NDArray[np.float64]
+    """[endpoint_count], of the measured part: time in steps."""
+    preemption_count: NDArray[np.int64]
+    """[endpoint_count], of the whole run."""
+    step_count: int
+    pick_count: int
+
+
+def simulate(
+    trace: Trace,
+    fleet: Fleet,
+    policy: SimPolicy,
+    *,
+    seed: int = 1,
+    faults: Sequence[Fault] = (),
+    asking: Asking | None = None,
+) -> Outcome:
+    """Runs the trace to its end."""
+    asking = asking or Asking()
+    deciders = _deciders(fleet)
+    groups = fleet.groups()
+    simulation = Simulation(
+        len(trace), len(groups), len(trace.models), deciders, seed, fleet.replicas.by_session
+    )
+    simulation.set_policy(
+        policy.kind,
+        policy.knobs,
+        ttft_target_s=asking.ttft_target_s,
+        ttft_target_token_s=asking.ttft_target_token_s,
+        cost_weight_s=asking.cost_weight_s,
+    )
+    _set_endpoints(simulation, fleet, trace)
+    _set_requests(simulation, trace)
+    simulation.set_faults(
+        [(kind, at, round(start * 1e6), round(end * 1e6)) for kind, at, start, end in faults]
+    )
+    simulation.set_timers(
+        round(fleet.replicas.gossip_ms * 1000), round(fleet.poll_ms * 1000), int(len(trace) * WARM_UP_RATIO)
+    )
+    simulation.run()
+    return _outcome(simulation, trace, fleet, policy, seed, tuple(faults))
+
+
+def _deciders(fleet: Fleet) -> list[Decider]:
+    """One per replica, each with tables of its own: what another replica has learnt it does not know."""
+    count = fleet.replicas.count
+    found = []
+    for column in range(count):
+        load = LoadTable.create(fleet.endpoint_count(), count)
+        prefix = PrefixTable.create(PREFIX_TABLE_BYTES, load.slot_count)
+        found.append(Decider(load, prefix, Learner.create(load.slot_count), column))
+    return found
+
+
+def _set_endpoints(simulation: Simulation, fleet: Fleet, trace: Trace) -> None:
+    groups = fleet.groups()
+    names = fleet.endpoint_names()
+    classes = sorted({group.engine_class for group in groups})
+    candidates: list[list[int]] = [[] for _ in trace.models]
+    for index, group in enumerate(groups):
+        floor, base, token, pair, context, kv_tokens, overhead = fleets.timing(group)
+        loads_us = [_load_us(group, model) for model in trace.models]
+        for model, load_us in enumerate(loads_us):
+            if load_us >= 0:
+                candidates[model].append(index)
+        simulation.set_endpoint(
+            index,
+            timing=fleets.timing(group),
+            block_tokens=trace.block_tokens,
+            sequences_max=group.sequences_max,
+            chunk_tokens=group.chunk_tokens,
+            rtt_us=round(fleet.regions[group.region] * 1000),
+            loads_us=loads_us,
+            resident_max=group.models_max or max(1, sum(load_us == 0 for load_us in loads_us)),
+        )
+        simulation.set_figures(
+            index,
+            classes.index(group.engine_class),
+            token_s=token / 1000,
+            pair_s=pair / 1000,
+            floor_s=(floor + overhead) / 1000,
+            base_s=(base + overhead) / 1000,
+            context_s=context / 1000,
+            kv_tokens=kv_tokens,
+            input_price=group.input_price / 1e6,
+            output_price=group.output_price / 1e6,
+            second_price=fleets.price_per_h(group) / 3600,
+            rtt_s=fleet.regions[group.region] / 1000,
+        )
+    identities = [zlib.crc32(name.encode()) * 0x9E3779B97F4A7C15 % (1 << 64) for name in names]
+    for model, slots in enumerate(candidates):
+        if not slots:
+            raise fleets.FleetError(f"no endpoint of fleet {fleet.name!r} can serve {trace.models[model]!r}")
+        simulation.set_candidates(
+            model, slots, [groups[slot].weight for slot in slots], [identities[slot] for slot in slots]
+        )
+
+
+def _load_us(group: fleets.EndpointGroup, model: str) -> int:
+    """0: resident; -1: this group never serves it."""
+    if not group.models:
+        return 0
+    return round(group.models[model] * 1e6) if model in group.models else -1
+
+
+def _set_requests(simulation: Simulation, trace: Trace) -> None:
+    deepest = int(np.diff(trace.block_offset).max(initial=0))
+    bounds = keys.boundaries(trace.block_tokens, deepest)
+    key_offset, key_values = keys.at_boundaries(trace.block_offset, trace.blocks, bounds)
+    simulation.set_requests(
+        trace.arrival_us,
+        trace.follows,
+        trace.prompt_tokens,
+        trace.output_tokens,
+        trace.model,
+        trace.session,
+        trace.block_offset,
+        trace.blocks,
+        key_offset,
+        key_values,
+        (bounds * trace.block_tokens).astype(np.uint32),
+    )
+
+
+def _outcome(
+    simulation: Simulation,
+    trace: Trace,
+    fleet: Fleet,
+    policy: SimPolicy,
+    seed: int,
+    faults: tuple[Fault, ...],
+) -> Outcome:
+    count = len(trace)
+    times = [np.zeros(count, np.int64) for _ in range(4)]
+    numbers = [np.zeros(count, np.int32) for _ in range(2)]
+    codes = [np.zeros(count, np.uint8) for _ in range(3)]
+    simulation.read_requests(*times, *numbers, *codes)
+    engines = np.asarray([row[:4] for row in simulation.engines()], dtype=np.int64)
+    return Outcome(
+        trace=trace,
+        fleet=fleet,
+        policy=policy,
+        seed=seed,
+        faults=faults,
+        arrival_us=times[0],
+        picked_us=times[1],
+        first_us=times[2],
+        end_us=times[3],
+        endpoint=numbers[0],
+        cached_tokens=numbers[1],
+        state=codes[0],
+        failure=codes[1],
+        attempt_count=codes[2],
+        measured=times[0] >= simulation.mark_us,
+        busy_s=(engines[:, 0] - engines[:, 1]) / 1e6,
+        preemption_count=engines[:, 2],
+        step_count=int(engines[:, 3].sum()),
+        pick_count=simulation.pick_count,
+    )
