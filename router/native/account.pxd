@@ -107,6 +107,8 @@ cdef void load_row_many(
 cdef void load_row(load_table_t* table, int row, uint32_t slot, uint32_t count, float* sums) noexcept nogil
 # Begin of the oldest pending charge over all columns, and its work in ticks; 0: none pending.
 cdef uint64_t load_head(load_table_t* table, uint32_t slot, uint32_t* work_ticks) noexcept nogil
+# The oldest pending charge that this process made at the slot; NULL: none.
+cdef charge_t* load_oldest(load_table_t* table, uint32_t slot) noexcept nogil
 # The latest first token at the slot by any worker: since then its engine has worked on the head of its queue.
 cdef uint64_t load_last_first_token_us(load_table_t* table, uint32_t slot) noexcept nogil
 # progress_us[i]: how much of the oldest pending charge of slots[i] (of slot + i when `slots` is NULL) its engine has had

@@ -211,6 +211,21 @@ cdef uint64_t load_head(load_table_t* table, uint32_t slot, uint32_t* work_ticks
     return oldest_us
 
 
+cdef charge_t* load_oldest(load_table_t* table, uint32_t slot) noexcept nogil:
+    cdef uint32_t word_index
+    cdef uint64_t active
+    cdef charge_t* oldest = NULL
+    cdef charge_t* charge
+    for word_index in range(_word_count(table)):
+        active = load_u64(&load_header(table).active[word_index])
+        while active:
+            charge = table.queues[load_place(table, (word_index << 6) + <uint32_t>lowest_bit(active), slot)].oldest
+            active &= active - 1
+            if charge != NULL and (oldest == NULL or charge.begun_us < oldest.begun_us):
+                oldest = charge
+    return oldest
+
+
 cdef uint64_t load_last_first_token_us(load_table_t* table, uint32_t slot) noexcept nogil:
     return load_u64(&table.last_first_token_us[slot])
 

@@ -1,0 +1,69 @@
+"""Decisions as Python makes them: tests play histories with these; workers make a Decider for their core."""
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+from router.native.learner import Learner
+from router.native.loadtable import LoadTable
+from router.native.prefix import PrefixTable
+
+class DecisionFigures(TypedDict):
+    prompt_tokens: int
+    uncached_tokens: int
+    hit_tokens: int
+    kv_tokens: int
+    work_us: int
+    predicted_s: float
+    queued_s: float
+    work_s: float
+    decoding: float
+
+class Decision:
+    """Who was picked, and what was charged for it."""
+
+    position: int
+    """In the candidates; -1: nobody was eligible, and nothing is charged."""
+    @property
+    def slot(self) -> int | None: ...
+    @property
+    def state(self) -> Literal["released", "pending", "decoding"]: ...
+    def figures(self) -> DecisionFigures: ...
+
+class Decider:
+    """Everything a decision reads and writes, over tables that may be shared; one per process and column.
+
+    Raises: IndexError for a column that is not there, ValueError for tables of fewer slots, MemoryError.
+    """
+
+    load: LoadTable
+    prefix: PrefixTable | None
+    learner: Learner
+    def __init__(self, load: LoadTable, prefix: PrefixTable | None, learner: Learner, column: int = 0) -> None: ...
+    def reserve(self, candidate_count: int) -> None:
+        """Picks among so many candidates are to be weighed. Raises: MemoryError."""
+    def decide(
+        self,
+        kind: int,
+        slots: Sequence[int],
+        *,
+        knobs: Sequence[float] = (),
+        key: int = 0,
+        random: int = 0,
+        now_us: int = 1,
+        prompt_tokens: int = 0,
+        output_tokens: int = 0,
+        blocks: Sequence[int] = (),
+        block_tokens: Sequence[int] = (),
+        excluded: Sequence[int] = (),
+    ) -> Decision:
+        """A pick by policy `kind` and its charge. Raises: IndexError for a slot that is not there."""
+    def first_token(self, decision: Decision, now_us: int) -> None: ...
+    def end(
+        self,
+        decision: Decision,
+        now_us: int,
+        *,
+        failed: bool = False,
+        prompt_tokens: int = -1,
+        cached_tokens: int = -1,
+    ) -> None: ...

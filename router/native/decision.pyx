@@ -1,0 +1,243 @@
+"""A decision from its beginning to its end: charged in one step with the pick, told of the first token, ended.
+
+Invariant: a charge is released exactly once, whatever becomes of the attempt, and what is learnt from it is learnt
+before. Weighing policies have read all candidates into the view, so the winner's share is copied from there; for the
+others it is computed for the one slot. Neighbours: pick (chooses), loadtable (accounts), prefix (claims), learner
+(predictions), policy_memory (what rivals remember); the exchange and the simulator call it.
+"""
+
+from libc.math cimport ceilf
+from libc.stdint cimport uint8_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+from router.native.learner cimport (
+    learner_failed, learner_first_token, learner_predict, learner_refresh, learner_t, learner_work,
+)
+from router.native.loadtable cimport (
+    CHARGE_NONE, CHARGE_PENDING, CHARGE_TOKENS_MAX, ROW_IN_FLIGHT, ROW_PENDING, ROW_QUEUED_WORK, WORK_TICK_US,
+    WORK_TICKS_MAX, load_charge, load_first_token, load_progress, load_release, load_sum,
+)
+from router.native.pick cimport candidate_set_free, pick_endpoint, policy_t
+from router.native.policy_memory cimport (
+    policy_memory_create, policy_memory_free, policy_memory_t, policy_observe_end, policy_observe_first_token,
+)
+from router.native.prefix cimport prefix_insert, prefix_match, prefix_reported
+from router.native.view cimport view_free, view_is_for, view_reserve
+
+cdef enum:
+    VIEW_CAPACITY = 1024             # candidates of a pick; a larger set makes it grow (Decider.reserve)
+    KNOBS = 16                       # KNOBS_MAX
+
+cdef float TICKS_PER_S = 1e6 / WORK_TICK_US
+cdef float FAILED_TIMEOUT_S = 60.0   # what a failed attempt might have taken: a fast error must not look fast
+
+
+cdef inline void _read_slot(
+    decider_t* decider, const uint32_t* slot, const pick_request_t* request, charge_t* charge, float* hit_tokens
+) noexcept nogil:
+    """The winner's share of what a view would hold."""
+    cdef float progress_us, queued_us
+    cdef uint64_t in_flight = load_sum(decider.load, ROW_IN_FLIGHT, slot[0])
+    cdef uint64_t pending = load_sum(decider.load, ROW_PENDING, slot[0])
+    learner_refresh(decider.learner, decider.load, request.now_us)
+    load_progress(decider.load, slot, 0, 1, request.now_us, &progress_us)
+    queued_us = <float>(load_sum(decider.load, ROW_QUEUED_WORK, slot[0]) * WORK_TICK_US) - progress_us
+    charge.queued_s = max(queued_us, <float>0) * <float>1e-6
+    charge.decoding = <float>(in_flight - pending) if in_flight > pending else 0
+    hit_tokens[0] = 0
+    if decider.prefix != NULL and request.block_count:
+        prefix_match(decider.prefix, request.blocks, request.block_tokens, request.block_count, slot, 1, hit_tokens)
+
+
+cdef void decision_charge(
+    decider_t* decider, candidate_set_t* candidates, uint32_t position, const pick_request_t* request, charge_t* charge
+) noexcept nogil:
+    cdef uint32_t slot = candidates.slots[position]
+    cdef uint32_t prompt_tokens = min(request.prompt_tokens, <uint32_t>CHARGE_TOKENS_MAX)
+    cdef float hit_tokens = 0, uncached_tokens, trust
+    if charge.state != CHARGE_NONE:
+        load_release(decider.load, decider.column, charge)
+    memset(charge, 0, sizeof(charge_t))
+    charge.slot = slot
+    charge.kv_tokens = prompt_tokens + min(request.output_tokens, <uint32_t>CHARGE_TOKENS_MAX)
+    if prompt_tokens:
+        if view_is_for(&decider.view, candidates, request):
+            hit_tokens = decider.view.hit_tokens[position]
+            charge.queued_s = decider.view.queued_s[position]
+            charge.decoding = decider.view.decoding[position]
+        else:
+            _read_slot(decider, candidates.slots + position, request, charge, &hit_tokens)
+        hit_tokens = min(hit_tokens, <float>prompt_tokens)
+        uncached_tokens = max(<float>prompt_tokens - hit_tokens, <float>1)
+        charge.prompt_tokens = prompt_tokens
+        charge.uncached_tokens = <uint32_t>ceilf(uncached_tokens)
+        charge.work_s = learner_work(decider.learner, slot, <float>prompt_tokens, uncached_tokens)
+        charge.work_ticks = <uint32_t>ceilf(min(charge.work_s * TICKS_PER_S, <float>WORK_TICKS_MAX))
+        charge.predicted_s = learner_predict(
+            decider.learner, slot, charge.queued_s, charge.work_s, charge.decoding)
+        if decider.prefix != NULL:
+            trust = decider.prefix.trust[slot]
+            charge.hit_tokens = <uint32_t>min(hit_tokens / trust, <float>prompt_tokens) if trust > 0 else 0
+            prefix_insert(decider.prefix, request.blocks, request.block_tokens, request.block_count, slot,
+                          charge.uncached_tokens, request.now_us)
+    decider.view.slots = NULL            # what it holds is no longer so
+    load_charge(decider.load, decider.column, charge, request.now_us)
+
+
+cdef void decision_first_token(decider_t* decider, charge_t* charge, uint64_t now_us) noexcept nogil:
+    cdef float ttft_s
+    if charge.state != CHARGE_PENDING:
+        return
+    ttft_s = <float>(now_us - charge.begun_us) * <float>1e-6 if now_us > charge.begun_us else 0
+    if charge.predicted_s > 0:
+        learner_first_token(decider.learner, charge, ttft_s, now_us)
+    if decider.memory != NULL:
+        policy_observe_first_token(decider, charge, ttft_s, now_us)
+    load_first_token(decider.load, decider.column, charge, now_us)
+
+
+cdef void decision_whole_answer(
+    decider_t* decider, charge_t* charge, int64_t output_tokens, uint64_t now_us
+) noexcept nogil:
+    cdef learner_t* learner = decider.learner
+    cdef uint32_t slot = charge.slot
+    cdef float step_s, decode_s, elapsed_s
+    if charge.state != CHARGE_PENDING:
+        return
+    if charge.predicted_s > 0:
+        if output_tokens < 0:
+            output_tokens = charge.kv_tokens - charge.prompt_tokens
+        step_s = max(learner.floor_s[slot], learner.base_s[slot] + learner.token_s[slot] * (charge.decoding + 1)) \
+            + learner.context_s[slot] * <float>charge.kv_tokens
+        decode_s = step_s * learner.step_residual[slot] * <float>max(output_tokens - 1, <int64_t>0)
+        elapsed_s = <float>(now_us - charge.begun_us) * <float>1e-6 if now_us > charge.begun_us else 0
+        # What is left when the decoding is taken off, which is only as good as the figures of a step are.
+        learner_first_token(
+            learner, charge, max(elapsed_s - decode_s, min(charge.predicted_s, elapsed_s)), now_us)
+    load_first_token(decider.load, decider.column, charge, now_us)
+
+
+cdef void decision_end(
+    decider_t* decider, charge_t* charge, bint failed, int64_t prompt_tokens, int64_t cached_tokens, uint64_t now_us
+) noexcept nogil:
+    cdef float elapsed_s, scale
+    if charge.state == CHARGE_NONE:
+        return
+    if failed and charge.state == CHARGE_PENDING:        # a stream that breaks later says nothing of first tokens
+        elapsed_s = <float>(now_us - charge.begun_us) * <float>1e-6 if now_us > charge.begun_us else 0
+        learner_failed(decider.learner, charge, elapsed_s, FAILED_TIMEOUT_S, now_us)
+    if cached_tokens >= 0 and charge.hit_tokens and decider.prefix != NULL:
+        # In the engine's tokens, where it says how many the prompt had.
+        scale = <float>prompt_tokens / <float>charge.prompt_tokens if prompt_tokens > 0 else 1
+        prefix_reported(decider.prefix, charge.slot, <uint32_t>(<float>charge.hit_tokens * scale),
+                        <uint32_t>min(cached_tokens, <int64_t>CHARGE_TOKENS_MAX))
+    if decider.memory != NULL:
+        policy_observe_end(decider, charge, failed, now_us)
+    load_release(decider.load, decider.column, charge)
+
+
+# --- the door --------------------------------------------------------------------------------------------------------
+
+cdef class Decider:
+    """Everything a decision reads and writes, for one process; see decision.pyi for the Python side."""
+
+    def __cinit__(self, LoadTable load not None, PrefixTable prefix, Learner learner not None, uint32_t column=0):
+        if column >= load.table.column_count:
+            raise IndexError(f"column {column} of {load.table.column_count}")
+        if learner.learner.slot_count < load.table.slot_count \
+                or (prefix is not None and prefix.table.slot_count < load.table.slot_count):
+            raise ValueError(f"all tables must have the {load.table.slot_count} slots of the load table")
+        self.load, self.prefix, self.learner = load, prefix, learner
+        self._held = set()
+        self.decider.load = &load.table
+        self.decider.prefix = NULL if prefix is None else &prefix.table
+        self.decider.learner = &learner.learner
+        self.decider.column = column
+        self.decider.memory = policy_memory_create(load.table.slot_count)
+        if self.decider.memory == NULL:
+            raise MemoryError
+        self.reserve(min(load.table.slot_count, <uint32_t>VIEW_CAPACITY))
+
+    def __dealloc__(self):
+        view_free(&self.decider.view)
+        policy_memory_free(<policy_memory_t*>self.decider.memory)
+
+    def reserve(self, uint32_t candidate_count):
+        if view_reserve(&self.decider.view, candidate_count) < 0:
+            raise MemoryError
+
+    def decide(
+        self, int kind, slots, *, knobs=(), uint64_t key=0, uint64_t random=0, uint64_t now_us=1,
+        uint32_t prompt_tokens=0, uint32_t output_tokens=0, blocks=(), block_tokens=(), excluded=(),
+    ):
+        cdef Decision decision = Decision.__new__(Decision)
+        cdef candidate_set_t candidates
+        cdef pick_request_t request
+        cdef policy_t policy
+        cdef uint32_t index, count = <uint32_t>len(slots), depth = <uint32_t>len(blocks)
+        cdef uint64_t* block_keys = <uint64_t*>calloc(depth + 1, sizeof(uint64_t))
+        cdef uint32_t* block_ends = <uint32_t*>calloc(depth + 1, sizeof(uint32_t))
+        memset(&candidates, 0, sizeof(candidates))
+        memset(&request, 0, sizeof(request))
+        memset(&policy, 0, sizeof(policy))
+        try:
+            candidates.count = count
+            candidates.slots = <uint32_t*>calloc(count + 1, sizeof(uint32_t))
+            candidates.weights = <float*>calloc(count + 1, sizeof(float))
+            candidates.identities = <uint64_t*>calloc(count + 1, sizeof(uint64_t))
+            if block_keys == NULL or block_ends == NULL or candidates.slots == NULL or candidates.weights == NULL \
+                    or candidates.identities == NULL:
+                raise MemoryError
+            for index, slot in enumerate(slots):
+                if not 0 <= slot < self.decider.load.slot_count:
+                    raise IndexError(f"slot {slot} of {self.decider.load.slot_count}")
+                candidates.slots[index] = candidates.identities[index] = slot
+                candidates.weights[index] = 1
+            for index, (block, end) in enumerate(zip(blocks, block_tokens, strict=True)):
+                block_keys[index], block_ends[index] = block, end
+            for index, knob in enumerate(knobs[:KNOBS]):
+                policy.knobs[index] = knob
+            for position in excluded:
+                request.excluded[position >> 6] |= <uint64_t>1 << (position & 63)
+            policy.kind = kind
+            request.key, request.random, request.now_us = key, random, now_us
+            request.prompt_tokens, request.output_tokens = prompt_tokens, output_tokens
+            request.block_count, request.blocks, request.block_tokens = depth, block_keys, block_ends
+            decision.position = pick_endpoint(&self.decider, &policy, &candidates, &request)
+            if decision.position >= 0:
+                decision_charge(&self.decider, &candidates, decision.position, &request, &decision.charge)
+                self._held.add(decision)         # it must not go while it is in a queue
+            return decision
+        finally:
+            self.decider.view.slots = NULL
+            candidate_set_free(&candidates)
+            free(block_keys)
+            free(block_ends)
+
+    def first_token(self, Decision decision not None, uint64_t now_us):
+        decision_first_token(&self.decider, &decision.charge, now_us)
+
+    def end(self, Decision decision not None, uint64_t now_us, *, bint failed=False, int64_t prompt_tokens=-1,
+            int64_t cached_tokens=-1):
+        decision_end(&self.decider, &decision.charge, failed, prompt_tokens, cached_tokens, now_us)
+        self._held.discard(decision)
+
+
+cdef class Decision:
+    """One decision of a test or a tool: who was picked, and its charge."""
+
+    @property
+    def slot(self):
+        return self.charge.slot if self.position >= 0 else None
+
+    @property
+    def state(self):
+        return ("released", "pending", "decoding")[self.charge.state]
+
+    def figures(self):
+        return {
+            "prompt_tokens": self.charge.prompt_tokens, "uncached_tokens": self.charge.uncached_tokens,
+            "hit_tokens": self.charge.hit_tokens, "kv_tokens": self.charge.kv_tokens,
+            "work_us": self.charge.work_ticks * WORK_TICK_US, "predicted_s": self.charge.predicted_s,
+            "queued_s": self.charge.queued_s, "work_s": self.charge.work_s, "decoding": self.charge.decoding,
+        }

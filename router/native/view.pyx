@@ -1,0 +1,152 @@
+"""What a policy that weighs every candidate reads, as float32 arrays in the order of the candidate set.
+
+Invariant: everything in a filled view is finite but `refused`, up to the next multiple of 16 of the candidates, so that
+policies compute in whole vectors and need no tail. `queued_s` is the work queued at an endpoint less what its engine
+has had time for: while its oldest pending prompt is prefilled, the queue melts. Neighbours: loadtable (the accounts),
+prefix (cached tokens), candidates (who is out), decision (which charges what was read here).
+"""
+
+from libc.math cimport INFINITY
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+from router.native.candidates cimport SHAPE_IN_A_ROW, candidate_set_shape, candidates_refused
+from router.native.learner cimport learner_refresh
+from router.native.loadtable cimport (
+    ROW_IN_FLIGHT, ROW_KV_TOKENS, ROW_PENDING, ROW_QUEUED_TOKENS, ROW_QUEUED_WORK, WORK_TICK_US, load_progress, load_row,
+    load_row_many,
+)
+from router.native.prefix cimport prefix_match
+
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void** memory, size_t alignment, size_t size)
+
+cdef enum:
+    WIDTH = 16                       # float32 of a cache line; every vector unit divides it
+    ARRAYS = 10                      # besides scratch
+    STAGGER_BYTES = 576              # 9 lines between arrays: with a power of two all would share a set of the cache
+    CAPACITY_MAX = 1 << 20
+
+
+cdef int view_reserve(view_t* view, uint32_t capacity) noexcept nogil:
+    cdef void* memory = NULL
+    cdef size_t stride
+    cdef uint8_t* at
+    cdef float** array = &view.in_flight
+    cdef int index
+    capacity = (min(capacity, <uint32_t>CAPACITY_MAX) + WIDTH - 1) // WIDTH * WIDTH
+    if capacity <= view.capacity:
+        return 0
+    stride = capacity * sizeof(float) + STAGGER_BYTES
+    if posix_memalign(&memory, 64, stride * (ARRAYS + VIEW_SCRATCH_COUNT)) != 0:
+        return -1
+    memset(memory, 0, stride * (ARRAYS + VIEW_SCRATCH_COUNT))
+    free(view.memory)
+    view.memory = memory
+    at = <uint8_t*>memory
+    for index in range(ARRAYS):          # in the order of the struct
+        array[index] = <float*>(at + index * stride)
+    for index in range(VIEW_SCRATCH_COUNT):
+        view.scratch[index] = <float*>(at + (ARRAYS + index) * stride)
+    view.capacity = capacity
+    view.count = 0
+    view.slots = NULL
+    return 0
+
+
+cdef void view_free(view_t* view) noexcept nogil:
+    free(view.memory)
+    memset(view, 0, sizeof(view_t))
+
+
+cdef bint view_is_for(
+    const view_t* view, const candidate_set_t* candidates, const pick_request_t* request
+) noexcept nogil:
+    return view.slots == candidates.slots and view.slots != NULL and view.count == candidates.count \
+        and view.random == request.random and view.now_us == request.now_us \
+        and view.prompt_tokens == request.prompt_tokens \
+        and view.excluded[0] == request.excluded[0] and view.excluded[1] == request.excluded[1] \
+        and view.excluded[2] == request.excluded[2] and view.excluded[3] == request.excluded[3]
+
+
+cdef void view_fill(
+    view_t* view, load_table_t* load, prefix_table_t* prefix, learner_t* learner, candidate_set_t* candidates,
+    pick_request_t* request
+) noexcept nogil:
+    cdef uint32_t count = candidates.count
+    if count > view.capacity or count == 0 or view_is_for(view, candidates, request):
+        return
+    view.slots = candidates.slots
+    view.count = count
+    view.random = request.random
+    view.now_us = request.now_us
+    view.prompt_tokens = request.prompt_tokens
+    memcpy(view.excluded, request.excluded, sizeof(view.excluded))
+    if learner != NULL:
+        learner_refresh(learner, load, request.now_us)
+    _read_accounts(view, load, candidates, request.now_us)
+    _read_prefix(view, prefix, candidates, request)
+    candidates_refused(load, candidates, request, view.refused)
+    _pad(view)
+
+
+cdef inline void _read_accounts(
+    view_t* view, load_table_t* load, candidate_set_t* candidates, uint64_t now_us
+) noexcept nogil:
+    cdef uint32_t count = candidates.count, first = candidates.slots[0], position
+    cdef const uint32_t* slots = candidates.slots
+    cdef float* in_flight = view.in_flight
+    cdef float* pending = view.pending
+    cdef float* decoding = view.decoding
+    cdef float* queued_s = view.queued_s
+    cdef float* progress_us = view.score             # nobody's until the policy writes it
+    cdef float left_us
+    if candidate_set_shape(candidates) & SHAPE_IN_A_ROW:
+        load_row(load, ROW_IN_FLIGHT, first, count, in_flight)
+        load_row(load, ROW_PENDING, first, count, pending)
+        load_row(load, ROW_QUEUED_TOKENS, first, count, view.queued_tokens)
+        load_row(load, ROW_QUEUED_WORK, first, count, queued_s)
+        load_row(load, ROW_KV_TOKENS, first, count, view.kv_tokens)
+        load_progress(load, NULL, first, count, now_us, progress_us)
+    else:
+        load_row_many(load, ROW_IN_FLIGHT, slots, count, in_flight)
+        load_row_many(load, ROW_PENDING, slots, count, pending)
+        load_row_many(load, ROW_QUEUED_TOKENS, slots, count, view.queued_tokens)
+        load_row_many(load, ROW_QUEUED_WORK, slots, count, queued_s)
+        load_row_many(load, ROW_KV_TOKENS, slots, count, view.kv_tokens)
+        load_progress(load, slots, 0, count, now_us, progress_us)
+    for position in range(count):        # rows are read one after the other: a charge may have come between
+        decoding[position] = in_flight[position] - pending[position] if in_flight[position] > pending[position] else 0
+    for position in range(count):
+        left_us = queued_s[position] * <float>WORK_TICK_US - progress_us[position]
+        queued_s[position] = (left_us if left_us > 0 else 0) * <float>1e-6
+
+
+cdef inline void _read_prefix(
+    view_t* view, prefix_table_t* prefix, candidate_set_t* candidates, const pick_request_t* request
+) noexcept nogil:
+    cdef uint32_t count = candidates.count, position
+    cdef float prompt_tokens = <float>request.prompt_tokens
+    cdef float* hit_tokens = view.hit_tokens
+    cdef float* uncached_tokens = view.uncached_tokens
+    cdef float uncached
+    if prefix != NULL and request.block_count:
+        prefix_match(prefix, request.blocks, request.block_tokens, request.block_count, candidates.slots, count,
+                     hit_tokens)
+    else:
+        memset(hit_tokens, 0, count * sizeof(float))
+    for position in range(count):        # the last token is computed in any case
+        hit_tokens[position] = hit_tokens[position] if hit_tokens[position] < prompt_tokens else prompt_tokens
+        uncached = prompt_tokens - hit_tokens[position]
+        uncached_tokens[position] = uncached if uncached > 1 else 1
+
+
+cdef inline void _pad(view_t* view) noexcept nogil:
+    cdef uint32_t position
+    cdef uint32_t end = (view.count + WIDTH - 1) // WIDTH * WIDTH
+    for position in range(view.count, end):
+        view.in_flight[position] = view.pending[position] = view.decoding[position] = 0
+        view.queued_tokens[position] = view.queued_s[position] = view.kv_tokens[position] = 0
+        view.hit_tokens[position] = view.score[position] = 0
+        view.uncached_tokens[position] = 1
+        view.refused[position] = INFINITY
