@@ -22,7 +22,8 @@ FLOORS: list[set[str]] = [
     {"router._fastpath"},
     # 2: pure rules, tables and formats
     {"router.access_log", "router.body_facts", "router.config", "router.config_source"}
-    | {"router.endpoint_view", "router.listeners", "router.metrics", "router.resolver", "router.retry"}
+    | {"router.endpoint_view", "router.explain_report", "router.explain_view", "router.listeners"}
+    | {"router.metrics", "router.resolver", "router.retry"}
     | {"router.slots", "router.snapshot", "router.tls_watch", "router.wire"},
     # 3: what the request path asks, and what processes share
     {"router.dispatch", "router.shared_state", "router.takeover", "router.worker_process"},
