@@ -24,7 +24,8 @@ import click
 
 from router import limits
 from router.config import ConfigError, config_from_options, load_config, redacted
-from router.schema.config import Admin, Config, policy_names
+from router.schema.config import Admin, Config
+from router.schema.policies import policy_names
 
 EXIT_BAD_CONFIG = 78
 
@@ -243,6 +244,44 @@ def upgrade(ctx: click.Context, /, **running: Any) -> None:
     from router.app import request_upgrade
 
     ctx.exit(request_upgrade(**_control_address(ctx, **running)))
+
+
+@main.command()
+@click.argument("request_id", metavar="ID")
+@_option(
+    "--admin",
+    metavar="ADDRESS",
+    help="The router's admin address, or its http URL.  [default: 127.0.0.1:9090]",
+)
+@_option("--admin-token", metavar="SECRET", help="Its bearer token, file:/path or the token.")
+@_option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="Take admin address and token from its configuration file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what /debug/explain answers.")
+@click.pass_context
+def explain(
+    ctx: click.Context,
+    request_id: str,
+    admin: str | None,
+    admin_token: str | None,
+    config_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Tell why the request ID (its x-request-id) went where it went: the terms of each decision's score."""
+    from router.explain_report import ExplainError, fetch_decisions, report
+
+    settings = _loaded(ctx, config_file).admin if config_file else Admin()
+    token = read_secret(admin_token) if admin_token else settings.token
+    try:
+        decisions = fetch_decisions(
+            admin or settings.address, request_id, token.reveal() if token is not None else None
+        )
+    except ExplainError as exc:
+        raise click.ClickException(str(exc)) from exc
+    click.echo(json.dumps(decisions, indent=2) if as_json else report(decisions))
 
 
 @main.group()

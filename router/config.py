@@ -22,8 +22,8 @@ from router import limits
 from router.config_source import ConfigProblem, Source, read_source
 from router.schema.config import Config
 from router.schema.secret import MASK, Secret
-from router.schema.validate import Path, find_faults, nearest
-from router.schema.words import bare_type, describe, fields_of, metas_of, union_members
+from router.schema.validate import Path, find_faults
+from router.schema.words import bare_type, describe, fields_of, metas_of, nearest, union_members
 
 SECRET_BYTES_MAX = 8192  # keys are tens of bytes, JWTs a few KiB; a larger file is not a secret but a mistake
 

@@ -21,6 +21,7 @@ from router import limits
 from router.cli import main
 from router.errors import OUTCOMES, Cause, Outcome, Side, outcome_labels
 from router.schema.config import Config
+from router.schema.policies import POLICIES, BasePolicy, KeyedPolicy
 from router.schema.secret import Secret
 from router.schema.words import bare_type, describe, metas_of, union_members
 
@@ -78,6 +79,23 @@ SDKs. An error that an endpoint made passes unchanged: its status, its body, its
 - A row without a status makes no answer: nobody listens, or the endpoint's own answer passes.
 - When a part of the answer has already gone out, no row's error can be sent. The connection is reset, and the
   outcome tells why.
+"""
+
+_POLICIES_INTRODUCTION = """# Policies
+
+{notice}
+
+A pool's `policy`, or a route's, picks one of the endpoints that serve the model.
+[Choose a policy](../how-to/choose-a-policy.md) says which one when; `fairlead bench sim --policy NAME` compares
+them, with knobs as `NAME:knob=value:knob=value`.
+
+- All see the same: requests, queued tokens and KV tokens of every endpoint, exact over all workers, and the same
+  guess of what each has cached. Only `llmd` sees some of it as old as its original's polls are.
+- All pass over endpoints that are ejected and those the request has already tried; when all are ejected they
+  pick among the ejected ones. Equal endpoints win in turn by chance.
+- A request without a prompt (a `GET`, say) hits no cache anywhere and is placed by load.
+- Defaults are those of the original that `from` names. *weight* says whether an endpoint's `weight` counts,
+  *key* whether the request's key does.
 """
 
 _SIDES = {
@@ -209,6 +227,8 @@ def _default(info: structs.FieldInfo) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.15g}"
     return "[" + ", ".join(value) + "]" if isinstance(value, list) else str(value)
 
 
@@ -283,6 +303,38 @@ def _error_row(cause: Cause, row: Outcome) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+# ---- policies.md
+
+
+def policies_page() -> str:
+    """docs/reference/policies.md: the table of router/schema/policies.py."""
+    lines = [_POLICIES_INTRODUCTION.format(notice=_NOTICE)]
+    lines += ["| policy | picks | weight | key | from |", "|---|---|---|---|---|"]
+    for name, policy in POLICIES.items():
+        cells = (
+            f"[`{name}`](#{name})" if policy.knob_names() else f"`{name}`",
+            (policy.__doc__ or "").strip(),
+            "yes" if policy.DIVIDES_BY_WEIGHT else "no",
+            "yes" if issubclass(policy, KeyedPolicy) else "no",
+            policy.SOURCE,
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    lines.append("")
+    for name, policy in POLICIES.items():
+        if policy.knob_names():
+            lines += [f"## {name}", "", *_knobs(policy), ""]
+    return "\n".join(lines)
+
+
+def _knobs(policy: type[BasePolicy]) -> list[str]:
+    lines = ["| knob | value | default | meaning |", "|---|---|---|---|"]
+    for info in structs.fields(policy):
+        if info.name in policy.knob_names():
+            meaning = next((meta.description for meta in metas_of(info.type) if meta.description), "")
+            lines.append(f"| `{info.name}` | {describe(info.type)} | {_default(info)} | {meaning} |")
+    return lines
+
+
 # ---- metrics.md
 
 
@@ -302,6 +354,7 @@ PAGES = {
     "cli.md": command_page,
     "errors.md": errors_page,
     "metrics.md": metrics_page,
+    "policies.md": policies_page,
 }
 
 

@@ -12,26 +12,20 @@ import hashlib
 import os
 from collections.abc import Mapping
 
-from msgspec import Struct, json
+from msgspec import Struct, json, structs
 
 from router import limits
 from router.errors import OUTCOMES, Cause, outcome_labels
 from router.resolver import is_literal
 from router.schema import config as schema
 from router.schema.address import parse_endpoint_url
+from router.schema.engines import FigureTables, figures_of
+from router.schema.policies import HashKey, KeyedPolicy, Policy
 
 DEFAULT_ROUTE = "default"
 
-# policy_kind and key_source of native/pick.pxd and native/routes.pxd.
-_POLICY_KINDS: dict[type[schema.Policy], int] = {
-    schema.P2c: 0,
-    schema.RoundRobin: 1,
-    schema.Rendezvous: 2,
-    schema.BoundedRing: 3,
-    schema.LeastInFlight: 4,
-    schema.Random: 5,
-}
-_KEY_SOURCES = {schema.HashKey.HEADER: 1, schema.HashKey.USER: 2, schema.HashKey.PROMPT: 3}
+# key_source of native/routes.pxd.
+_KEY_SOURCES = {HashKey.HEADER: 1, HashKey.USER: 2, HashKey.PROMPT: 3}
 _NO_KEY = 0
 
 
@@ -65,15 +59,16 @@ class EndpointTables(Struct, frozen=True, kw_only=True):
     tls: TlsTables | None
     rewrites: dict[str, str]
     addresses: tuple[tuple[str, int], ...]
+    figures: FigureTables | None = None
 
 
 class PolicyTables(Struct, frozen=True, kw_only=True):
     """How one of a pool's endpoints is picked."""
 
     kind: int
+    knobs: tuple[float, ...] = ()
     key_source: int = _NO_KEY
     key_header: str = ""
-    load_factor: float = 1.25
 
 
 class PoolTables(Struct, frozen=True, kw_only=True):
@@ -251,12 +246,22 @@ def _endpoint(endpoint: schema.Endpoint, bounds: schema.Limits, slots: Mapping[s
         addresses=((url.host, url.port),) if is_literal(url.host) else (),
     )
     digest = hashlib.sha256(json.encode(tables)).hexdigest()
-    return _with_identity(tables, f"{endpoint.name}#{digest[:32]}")
+    # Figures come after the digest: connections outlive what is believed of an engine.
+    return structs.replace(
+        tables, identity=f"{endpoint.name}#{digest[:32]}", figures=_figures(endpoint, tables.slot)
+    )
 
 
-def _with_identity(tables: EndpointTables, identity: str) -> EndpointTables:
-    return EndpointTables(
-        **{name: getattr(tables, name) for name in tables.__struct_fields__} | {"identity": identity}
+def _figures(endpoint: schema.Endpoint, slot: int) -> FigureTables:
+    price = endpoint.price
+    return figures_of(
+        endpoint.engine_class,
+        endpoint.figures,
+        slot,
+        input_price=(price.input_per_million_tokens or 0.0) / 1e6,
+        output_price=(price.output_per_million_tokens or 0.0) / 1e6,
+        second_price=(price.gpu_hour or 0.0) / 3600.0,
+        rtt_s=endpoint.rtt_ms / 1e3,
     )
 
 
@@ -264,16 +269,15 @@ def _hash64(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _policy(policy: schema.Policy) -> PolicyTables:
-    kind = _POLICY_KINDS[type(policy)]
-    if isinstance(policy, schema.Rendezvous | schema.BoundedRing):
+def _policy(policy: Policy) -> PolicyTables:
+    if isinstance(policy, KeyedPolicy):
         return PolicyTables(
-            kind=kind,
+            kind=policy.KIND,
+            knobs=policy.knobs(),
             key_source=_KEY_SOURCES[policy.key],
             key_header=policy.header,
-            load_factor=policy.load_factor if isinstance(policy, schema.BoundedRing) else 1.25,
         )
-    return PolicyTables(kind=kind)
+    return PolicyTables(kind=policy.KIND, knobs=policy.knobs())
 
 
 def _timeouts(timeouts: schema.Timeouts) -> TimeoutsTables:

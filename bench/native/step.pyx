@@ -7,29 +7,15 @@ again.
 
 Invariant: every block is either in the free list (references 0) or held by as many sequences as `references` says;
 every sequence slot is in exactly one queue, or finished. Time is an output here, never read: `step_begin` says how
-long the step takes, and the caller calls `step_end` that much later. The timing formula and its figures: see CLASSES
-and step_begin.
+long the step takes, and the caller calls `step_end` that much later. The timing formula and its figures: see
+router/schema/engines.py and step_begin.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
-# (floor, base, per token, attention per token pair, per context token) in ms, KV tokens. The 8B rows and the floors
-# and per-token figures of all rows come from Vidur's public profiles (L40S scaled by datasheet). For the other rows
-# attention is 4 * hidden * layers FLOP per pair at half of peak, context is KV bytes per token at 70 % of bandwidth
-# (both reproduce the 8B rows), base is half the floor, and KV tokens are 90 % of memory less the weights.
-CLASSES = {
-    "8b-a100": (9.8, 5.0, 0.0665, 3.4e-6, 9.2e-5, 400_000),
-    "8b-h100": (5.6, 3.5, 0.0225, 1.06e-6, 5.6e-5, 400_000),
-    "8b-l40s": (22.0, 6.0, 0.068, 3.4e-6, 2.2e-4, 165_000),
-    "8b-a100-tp2": (5.7, 2.8, 0.0355, 1.7e-6, 4.6e-5, 970_000),
-    "70b-a100-tp4": (25.0, 12.5, 0.161, 4.2e-6, 5.7e-5, 450_000),
-    "70b-a100-tp8": (14.4, 7.2, 0.088, 2.1e-6, 2.9e-5, 1_330_000),
-    "70b-h100-tp4": (14.5, 7.2, 0.0535, 1.33e-6, 3.5e-5, 450_000),
-    "70b-h100-tp8": (8.4, 4.2, 0.029, 6.6e-7, 1.75e-5, 1_330_000),
-}
-OVERHEAD_MS = 1.0      # scheduling and sampling between two steps, added to every class
+from router.schema.engines import CLASSES, OVERHEAD_MS     # named here for those who know only this module
 
 
 # --- queues and blocks --------------------------------------------------------------------------------------------

@@ -11,13 +11,15 @@ never changes: a reload makes another one. Units end the names; `_ms` is used in
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, get_args
+from typing import Annotated
 
 from msgspec import Meta, Struct, field
 from msgspec.structs import force_setattr
 
 from router import limits
 from router.schema.address import parse_endpoint_url
+from router.schema.engines import CLASSES, EngineFigures
+from router.schema.policies import HeaderName, P2c, Policy
 from router.schema.secret import Secret
 
 DAY_MS = 86_400_000  # no timer needs to run for longer; also keeps microseconds well inside 64 bits
@@ -36,15 +38,6 @@ Pattern = Annotated[str, Meta(min_length=1, max_length=limits.PATTERN_BYTES_MAX)
 Milliseconds = Annotated[int, Meta(ge=1, le=DAY_MS)]
 MillisecondsOrOff = Annotated[int, Meta(ge=0, le=DAY_MS)]
 FilePath = Annotated[str, Meta(min_length=1, max_length=4096)]
-HeaderName = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=64,
-        pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$",
-        extra={"expected": "a header's name"},
-    ),
-]
 Price = Annotated[float, Meta(ge=0, le=1e9)]
 
 
@@ -203,63 +196,6 @@ class RouteTimeouts(_Section, frozen=True, kw_only=True):
     write_stall_ms: Annotated[Milliseconds | None, Meta(description="As `timeouts.write_stall_ms`.")] = None
 
 
-class HashKey(StrEnum):
-    """What makes two requests go to the same endpoint."""
-
-    HEADER = "header"  # the value of the header that `header` names
-    USER = "user"  # the body's `user` field
-    PROMPT = "prompt"  # the first KiB of the prompt, where a conversation's turns agree
-
-
-class _HashPolicy(_Section, frozen=True, kw_only=True):
-    key: Annotated[
-        HashKey,
-        Meta(
-            description="`header`, the body's `user`, or the beginning of the `prompt`. A request "
-            "without it goes anywhere."
-        ),
-    ] = HashKey.PROMPT
-    header: Annotated[HeaderName, Meta(description="The header's name, used when `key` is `header`.")] = (
-        "x-session-id"
-    )
-
-
-class P2c(_Section, frozen=True, kw_only=True, tag_field="type", tag="p2c"):
-    """The less busy of two endpoints chosen at random: in-flight requests divided by weight."""
-
-
-class RoundRobin(_Section, frozen=True, kw_only=True, tag_field="type", tag="round_robin"):
-    """Each in turn, by weight. Blind to load: for endpoints and requests that are all alike."""
-
-
-class Rendezvous(_HashPolicy, frozen=True, kw_only=True, tag_field="type", tag="rendezvous"):
-    """The same key to the same endpoint; one that goes moves only its own keys. Blind to load."""
-
-
-class BoundedRing(_HashPolicy, frozen=True, kw_only=True, tag_field="type", tag="bounded_ring"):
-    """The same key to the same endpoint unless that has more than its share; then to the next on the ring."""
-
-    load_factor: Annotated[
-        float,
-        Meta(
-            ge=1.0,
-            le=10.0,
-            description="Most in-flight requests an endpoint takes, as a multiple of the mean.",
-        ),
-    ] = 1.25
-
-
-class LeastInFlight(_Section, frozen=True, kw_only=True, tag_field="type", tag="least_in_flight"):
-    """The least busy of all: in-flight requests divided by weight."""
-
-
-class Random(_Section, frozen=True, kw_only=True, tag_field="type", tag="random"):
-    """Any, by weight."""
-
-
-Policy = P2c | RoundRobin | Rendezvous | BoundedRing | LeastInFlight | Random
-
-
 class Engine(StrEnum):
     """The software of an endpoint; decides how its metrics and errors are read."""
 
@@ -271,6 +207,10 @@ class Engine(StrEnum):
     OLLAMA = "ollama"
     OPENAI = "openai"
     OTHER = "other"
+
+
+EngineClass = StrEnum("EngineClass", [(name, name) for name in CLASSES])  # type: ignore[misc]
+EngineClass.__doc__ = "Model size and machine of an engine whose figures are known."
 
 
 class Capacity(_Section, frozen=True, kw_only=True):
@@ -378,6 +318,16 @@ class Endpoint(_Section, frozen=True, kw_only=True):
         default_factory=Capacity
     )
     price: Annotated[EndpointPrice, Meta(description="What it costs.")] = field(default_factory=EndpointPrice)
+    engine_class: Annotated[
+        EngineClass | None,
+        Meta(description="Model size and machine, as a first guess of its speed; absent: it is learnt."),
+    ] = None
+    figures: Annotated[EngineFigures, Meta(description="Its speed, where it is known better.")] = field(
+        default_factory=EngineFigures
+    )
+    rtt_ms: Annotated[
+        float, Meta(ge=0, le=60_000, description="Round trip to it, until one has been measured.")
+    ] = 0.0
     tls: Annotated[EndpointTls, Meta(description="How TLS is spoken, for an https URL.")] = field(
         default_factory=EndpointTls
     )
@@ -558,8 +508,3 @@ def effective_timeouts(timeouts: Timeouts, route: RouteTimeouts) -> Timeouts:
         if value is not None:
             values[name] = value
     return Timeouts(**values)
-
-
-def policy_names() -> list[str]:
-    """The policies' names as a configuration writes them."""
-    return [str(policy.__struct_config__.tag) for policy in get_args(Policy)]

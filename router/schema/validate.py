@@ -10,10 +10,9 @@ one.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -32,6 +31,7 @@ from router.schema.config import (
     Timeouts,
     effective_timeouts,
 )
+from router.schema.words import nearest
 
 Path = tuple[str | int, ...]
 
@@ -55,12 +55,6 @@ def find_faults(config: Config) -> list[Fault]:
         *_route_faults(config),
         *_network_faults(config),
     ]
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` was probably meant to be."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return found[0] if found else None
 
 
 # ---- where it listens

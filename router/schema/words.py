@@ -6,8 +6,9 @@ cannot disagree.
 
 from __future__ import annotations
 
+import difflib
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -81,3 +82,9 @@ def _length(metas: list[Meta], what: str, plural: str = "s") -> str:
     if low and high:
         return f" of {low} to {high} {what}{plural}"
     return f" of at most {high} {what}{plural}" if high else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` was probably meant to be."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from router import cli
 from router.config import parse_config
-from router.schema.config import LeastInFlight
+from router.schema.policies import LeastInFlight
 
 POOLS = "pools: [{name: a, endpoints: [{url: 'http://10.0.0.1:8000'}]}]\n"
 ROOT = Path(__file__).parents[2]

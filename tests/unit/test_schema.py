@@ -18,7 +18,7 @@ from router.schema.address import (
     parse_address,
     parse_endpoint_url,
 )
-from router.schema.config import Config, RouteTimeouts, Timeouts, effective_timeouts, policy_names
+from router.schema.config import Config, RouteTimeouts, Timeouts, effective_timeouts
 from router.schema.secret import Secret
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -387,13 +387,6 @@ def test_configuration_never_changes() -> None:
 def test_secrets_do_not_pickle() -> None:
     with pytest.raises(TypeError, match="not pickled"):
         Secret("x").__reduce__()
-
-
-def test_policies_have_the_names_of_native_code() -> None:
-    native = (Path(__file__).parents[2] / "router" / "native" / "pick.pxd").read_text()
-    assert {f"POLICY_{name.upper()}" for name in policy_names()} == {
-        word for word in native.split() if word.startswith("POLICY_")
-    }
 
 
 def test_every_field_is_described_and_bounded() -> None:
