@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import click
 
 from router import limits
-from router.config import ConfigError, config_from_options, load_config, redacted
+from router.config import ConfigError, config_from_options, load_config, read_secret, redacted
 from router.schema.config import Admin, Config
 from router.schema.policies import policy_names
 
@@ -262,23 +262,13 @@ def upgrade(ctx: click.Context, /, **running: Any) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what /debug/explain answers.")
 @click.pass_context
-def explain(
-    ctx: click.Context,
-    request_id: str,
-    admin: str | None,
-    admin_token: str | None,
-    config_file: Path | None,
-    as_json: bool,
-) -> None:
+def explain(ctx: click.Context, /, request_id: str, as_json: bool, **admin: Any) -> None:
     """Tell why the request ID (its x-request-id) went where it went: the terms of each decision's score."""
     from router.explain_report import ExplainError, fetch_decisions, report
 
-    settings = _loaded(ctx, config_file).admin if config_file else Admin()
-    token = read_secret(admin_token) if admin_token else settings.token
+    address, token = _admin_address(ctx, **admin)
     try:
-        decisions = fetch_decisions(
-            admin or settings.address, request_id, token.reveal() if token is not None else None
-        )
+        decisions = fetch_decisions(address, request_id, token)
     except ExplainError as exc:
         raise click.ClickException(str(exc)) from exc
     click.echo(json.dumps(decisions, indent=2) if as_json else report(decisions))
@@ -328,6 +318,18 @@ def _control_address(
             "runtime_dir": runtime_dir or settings.runtime_dir,
         }
     return {"admin_address": admin or Admin().address, "runtime_dir": runtime_dir}
+
+
+def _admin_address(
+    ctx: click.Context, admin: str | None, admin_token: str | None, config_file: Path | None
+) -> tuple[str, str | None]:
+    """Where the running router's admin port is, and its token."""
+    settings = _loaded(ctx, config_file).admin if config_file else Admin()
+    try:
+        token = read_secret(admin_token, "--admin-token") if admin_token else settings.token
+    except ConfigError as exc:
+        raise click.UsageError(str(exc)) from exc
+    return admin or settings.address, token.reveal() if token is not None else None
 
 
 def _loaded(ctx: click.Context, file: Path) -> Config:

@@ -119,6 +119,19 @@ def config_from_options(
     return _build(source)
 
 
+def read_secret(text: str, option: str) -> Secret:
+    """The secret that the command-line `option` was given, written out or as file:/path.
+
+    Raises: ConfigError.
+    """
+    source = Source("command line", options={(): option})
+    secret = _secret(text, (), source)
+    if source.problems:
+        raise ConfigError(source.problems)
+    assert isinstance(secret, Secret)
+    return secret
+
+
 def redacted(config: Config) -> dict[str, Any]:
     """Every value of `config`, defaults included, as plain lists and mappings; secrets masked."""
     values: dict[str, Any] = msgspec.json.decode(

@@ -9,7 +9,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from router.schema.policies import POLICIES
+
 SIGNIFICANT_DIGITS = 6  # float32 has 7; more would show digits that nobody computed
+
+_POLICIES = {policy.KIND: name for name, policy in POLICIES.items()}
 
 
 def describe_decisions(
@@ -17,29 +21,26 @@ def describe_decisions(
     *,
     endpoints: Sequence[str],
     routes: Sequence[str],
-    policies: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Rows for JSON, in the order of `records`, which are as ExplainRing gives them.
 
-    Names are by slot, by index in the metrics and by number of the policy; what has none is its number.
+    `endpoints` are by slot, `routes` by index in the metrics; what has no name there is shown as its number.
     """
     return [
-        _decision(
-            record, [_candidate(candidate, endpoints) for candidate in record["shown"]], routes, policies
-        )
+        _decision(record, [_candidate(candidate, endpoints) for candidate in record["shown"]], routes)
         for record in records
         if record["shown"]
     ]
 
 
 def _decision(
-    record: Mapping[str, Any], shown: list[dict[str, Any]], routes: Sequence[str], policies: Sequence[str]
+    record: Mapping[str, Any], shown: list[dict[str, Any]], routes: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "request_id": record["request_id"],
         "time": _time(record["wall_us"]),
         "route": _name(routes, record["route"]),
-        "policy": _name(policies, record["policy"]),
+        "policy": _POLICIES.get(record["policy"], str(record["policy"])),
         "attempt": record["attempt"],
         "reason": record["reason"],
         "candidates": record["candidates"],

@@ -77,7 +77,8 @@ ADMIN_CONNECTIONS_MAX = 64
 
 # ---- tables
 WORKERS_MAX = 64  # columns of the load table are twice this: two generations live during a takeover
-ENDPOINTS_MAX = 4096  # slots of the load table: with 128 columns 2.5 MiB of shared memory
+ENDPOINTS_MAX = 4096  # slots of the load table: with 128 columns 17 MiB of shared memory, once all are used
+PREFIX_TABLE_BYTES = 64 * MIB  # a million beginnings of prompts, once there were so many
 POOLS_MAX = 256
 ROUTES_MAX = 256  # matched in order, so the time of a match is bounded too
 MODELS_MAX = 4096  # names served, all endpoints together; also bounds the `model` label of metrics
@@ -92,6 +93,11 @@ CONFIG_BYTES_MAX = 16 * MIB  # 4096 endpoints of 2 KiB each, twice over
 CONFIG_NODES_MAX = 200_000  # values, YAML aliases expanded: 4096 endpoints of 48; stops an exponential file
 CONFIG_DEPTH_MAX = 32  # the schema needs 7; libyaml's composer overruns the C stack at some 10,000
 CONFIG_PROBLEMS_MAX = 100  # reported at once; the rest is counted
+
+# Explained decisions that a worker keeps, half a KiB each; the oldest gives way. With one request in a
+# hundred sampled, at 1,000 a second, the last minute and a half.
+EXPLAIN_RECORDS_MAX = 1024  # EXPLAIN_RECORDS_MAX of native/explain.pxd
+EXPLAIN_LISTED_MAX = 1000  # of one answer of /debug/explain: 2 MiB
 
 # ---- attempts
 ATTEMPTS_PER_EXCHANGE_MAX = 3  # the first and two others: what the SDKs do

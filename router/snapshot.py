@@ -115,6 +115,7 @@ class Tables(Struct, frozen=True, kw_only=True):
     routes: tuple[RouteTables, ...]
     timeouts: TimeoutsTables
     models: tuple[str, ...]
+    explain_ratio: float = 0.0
 
 
 class CoreOptions(Struct, frozen=True, kw_only=True):
@@ -209,6 +210,7 @@ def build_tables(config: schema.Config, slots: Mapping[str, int], routes: Mappin
         routes=tuple(rules),
         timeouts=_timeouts(config.timeouts),
         models=tuple(sorted({model for endpoint in endpoints for model in endpoint.models})),
+        explain_ratio=config.explain.sample_ratio,
     )
 
 

@@ -405,7 +405,11 @@ class Route(_Section, frozen=True, kw_only=True):
         default_factory=RouteTimeouts
     )
     expose_endpoint: Annotated[
-        bool, Meta(description="Tell the client in `x-fairlead-endpoint` which endpoint answered.")
+        bool,
+        Meta(
+            description="Tell the client in `x-fairlead-endpoint` which endpoint answered, and in "
+            "`x-fairlead-reason` why that one."
+        ),
     ] = False
 
 
@@ -424,6 +428,20 @@ class AccessLog(_Section, frozen=True, kw_only=True):
             description="Lines waiting for the disk, per worker.",
         ),
     ] = limits.ACCESS_LOG_BUFFER_BYTES_DEFAULT
+
+
+class Explain(_Section, frozen=True, kw_only=True):
+    """Which decisions are recorded, to be told by `fairlead explain`."""
+
+    sample_ratio: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Share of the requests, besides those with the header `x-fairlead-explain`; "
+            "0: only those.",
+        ),
+    ] = 0.01
 
 
 class Drain(_Section, frozen=True, kw_only=True):
@@ -489,6 +507,9 @@ class Config(_Section, frozen=True, kw_only=True):
             "else a private folder below the system's temporary one."
         ),
     ] = None
+    explain: Annotated[Explain, Meta(description="Decisions that are recorded.")] = field(
+        default_factory=Explain
+    )
     drain: Annotated[Drain, Meta(description="Graceful end.")] = field(default_factory=Drain)
 
     @property

@@ -42,6 +42,7 @@ KNOWN_NAMES = (
     *("traceparent", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded"),
     *("content-type", "content-encoding", "endpoint-load-metrics", "retry-after"),
     *("proxy-authenticate", "proxy-authorization", "cookie", "x-session-id", "sec-websocket-key"),
+    "x-fairlead-explain",
 )
 """A name's place is its field_id."""
 

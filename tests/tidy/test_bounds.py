@@ -28,6 +28,7 @@ TWINS: dict[tuple[str, str], str] = {
     ("router/native/driver_epoll.pxd", "DRIVER_EVENTS_MAX"): "EVENTS_PER_WAKE_MAX",
     ("router/native/driver_epoll.pxd", "DRIVER_READ_BYTES"): "READ_BUFFER_BYTES",
     ("router/native/driver_epoll.pyx", "UPSTREAM_KERNEL_BYTES"): "SOCKET_SEND_BUFFER_BYTES",
+    ("router/native/explain.pxd", "EXPLAIN_RECORDS_MAX"): "EXPLAIN_RECORDS_MAX",
     ("router/native/http1.pxd", "HTTP1_FIELDS_MAX"): "FIELDS_MAX",
     ("router/native/http1.pxd", "HTTP1_TRAILERS_MAX"): "TRAILERS_MAX",
     ("router/native/logline.pyx", "LINE_BYTES_MAX"): "ACCESS_LOG_LINE_BYTES_MAX",
