@@ -3,8 +3,10 @@
 from typing import Any, Protocol
 
 from router.native.driver_script import ScriptDriver
+from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
+from router.native.prefix import PrefixTable
 
 class Hooks(Protocol):
     """What the native core asks off the common path; router/dispatch.py answers."""
@@ -24,7 +26,8 @@ class Hooks(Protocol):
 class Core:
     """The native half of one worker. One thread uses it.
 
-    `options` is a router.snapshot.CoreOptions; `driver` replaces the epoll driver in tests. Raises:
+    `options` is a router.snapshot.CoreOptions; `driver` replaces the epoll driver in tests. A core that is
+    given no prefix table or learner makes its own and shares them with nobody. Raises:
     ValueError for a network that is none, MemoryError.
     """
 
@@ -37,6 +40,8 @@ class Core:
         column: int,
         hooks: Hooks,
         options: Any,
+        prefix_table: PrefixTable | None = None,
+        learner: Learner | None = None,
         driver: ScriptDriver | None = None,
     ) -> None: ...
     def fileno(self) -> int:

@@ -20,6 +20,7 @@ from router.native.attempt cimport attempt_end
 from router.native.buffer cimport buffer_append, buffer_bytes, buffer_release, buffer_size, buffer_t
 from router.native.causes cimport CAUSE_BAD_BODY, CAUSE_COUNT, CAUSE_DRAINING
 from router.native.conn cimport CONN_LISTENER, conn_t
+from router.native.decision cimport Decider
 from router.native.driver_epoll cimport (
     driver_begin, driver_end, driver_run, driver_stay, driver_stop_accepting, epoll_driver_t, monotonic_us,
 )
@@ -32,12 +33,14 @@ from router.native.exchange cimport (
     X_HEAD, X_STREAM, X_UPLOAD_DONE, core_t, downstream_t, exchange_id, exchange_path, exchange_set_model, exchange_t,
 )
 from router.native.http1 cimport FIELD_CONTENT_TYPE, head_t, parse_request_head
+from router.native.learner cimport Learner
 from router.native.loadtable cimport LoadTable, load_view, load_view_t
 from router.native.metrics cimport (
     COUNT_ACCEPT_PAUSES, COUNT_BODY_FACTS_SLOW, COUNT_BUFFERED_BYTES, MetricsTable, metrics_add, metrics_set,
 )
 from router.native.peer cimport network_parse
 from router.native.pool cimport Endpoint, endpoint_t, text_t, upstream_t
+from router.native.prefix cimport PrefixTable, prefix_set_capacity
 from router.native.rewrite cimport compose_local_head
 from router.native.routes cimport Snapshot
 from router.native.slab cimport slab_give, slab_take
@@ -52,6 +55,7 @@ cdef enum:
     NETWORKS_MAX = 64
     DENSE_GAP_US = 1000              # events that follow each other within this are worth staying for
     STAY_US = 4000                   # the longest that timers and tasks of the event loop wait for
+    LONE_PREFIX_BYTES = 1 << 20      # of a core that shares its prefix table with nobody: tests
 
 
 cdef class Core:
@@ -62,7 +66,7 @@ cdef class Core:
     cdef uint64_t last_event_us
     cdef ScriptDriver _script        # in place of the epoll driver, for tests
     cdef readonly object hooks
-    cdef LoadTable _load
+    cdef Decider _decider
     cdef MetricsTable _metrics
     cdef Snapshot _snapshot
     cdef list _old_snapshots         # still looked at by exchanges
@@ -72,7 +76,7 @@ cdef class Core:
     cdef tuple _models
 
     def __cinit__(self, *, LoadTable load_table, MetricsTable metrics, int column, hooks, options,
-                  ScriptDriver driver=None):
+                  PrefixTable prefix_table=None, Learner learner=None, ScriptDriver driver=None):
         cdef int index
         cdef core_t* core = <core_t*>calloc(1, sizeof(core_t))
         if core == NULL:
@@ -83,7 +87,14 @@ cdef class Core:
             raise MemoryError
         core.driver = &self.driver.base if driver is None else &driver.script.base
         self._script = driver
-        self._load, self._metrics, self.hooks = load_table, metrics, hooks
+        self._metrics, self.hooks = metrics, hooks
+        self._decider = Decider(
+            load_table,
+            PrefixTable.create(LONE_PREFIX_BYTES, load_table.slot_count) if prefix_table is None else prefix_table,
+            Learner.create(load_table.slot_count) if learner is None else learner,
+            column,
+        )
+        core.decider = &self._decider.decider
         self._old_snapshots, self._endpoints, self._tls, self._addresses, self._models = [], {}, {}, {}, ()
         core.load = &load_table.table
         core.metrics = metrics.column(column)
@@ -226,6 +237,11 @@ cdef class Core:
                 (<Endpoint>endpoint).endpoint.is_retired = True
         if self._snapshot is not None:
             self._old_snapshots.append((self._snapshot, self._endpoints))
+        self._decider.reserve(max([len(pool.endpoints) for pool in tables.pools], default=0))
+        for entry in tables.endpoints:
+            self._decider.learner.set_figures(entry.slot, entry.figures)
+            prefix_set_capacity(
+                self._decider.decider.prefix, entry.slot, <uint32_t>entry.figures.kv_capacity_tokens)
         self._snapshot = snapshot
         self._endpoints = endpoints
         self._models = tables.models
@@ -342,6 +358,9 @@ cdef class Core:
             endpoint = &(<Endpoint>held).endpoint
             load_view(self.core.load, endpoint.slot, &view)
             listed.append({"name": held.name, "url": held.url, "slot": endpoint.slot, "in_flight": view.in_flight,
+                           "pending": view.pending, "queued_tokens": view.queued_tokens,
+                           "queued_work_us": view.queued_work_us, "kv_tokens": view.kv_tokens,
+                           "oldest_pending_us": monotonic_us() - view.oldest_pending_us if view.oldest_pending_us else 0,
                            "ttft_us": view.ttft_us, "itl_us": view.itl_us, "error_ratio": view.error_ratio,
                            "attempts": view.attempts, "ejected_until_us": view.ejected_until_us})
         return listed

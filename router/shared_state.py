@@ -1,10 +1,11 @@
 """The shared tables and who has which slot, column and route index in them: the supervisor's share of the
-data plane's state.
+data plane's state. Accounts and metrics are exact; what is believed of caches and learnt of engines may be
+lost.
 
 Invariant: a column has one writer at a time, and a slot or route index is reset before it goes to another
 owner. The tables hold columns for two generations of workers, so that a takeover goes on counting in the same
-memory. Neighbours: slots.py (the directories), native/loadtable and native/metrics (the tables),
-supervisor.py, takeover.py (which passes them on).
+memory. Neighbours: slots.py (the directories), native/loadtable, native/metrics, native/prefix and
+native/learner (the tables), supervisor.py, takeover.py (which passes them on).
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ import asyncio
 import functools
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from router import limits, wire
+from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
+from router.native.prefix import PrefixTable
 from router.schema.config import Config
 from router.slots import SlotDirectory
 from router.snapshot import route_names
@@ -37,21 +42,55 @@ class DirectoryState(msgspec.Struct, frozen=True, kw_only=True):
     configured: tuple[str, ...]
 
 
+class Tables(NamedTuple):
+    """What workers share, each a memfd; a takeover passes them on in this order."""
+
+    load: LoadTable
+    metrics: MetricsTable
+    prefix: PrefixTable
+    learner: Learner
+
+    @classmethod
+    def create(cls, column_count: int) -> Tables:
+        """Empty tables."""
+        return cls(
+            LoadTable.create(limits.ENDPOINTS_MAX, column_count),
+            MetricsTable.create(column_count, ROUTE_INDEXES_MAX, limits.ENDPOINTS_MAX),
+            PrefixTable.create(limits.PREFIX_TABLE_BYTES, limits.ENDPOINTS_MAX),
+            Learner.create(limits.ENDPOINTS_MAX),
+        )
+
+    @classmethod
+    def attach(cls, fds: Sequence[int], column_count: int) -> Tables:
+        """The running supervisor's; what it believes and has learnt anew when that is of another version.
+
+        Raises: OSError, ValueError when the counts are of another version.
+        """
+        load, metrics = LoadTable.attach(fds[0]), MetricsTable.attach(fds[1])
+        try:
+            return cls(load, metrics, PrefixTable.attach(fds[2]), Learner.attach(fds[3]))
+        except (IndexError, OSError, ValueError) as exc:
+            logger.warning("takeover: %s; caches and speeds are learnt anew", exc)
+        return cls.create(column_count)._replace(load=load, metrics=metrics)
+
+    def fds(self) -> list[int]:
+        """Descriptors that stay the tables'."""
+        return [self.load.fd, self.metrics.fd, self.prefix.fd, self.learner.fd]
+
+
 class SharedState:
-    """Both tables, the directories over them, and the columns this generation writes."""
+    """The tables, the directories over them, and the columns this generation writes."""
 
     def __init__(
         self,
-        load: LoadTable,
-        metrics: MetricsTable,
+        tables: Tables,
         endpoints: SlotDirectory,
         routes: SlotDirectory,
         columns: Sequence[int],
         *,
         inherited: bool,
     ) -> None:
-        self.load = load
-        self.metrics = metrics
+        self.tables = tables
         self.endpoints = endpoints
         self.routes = routes
         self.columns = columns  # by worker index
@@ -60,20 +99,24 @@ class SharedState:
         self._settles = True
 
     @property
-    def load_fd(self) -> int:
-        return self.load.fd
+    def load(self) -> LoadTable:
+        return self.tables.load
 
     @property
-    def metrics_fd(self) -> int:
-        return self.metrics.fd
+    def metrics(self) -> MetricsTable:
+        return self.tables.metrics
+
+    @property
+    def table_fds(self) -> list[int]:
+        """In the order of wire.Start and of `inherit`."""
+        return self.tables.fds()
 
     @classmethod
     def create(cls, worker_count: int) -> SharedState:
         """Empty tables."""
         column_count = GENERATIONS * worker_count
         return cls(
-            LoadTable.create(limits.ENDPOINTS_MAX, column_count),
-            MetricsTable.create(column_count, ROUTE_INDEXES_MAX, limits.ENDPOINTS_MAX),
+            Tables.create(column_count),
             SlotDirectory(limits.ENDPOINTS_MAX),
             SlotDirectory(ROUTE_INDEXES_MAX),
             range(worker_count),
@@ -90,7 +133,7 @@ class SharedState:
             )
             return cls.create(worker_count)
         try:
-            load, metrics = LoadTable.attach(fds[0]), MetricsTable.attach(fds[1])
+            tables = Tables.attach(fds, offer.column_count)
             endpoints, routes = (
                 SlotDirectory.from_names(slot_count, state.names, state.configured)
                 for slot_count, state in (
@@ -101,7 +144,7 @@ class SharedState:
         except (OSError, ValueError) as exc:
             logger.warning("takeover: the tables are of another version (%s); counting starts anew", exc)
             return cls.create(worker_count)
-        return cls(load, metrics, endpoints, routes, free[:worker_count], inherited=True)
+        return cls(tables, endpoints, routes, free[:worker_count], inherited=True)
 
     def assign(self, config: Config) -> tuple[dict[str, int], dict[str, int]]:
         """Slots by endpoint name and metric indexes by route name.
@@ -114,6 +157,8 @@ class SharedState:
         for slot in slots.reused:
             self.load.reset_slot(slot)
             self.metrics.reset_slot(slot)
+            self.tables.prefix.forget(slot)
+            self.tables.learner.joined(slot, time.monotonic_ns() // 1000)
         for index in routes.reused:
             self.metrics.reset_route(index)
         return slots.slots, routes.slots

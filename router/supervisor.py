@@ -435,7 +435,7 @@ class Supervisor:
             endpoints=shared.dump(shared.endpoints),
             routes=shared.dump(shared.routes),
         )
-        return offer, [*fds, shared.load_fd, shared.metrics_fd]
+        return offer, [*fds, *shared.table_fds]
 
     def hand_over(self) -> dict[int, int]:
         """The successor serves: stop. The processes that still write, by column."""

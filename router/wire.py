@@ -47,8 +47,7 @@ class Start(Frame, frozen=True, kw_only=True):
     worker_index: int
     column: int
     listeners: list[WorkerListener]
-    load_fd: int
-    metrics_fd: int
+    table_fds: list[int]  # load table, metrics table, prefix table, learner
     version: int
     config: bytes  # encode_config
     slots: dict[str, int]  # endpoint identity → slot of the load table

@@ -27,8 +27,10 @@ import uvloop
 from router import wire
 from router.access_log import AccessLog
 from router.dispatch import Dispatcher
+from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
+from router.native.prefix import PrefixTable
 from router.resolver import Resolver
 from router.schema.config import Config
 from router.snapshot import CoreOptions, build_tables
@@ -59,7 +61,13 @@ def make_core(
     from router._fastpath import Core
 
     return Core(
-        load_table=load, metrics=metrics, column=start.column, hooks=hooks, options=CoreOptions.of(config)
+        load_table=load,
+        metrics=metrics,
+        prefix_table=PrefixTable.attach(start.table_fds[2]),
+        learner=Learner.attach(start.table_fds[3]),
+        column=start.column,
+        hooks=hooks,
+        options=CoreOptions.of(config),
     )
 
 
@@ -71,8 +79,8 @@ class Worker:
         self._start = start
         self._loop = asyncio.get_running_loop()
         self._config = wire.decode_config(start.config)
-        self._load = LoadTable.attach(start.load_fd)
-        self._metrics = MetricsTable.attach(start.metrics_fd)
+        self._load = LoadTable.attach(start.table_fds[0])
+        self._metrics = MetricsTable.attach(start.table_fds[1])
         self._core = core_factory(start, self._config, self._load, self._metrics, Dispatcher(self._adopt))
         self._resolver = Resolver(self._core.set_addresses)
         self._slots = start.slots

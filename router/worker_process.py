@@ -48,9 +48,7 @@ class Tables(Protocol):
     """What a worker inherits and what its death settles."""
 
     @property
-    def load_fd(self) -> int: ...
-    @property
-    def metrics_fd(self) -> int: ...
+    def table_fds(self) -> list[int]: ...
     def settle(self, column: int) -> None:
         """Clears the dead worker's load-table column and folds its metrics."""
 
@@ -245,7 +243,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as undo:
             undo.callback(ours.close)
-            fds = [self._tables.load_fd, self._tables.metrics_fd, *(entry.fd for entry in plan.listeners)]
+            fds = [*self._tables.table_fds, *(entry.fd for entry in plan.listeners)]
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
                 str(theirs.fileno()),
@@ -268,8 +266,7 @@ class WorkerProcess:
                     worker_index=self.index,
                     column=self.column,
                     listeners=plan.listeners,
-                    load_fd=self._tables.load_fd,
-                    metrics_fd=self._tables.metrics_fd,
+                    table_fds=self._tables.table_fds,
                     version=plan.version,
                     config=plan.config,
                     slots=plan.slots,

@@ -9,19 +9,21 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.uio cimport iovec
 
-from router.native.body cimport BODY_HAS_PROMPT, BODY_HAS_USER, hash_bytes
+from router.native.body cimport BODY_HAS_MAX_TOKENS, BODY_HAS_PROMPT, BODY_HAS_USER, BODY_IN_DOUBT, hash_bytes
 from router.native.buffer cimport buffer_bytes, buffer_release, buffer_size, buffer_t
 from router.native.causes cimport (
     CAUSE_CONNECT_FAILED, CAUSE_DNS_FAILED, CAUSE_ENDPOINTS_FULL, CAUSE_INTERNAL, CAUSE_NO_ENDPOINT, CAUSE_NONE,
 )
 from router.native.conn cimport CONN_BLOCKED, CONN_CLOSED
+from router.native.decision cimport decision_charge
 from router.native.driver_epoll cimport monotonic_us
 from router.native.exchange cimport (
     EXCHANGE_AWAITING, EXCHANGE_CONNECTING, X_BODY_DROPPED, X_CUT_THROUGH, X_FACTS_KNOWN, X_FORCE_FRESH,
     X_REQUEST_CHUNKED, X_UPLOAD_DONE,
-    core_t, exchange_charge, exchange_model, exchange_release, exchange_t,
+    core_t, exchange_model, exchange_model_hash, exchange_output_key, exchange_release, exchange_t,
 )
 from router.native.http1 cimport HTTP1_OK, head_t, parse_request_head
+from router.native.learner cimport learner_expected_output, learner_prompt_tokens
 from router.native.loadtable cimport load_in_flight
 from router.native.metrics cimport (
     COUNT_PICKS_FAILED, COUNT_UPSTREAM_CONNECTS, COUNT_UPSTREAM_IDLE, COUNT_UPSTREAM_OPEN, COUNT_UPSTREAM_REUSES,
@@ -32,8 +34,9 @@ from router.native.pool cimport (
     UPSTREAM_BUSY, UPSTREAM_IDLE, endpoint_t, pool_put_idle, pool_remove_idle, pool_take_idle,
     rewrite_t, upstream_t,
 )
+from router.native.prompt cimport prompt_blocks, prompt_total_bytes
 from router.native.rewrite cimport LENGTH_CHUNKED, LENGTH_NONE, compose_request_head, write_chunk_size
-from router.native.routes cimport KEY_HEADER, KEY_PROMPT, KEY_USER, policy_t
+from router.native.routes cimport KEY_HEADER, KEY_PROMPT, KEY_USER, route_policy_t
 from router.native.slab cimport slab_give, slab_take
 from router.native.upload cimport upload_ending, upload_pieces, upload_rewrite
 
@@ -45,14 +48,14 @@ cdef inline uint8_t lower(uint8_t byte) noexcept nogil:
     return byte | 0x20 if 65 <= byte <= 90 else byte
 
 
-cdef const policy_t* policy_of(const exchange_t* x) noexcept nogil:
+cdef const route_policy_t* policy_of(const exchange_t* x) noexcept nogil:
     return &x.route.policy if x.route.has_policy else x.target.policy
 
 
 cdef uint64_t affinity_key(exchange_t* x, const uint8_t* buffer) noexcept nogil:
     # The hash that keeps a session at an endpoint; 0 when the request has nothing to hash. Needs the scan: before the
     # request is dropped.
-    cdef const policy_t* policy = policy_of(x)
+    cdef const route_policy_t* policy = policy_of(x)
     cdef head_t head
     cdef uint32_t index, at
     cdef uint64_t key = 0
@@ -86,23 +89,50 @@ cdef bint has_room(core_t* core, const endpoint_t* endpoint) noexcept nogil:
     return endpoint.idle_first != NULL or endpoint.open_count < endpoint.connections_max
 
 
+cdef void describe_prompt(core_t* core, exchange_t* x, pick_request_t* request) noexcept nogil:
+    """How much there is to compute, and under which keys parts of it may be cached."""
+    cdef uint64_t model_hash, size_bytes
+    cdef bint in_doubt
+    if x.scan == NULL:
+        return
+    in_doubt = x.scan.flags & BODY_IN_DOUBT != 0
+    model_hash = exchange_model_hash(x)
+    request.output_tokens = learner_expected_output(
+        core.decider.learner, exchange_output_key(x), x.scan.max_tokens if x.scan.flags & BODY_HAS_MAX_TOKENS else -1)
+    size_bytes = x.body_received_bytes if in_doubt else prompt_total_bytes(&x.scan.chain)
+    if size_bytes == 0:
+        return
+    request.prompt_tokens = learner_prompt_tokens(core.decider.learner, model_hash, size_bytes)
+    if in_doubt:
+        return
+    request.block_count = prompt_blocks(
+        &x.scan.chain, model_hash, request.prompt_tokens, core.block_keys, core.block_tokens)
+    request.blocks = core.block_keys
+    request.block_tokens = core.block_tokens
+    if x.flags & X_UPLOAD_DONE:
+        x.prompt_bytes = <uint32_t>min(size_bytes, <uint64_t>0xFFFFFFFF)
+    elif x.upload_remaining > 0:         # cut through: most of what is still to come is prompt
+        request.prompt_tokens = learner_prompt_tokens(
+            core.decider.learner, model_hash, size_bytes + <uint64_t>x.upload_remaining)
+
+
 cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil:
     cdef pick_request_t request
-    cdef const policy_t* policy = policy_of(x)
+    cdef const route_policy_t* policy = policy_of(x)
     cdef int position
     cdef uint32_t _turn
     cdef bint saw_full = False
     memset(&request, 0, sizeof(request))
     request.key = x.key
     request.now_us = core.driver.now_us
-    request.load_factor = policy.load_factor
+    describe_prompt(core, x, &request)
     for _turn in range(EXCLUDABLE_MAX + 1):
         request.random = random_next(&core.random_state)
         request.excluded[0] = x.excluded[0]
         request.excluded[1] = x.excluded[1]
         request.excluded[2] = x.excluded[2]
         request.excluded[3] = x.excluded[3]
-        position = pick_endpoint(policy.kind, core.load, &x.target.candidates, &request)
+        position = pick_endpoint(core.decider, &policy.pick, &x.target.candidates, &request)
         if position < 0:
             metrics_add(&core.metrics, COUNT_PICKS_FAILED, 1)
             return CAUSE_ENDPOINTS_FULL if saw_full else CAUSE_NO_ENDPOINT
@@ -116,7 +146,7 @@ cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil:
             return CAUSE_ENDPOINTS_FULL
     else:
         return CAUSE_ENDPOINTS_FULL
-    exchange_charge(core, x)
+    decision_charge(core.decider, &x.target.candidates, x.position, &request, &x.charge)
     x.attempts += 1
     x.state = EXCHANGE_CONNECTING
     x.sent_us = core.driver.now_us

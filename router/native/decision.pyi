@@ -38,7 +38,9 @@ class Decider:
     load: LoadTable
     prefix: PrefixTable | None
     learner: Learner
-    def __init__(self, load: LoadTable, prefix: PrefixTable | None, learner: Learner, column: int = 0) -> None: ...
+    def __init__(
+        self, load: LoadTable, prefix: PrefixTable | None, learner: Learner, column: int = 0
+    ) -> None: ...
     def reserve(self, candidate_count: int) -> None:
         """Picks among so many candidates are to be weighed. Raises: MemoryError."""
     def decide(
@@ -57,6 +59,23 @@ class Decider:
         excluded: Sequence[int] = (),
     ) -> Decision:
         """A pick by policy `kind` and its charge. Raises: IndexError for a slot that is not there."""
+    def view(
+        self,
+        slots: Sequence[int],
+        *,
+        key: int = 0,
+        random: int = 0,
+        now_us: int = 1,
+        prompt_tokens: int = 0,
+        output_tokens: int = 0,
+        blocks: Sequence[int] = (),
+        block_tokens: Sequence[int] = (),
+        excluded: Sequence[int] = (),
+    ) -> dict[str, list[float]]:
+        """What a weighing policy would read, by name, padded to a multiple of 16.
+
+        Raises: IndexError; ValueError for more candidates than are reserved for.
+        """
     def first_token(self, decision: Decision, now_us: int) -> None: ...
     def end(
         self,

@@ -22,7 +22,7 @@ from router.native.policy_memory cimport (
     policy_memory_create, policy_memory_free, policy_memory_t, policy_observe_end, policy_observe_first_token,
 )
 from router.native.prefix cimport prefix_insert, prefix_match, prefix_reported
-from router.native.view cimport view_free, view_is_for, view_reserve
+from router.native.view cimport view_fill, view_free, view_is_for, view_reserve, view_t
 
 cdef enum:
     VIEW_CAPACITY = 1024             # candidates of a pick; a larger set makes it grow (Decider.reserve)
@@ -138,6 +138,47 @@ cdef void decision_end(
 
 # --- the door --------------------------------------------------------------------------------------------------------
 
+cdef class Question:
+    """Candidates and a request out of Python's numbers."""
+
+    cdef candidate_set_t candidates
+    cdef pick_request_t request
+    cdef uint64_t* keys
+    cdef uint32_t* ends
+
+    def __cinit__(
+        self, Decider decider, slots, *, uint64_t key=0, uint64_t random=0, uint64_t now_us=1, uint32_t prompt_tokens=0,
+        uint32_t output_tokens=0, blocks=(), block_tokens=(), excluded=()
+    ):
+        cdef uint32_t index, count = <uint32_t>len(slots), depth = <uint32_t>len(blocks)
+        self.candidates.slots = <uint32_t*>calloc(count + 1, sizeof(uint32_t))
+        self.candidates.weights = <float*>calloc(count + 1, sizeof(float))
+        self.candidates.identities = <uint64_t*>calloc(count + 1, sizeof(uint64_t))
+        self.keys = <uint64_t*>calloc(depth + 1, sizeof(uint64_t))
+        self.ends = <uint32_t*>calloc(depth + 1, sizeof(uint32_t))
+        if self.candidates.slots == NULL or self.candidates.weights == NULL or self.candidates.identities == NULL \
+                or self.keys == NULL or self.ends == NULL:
+            raise MemoryError
+        for index, slot in enumerate(slots):
+            if not 0 <= slot < decider.decider.load.slot_count:
+                raise IndexError(f"slot {slot} of {decider.decider.load.slot_count}")
+            self.candidates.slots[index] = self.candidates.identities[index] = slot
+            self.candidates.weights[index] = 1
+        self.candidates.count = count
+        for index, (block, end) in enumerate(zip(blocks, block_tokens, strict=True)):
+            self.keys[index], self.ends[index] = block, end
+        for position in excluded:
+            self.request.excluded[position >> 6] |= <uint64_t>1 << (position & 63)
+        self.request.key, self.request.random, self.request.now_us = key, random, now_us
+        self.request.prompt_tokens, self.request.output_tokens = prompt_tokens, output_tokens
+        self.request.block_count, self.request.blocks, self.request.block_tokens = depth, self.keys, self.ends
+
+    def __dealloc__(self):
+        candidate_set_free(&self.candidates)
+        free(self.keys)
+        free(self.ends)
+
+
 cdef class Decider:
     """Everything a decision reads and writes, for one process; see decision.pyi for the Python side."""
 
@@ -166,53 +207,45 @@ cdef class Decider:
         if view_reserve(&self.decider.view, candidate_count) < 0:
             raise MemoryError
 
-    def decide(
-        self, int kind, slots, *, knobs=(), uint64_t key=0, uint64_t random=0, uint64_t now_us=1,
-        uint32_t prompt_tokens=0, uint32_t output_tokens=0, blocks=(), block_tokens=(), excluded=(),
-    ):
+    def decide(self, int kind, slots, *, knobs=(), **asked):
         cdef Decision decision = Decision.__new__(Decision)
-        cdef candidate_set_t candidates
-        cdef pick_request_t request
+        cdef Question question = Question(self, slots, **asked)
         cdef policy_t policy
-        cdef uint32_t index, count = <uint32_t>len(slots), depth = <uint32_t>len(blocks)
-        cdef uint64_t* block_keys = <uint64_t*>calloc(depth + 1, sizeof(uint64_t))
-        cdef uint32_t* block_ends = <uint32_t*>calloc(depth + 1, sizeof(uint32_t))
-        memset(&candidates, 0, sizeof(candidates))
-        memset(&request, 0, sizeof(request))
         memset(&policy, 0, sizeof(policy))
-        try:
-            candidates.count = count
-            candidates.slots = <uint32_t*>calloc(count + 1, sizeof(uint32_t))
-            candidates.weights = <float*>calloc(count + 1, sizeof(float))
-            candidates.identities = <uint64_t*>calloc(count + 1, sizeof(uint64_t))
-            if block_keys == NULL or block_ends == NULL or candidates.slots == NULL or candidates.weights == NULL \
-                    or candidates.identities == NULL:
-                raise MemoryError
-            for index, slot in enumerate(slots):
-                if not 0 <= slot < self.decider.load.slot_count:
-                    raise IndexError(f"slot {slot} of {self.decider.load.slot_count}")
-                candidates.slots[index] = candidates.identities[index] = slot
-                candidates.weights[index] = 1
-            for index, (block, end) in enumerate(zip(blocks, block_tokens, strict=True)):
-                block_keys[index], block_ends[index] = block, end
-            for index, knob in enumerate(knobs[:KNOBS]):
-                policy.knobs[index] = knob
-            for position in excluded:
-                request.excluded[position >> 6] |= <uint64_t>1 << (position & 63)
-            policy.kind = kind
-            request.key, request.random, request.now_us = key, random, now_us
-            request.prompt_tokens, request.output_tokens = prompt_tokens, output_tokens
-            request.block_count, request.blocks, request.block_tokens = depth, block_keys, block_ends
-            decision.position = pick_endpoint(&self.decider, &policy, &candidates, &request)
-            if decision.position >= 0:
-                decision_charge(&self.decider, &candidates, decision.position, &request, &decision.charge)
-                self._held.add(decision)         # it must not go while it is in a queue
-            return decision
-        finally:
-            self.decider.view.slots = NULL
-            candidate_set_free(&candidates)
-            free(block_keys)
-            free(block_ends)
+        policy.kind = kind
+        for index, knob in enumerate(knobs[:KNOBS]):
+            policy.knobs[index] = knob
+        self.decider.view.slots = NULL           # another question's arrays may have lain where this one's do
+        decision.position = pick_endpoint(&self.decider, &policy, &question.candidates, &question.request)
+        if decision.position >= 0:
+            decision_charge(
+                &self.decider, &question.candidates, decision.position, &question.request, &decision.charge)
+            self._held.add(decision)             # it must not go while it is in a queue
+        return decision
+
+    def view(self, slots, **asked):
+        cdef Question question = Question(self, slots, **asked)
+        cdef view_t* view = &self.decider.view
+        cdef uint32_t index, end
+        if question.candidates.count > view.capacity:
+            raise ValueError(f"at most {view.capacity} candidates; see reserve")
+        view.slots = NULL
+        view.count = 0
+        view_fill(view, self.decider.load, self.decider.prefix, self.decider.learner, &question.candidates,
+                  &question.request)
+        view.slots = NULL
+        end = (view.count + 15) // 16 * 16
+        return {
+            "in_flight": [view.in_flight[index] for index in range(end)],
+            "pending": [view.pending[index] for index in range(end)],
+            "decoding": [view.decoding[index] for index in range(end)],
+            "queued_tokens": [view.queued_tokens[index] for index in range(end)],
+            "queued_s": [view.queued_s[index] for index in range(end)],
+            "kv_tokens": [view.kv_tokens[index] for index in range(end)],
+            "hit_tokens": [view.hit_tokens[index] for index in range(end)],
+            "uncached_tokens": [view.uncached_tokens[index] for index in range(end)],
+            "refused": [view.refused[index] for index in range(end)],
+        }
 
     def first_token(self, Decision decision not None, uint64_t now_us):
         decision_first_token(&self.decider, &decision.charge, now_us)

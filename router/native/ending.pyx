@@ -17,7 +17,7 @@ from router.native.causes cimport (
 )
 from router.native.conn cimport CONN_BLOCKED, CONN_CLOSED
 from router.native.exchange cimport (
-    DOWN_FLUSH, DOWN_IDLE, DOWN_LINGER, EXCHANGE_TUNNEL, X_CLOSE_DOWNSTREAM, X_UPLOAD_DONE, core_t, downstream_t,
+    DOWN_FLUSH, DOWN_IDLE, DOWN_LINGER, EXCHANGE_TUNNEL, X_CLOSE_DOWNSTREAM, X_FAULT, X_UPLOAD_DONE, core_t, downstream_t,
     exchange_deadline,
     exchange_free, exchange_new, exchange_record, exchange_t,
 )
@@ -137,6 +137,7 @@ cdef void cut_short(core_t* core, exchange_t* x, int cause) noexcept nogil:
     cdef downstream_t* down = x.down
     if x.endpoint != NULL and core.options.counts_against_endpoint[cause]:
         load_observe_outcome(core.load, x.endpoint.slot, True, core.driver.now_us)
+        x.flags |= X_FAULT
     attempt_end(core, x, False)
     core.driver.abort(&down.conn)
     finish(core, x, cause)

@@ -6,8 +6,9 @@ from router.native.buffer cimport buffer_t
 from router.native.chunk cimport chunk_t
 from router.native.conn cimport conn_t, driver_t
 from router.native.http1 cimport head_t
-from router.native.loadtable cimport load_table_t
+from router.native.loadtable cimport charge_t, load_table_t
 from router.native.metrics cimport metrics_t
+from router.native.pick cimport decider_t
 from router.native.pool cimport endpoint_t, text_t, upstream_t
 from router.native.routes cimport route_t, snapshot_t, target_t
 from router.native.sse cimport sse_meter_t
@@ -54,7 +55,7 @@ cdef enum upload_result:
     UPLOAD_NO_MEMORY = -3
 
 cdef enum exchange_flag:
-    X_CHARGED = 1                    # one attempt is counted in the load table
+    X_FAULT = 1                      # the attempt failed by its endpoint's fault
     X_CLOSE_DOWNSTREAM = 2           # the client's connection ends with this answer
     X_HTTP10 = 4
     X_HEAD = 8
@@ -119,7 +120,8 @@ cdef struct network_t:               # CIDR whose X-Forwarded-* are believed
 cdef struct core_t:                  # a worker's native state; its door is router._fastpath.Core
     driver_t* driver
     wheel_t wheel
-    load_table_t* load
+    decider_t* decider
+    load_table_t* load               # the decider's
     metrics_t metrics
     uint32_t column
     snapshot_t* snapshot
@@ -144,6 +146,8 @@ cdef struct core_t:                  # a worker's native state; its door is rout
     head_t head                      # scratch: the head that was parsed last
     exchange_t* head_owner           # whose request head that is, NULL: nobody's
     uint8_t* compose                 # scratch, COMPOSE_BYTES: a head being written
+    uint64_t block_keys[97]          # scratch: PROMPT_KEYS_MAX, of the prompt that is being picked for
+    uint32_t block_tokens[97]
     buffer_t log                     # finished access-log lines
     hooks_t hooks
     void* door                       # the Core object
@@ -187,10 +191,12 @@ cdef struct exchange_t:
     chunk_t upload_chunk
     chunk_t relay_chunk
     sse_meter_t meter
+    charge_t charge                  # of the attempt
     uint64_t excluded[4]             # candidates already tried, a bit each
     uint64_t key                     # of the hash policies
     uint64_t model_offset            # of the model string in the body, for rewriting
     uint32_t model_length
+    uint32_t prompt_bytes            # of the whole prompt; 0: not known
     uint32_t flags                   # exchange_flag
     uint32_t position                # of the endpoint in target.candidates
     uint16_t status
@@ -211,7 +217,7 @@ cdef struct exchange_t:
 cdef exchange_t* exchange_new(core_t* core, downstream_t* down, const uint8_t* buffer,
                               const head_t* head) noexcept nogil
 cdef void exchange_free(core_t* core, exchange_t* x) noexcept nogil
-cdef void exchange_charge(core_t* core, exchange_t* x) noexcept nogil
+# ends the attempt's charge
 cdef void exchange_release(core_t* core, exchange_t* x) noexcept nogil
 # head, body and scan are not needed any more
 cdef void exchange_drop_request(core_t* core, exchange_t* x) noexcept nogil
@@ -221,4 +227,6 @@ cdef text_t exchange_id(const exchange_t* x) noexcept nogil
 cdef text_t exchange_method(const exchange_t* x) noexcept nogil
 cdef text_t exchange_path(const exchange_t* x) noexcept nogil
 cdef text_t exchange_model(const exchange_t* x) noexcept nogil
+cdef uint64_t exchange_model_hash(const exchange_t* x) noexcept nogil
+cdef uint64_t exchange_output_key(const exchange_t* x) noexcept nogil  # whose answers are as long as this one's
 cdef uint64_t exchange_deadline(const core_t* core, const downstream_t* down, int* cause) noexcept nogil

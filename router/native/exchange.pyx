@@ -1,11 +1,11 @@
 """One exchange: a client's request and its one final response, and everything it holds while it lasts.
 
 It owns the in-flight charge, the held request, the labels and the snapshot it began with; `exchange_record` books its
-end and `exchange_free` gives everything back. Invariants: charge and release pair up on every path (the flag makes
-both idempotent), and an exchange is recorded exactly once (a second record is a bug and is ignored by the flag).
+end and `exchange_free` gives everything back. Invariants: charge and release pair up on every path (the charge knows
+whether it is charged), and an exchange is recorded exactly once (a second record is a bug and is ignored by the flag).
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from router.native.body cimport body_scan_t
@@ -15,8 +15,13 @@ from router.native.causes cimport (
     CAUSE_IDLE_TIMEOUT, CAUSE_NONE, CAUSE_TLS_HANDSHAKE, CAUSE_TLS_TIMEOUT, CAUSE_TOTAL_TIMEOUT,
 )
 from router.native.conn cimport CONN_BLOCKED, CONN_HANDSHAKING, CONN_PAUSED
+from router.native.decision cimport decision_end
+from router.native.hash cimport hash_bytes
 from router.native.http1 cimport FIELD_X_REQUEST_ID, METHOD_HEAD, head_t, span_t
-from router.native.loadtable cimport load_charge, load_observe_itl, load_release
+from router.native.learner cimport learner_decoded, learner_output, learner_prompt, learner_t
+from router.native.loadtable cimport (
+    CHARGE_NONE, ROW_IN_FLIGHT, ROW_KV_TOKENS, ROW_PENDING, load_observe_itl, load_sum,
+)
 from router.native.metrics cimport (
     COUNT_BYTES_TO_CLIENTS, COUNT_CACHED_TOKENS, COUNT_COMPLETION_TOKENS, COUNT_EVENTS, COUNT_PROMPT_TOKENS,
     COUNT_REQUESTS_IN_FLIGHT, COUNT_UNFINISHED_STREAMS, HISTOGRAM_ROUTE_E2E, metrics_add, metrics_count_request,
@@ -33,8 +38,12 @@ cdef enum:
     MADE_ID_BYTES = 32
     TUNNEL_IDLE_US = 3600000000      # a WebSocket may be quiet for long, but not for ever
     LINGER_US = 5000000              # how long an answered client may go on sending what nobody reads
+    OUTPUT_TOKENS_MAX = 1 << 24      # of a usage object that is believed
     NO_ROUTE = 0xFFFF
     NO_SLOT = 0xFFFF
+
+
+cdef uint64_t OUTPUT_KEY_STEP = 0x9E3779B97F4A7C15     # 2^64 / golden ratio: routes far from each other
 
 
 cdef bint is_usable_id(const uint8_t* data, uint32_t length) noexcept nogil:
@@ -150,16 +159,50 @@ cdef text_t exchange_model(const exchange_t* x) noexcept nogil:
     return text
 
 
-cdef void exchange_charge(core_t* core, exchange_t* x) noexcept nogil:
-    if not x.flags & X_CHARGED:
-        load_charge(core.load, core.column, x.endpoint.slot)
-        x.flags |= X_CHARGED
+cdef uint64_t exchange_model_hash(const exchange_t* x) noexcept nogil:
+    cdef text_t model = exchange_model(x)
+    return hash_bytes(model.data, model.length, 0)
+
+
+cdef uint64_t exchange_output_key(const exchange_t* x) noexcept nogil:
+    return exchange_model_hash(x) + (<uint64_t>x.route.index + 1) * OUTPUT_KEY_STEP
 
 
 cdef void exchange_release(core_t* core, exchange_t* x) noexcept nogil:
-    if x.flags & X_CHARGED:
-        load_release(core.load, core.column, x.endpoint.slot)
-        x.flags &= ~X_CHARGED
+    cdef int64_t prompt_tokens = -1, cached_tokens = -1
+    cdef bint failed = x.flags & X_FAULT != 0
+    x.flags &= ~X_FAULT
+    if x.charge.state == CHARGE_NONE:
+        return
+    if x.meter.has_usage:
+        prompt_tokens, cached_tokens = x.meter.prompt_tokens, x.meter.cached_tokens
+        if cached_tokens > prompt_tokens:            # Anthropic's input_tokens are those that were not cached
+            prompt_tokens += cached_tokens
+    decision_end(core.decider, &x.charge, failed, prompt_tokens, cached_tokens, core.driver.now_us)
+
+
+cdef void learn(core_t* core, exchange_t* x) noexcept nogil:
+    """What a whole answer says of answers like it: how long they are, how fast they decode, how large tokens are."""
+    cdef learner_t* learner = core.decider.learner
+    cdef uint32_t slot = x.endpoint.slot
+    cdef int64_t output_tokens = 0
+    cdef uint64_t in_flight, pending, gap_us
+    if x.meter.has_usage and x.meter.completion_tokens > 0:
+        output_tokens = x.meter.completion_tokens
+    elif x.meter.mode == METER_SSE and x.meter.saw_done:
+        output_tokens = x.meter.event_count          # engines send an event a token
+    if output_tokens > OUTPUT_TOKENS_MAX:
+        return
+    if output_tokens > 0:
+        learner_output(learner, exchange_output_key(x), <uint32_t>output_tokens)
+    if x.meter.has_usage and 0 < x.meter.prompt_tokens <= OUTPUT_TOKENS_MAX and x.prompt_bytes:
+        learner_prompt(learner, exchange_model_hash(x), x.prompt_bytes, <uint32_t>x.meter.prompt_tokens)
+    if x.meter.mode == METER_SSE and output_tokens > 1 and x.last_byte_us > x.first_byte_us:
+        gap_us = (x.last_byte_us - x.first_byte_us) // <uint64_t>(output_tokens - 1)
+        in_flight, pending = load_sum(core.load, ROW_IN_FLIGHT, slot), load_sum(core.load, ROW_PENDING, slot)
+        learner_decoded(
+            learner, slot, <float>gap_us * <float>1e-6, <float>(in_flight - min(pending, in_flight)) + 1,
+            <float>load_sum(core.load, ROW_KV_TOKENS, slot), <uint32_t>(output_tokens - 1), core.driver.now_us)
 
 
 cdef void exchange_drop_request(core_t* core, exchange_t* x) noexcept nogil:
@@ -203,6 +246,8 @@ cdef bint exchange_record(core_t* core, exchange_t* x, int cause) noexcept nogil
             metrics_add(&core.metrics, COUNT_COMPLETION_TOKENS, x.meter.completion_tokens)
         if x.meter.cached_tokens > 0:
             metrics_add(&core.metrics, COUNT_CACHED_TOKENS, x.meter.cached_tokens)
+    if cause == CAUSE_NONE and x.endpoint != NULL and 200 <= x.status < 300:
+        learn(core, x)
     core.finished_count += 1
     return True
 

@@ -24,6 +24,7 @@ from router.native.causes cimport (
     CAUSE_UPSTREAM_MALFORMED,
 )
 from router.native.conn cimport CONN_BLOCKED, CONN_CLOSED, CONN_PAUSED
+from router.native.decision cimport decision_first_token
 from router.native.ending cimport (
     answer_early, answer_error, arm, close_downstream, cut_short, finish, passed_cause, refuse,
 )
@@ -31,7 +32,7 @@ from router.native.exchange cimport (
     DOWN_BODY, DOWN_BUSY, DOWN_HEAD, DOWN_IDLE, EXCHANGE_AWAITING, EXCHANGE_RECEIVING, EXCHANGE_RELAYING,
     FACTS_UNREADABLE, RELAY_CHUNKED, RELAY_DONE, RELAY_LENGTH, RELAY_MORE, RELAY_NONE, RELAY_UNCHUNKED,
     RELAY_UNTIL_CLOSE, RELAY_UNTIL_CLOSE_RAW, UPLOAD_BAD, UPLOAD_DONE, UPLOAD_TOO_LARGE, X_BODY_DROPPED,
-    X_CLOSE_DOWNSTREAM, X_CUT_THROUGH, X_FACTS_KNOWN, X_FORCE_FRESH, X_HEAD, X_HEAD_SENT, X_HTTP10, X_MULTIPART,
+    X_CLOSE_DOWNSTREAM, X_CUT_THROUGH, X_FACTS_KNOWN, X_FAULT, X_FORCE_FRESH, X_HEAD, X_HEAD_SENT, X_HTTP10, X_MULTIPART,
     X_REQUEST_CHUNKED, X_RESPONSE_BEGAN, X_SAW_TTFT, X_STREAM, X_UPGRADE, X_UPLOAD_DONE, X_UPSTREAM_KEEPS, core_t,
     downstream_t,
     exchange_drop_request, exchange_model, exchange_new, exchange_path, exchange_set_model, exchange_t,
@@ -350,9 +351,12 @@ cdef void on_response_head(core_t* core, exchange_t* x, const uint8_t* raw, head
     load_observe_outcome(core.load, x.endpoint.slot, head.status >= 500, core.driver.now_us)
     if head.status < 500:
         load_readmit(core.load, x.endpoint.slot)
+    else:
+        x.flags |= X_FAULT
     if head.keep_alive and x.flags & X_UPLOAD_DONE:
         x.flags |= X_UPSTREAM_KEEPS
     if head.status == 101:
+        decision_first_token(core.decider, &x.charge, core.driver.now_us)     # nothing is waited for any more
         x.mode = RELAY_UNTIL_CLOSE_RAW
         x.flags |= X_CLOSE_DOWNSTREAM
     elif x.flags & X_HEAD or head.status == 204 or head.status == 304:
@@ -456,6 +460,8 @@ cdef void attempt_failed(core_t* core, exchange_t* x, int cause) noexcept nogil:
         x.attempts -= 1
         begin_attempt(core, x)
         return
+    if endpoint != NULL and cause >= CAUSE_DNS_FAILED and core.options.counts_against_endpoint[cause]:
+        x.flags |= X_FAULT
     attempt_end(core, x, False)
     if endpoint != NULL and cause >= CAUSE_DNS_FAILED:
         if core.options.counts_against_endpoint[cause]:

@@ -17,6 +17,7 @@ from router.native.exchange cimport (
     RELAY_BAD, RELAY_CHUNKED, RELAY_DONE, RELAY_LENGTH, RELAY_MORE, RELAY_NONE, RELAY_UNCHUNKED, RELAY_UNTIL_CLOSE,
     RELAY_UNTIL_CLOSE_RAW, X_IN_TRAILERS, X_SAW_TTFT, core_t, exchange_t,
 )
+from router.native.decision cimport decision_first_token, decision_whole_answer
 from router.native.http1 cimport FIELD_HOP_BY_HOP, HTTP1_OK, head_t, parse_trailers
 from router.native.loadtable cimport load_observe_ttft
 from router.native.rewrite cimport write_chunk_size
@@ -66,6 +67,12 @@ cdef void measure(core_t* core, exchange_t* x, const uint8_t* data, size_t size)
         metrics_observe_us(&core.metrics, HISTOGRAM_ROUTE_TTFT, x.route.index, now_us - x.started_us)
         metrics_observe_us(&core.metrics, HISTOGRAM_ENDPOINT_TTFT, x.endpoint.slot, now_us - x.sent_us)
         load_observe_ttft(core.load, x.endpoint.slot, <uint32_t>(now_us - x.sent_us), now_us)
+        if x.status < 300:               # an error says nothing of prompts; the end of the attempt takes it back
+            if x.meter.mode == METER_SSE:
+                decision_first_token(core.decider, &x.charge, now_us)
+            else:
+                decision_whole_answer(
+                    core.decider, &x.charge, x.meter.completion_tokens if x.meter.has_usage else -1, now_us)
     elif events and x.meter.mode == METER_SSE:
         metrics_observe_us(&core.metrics, HISTOGRAM_ENDPOINT_ITL, x.endpoint.slot, gap_us // events)
     x.last_byte_us = now_us

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from router.native.http1 cimport head_t
-from router.native.pick cimport candidate_set_t
+from router.native.pick cimport candidate_set_t, policy_t
 from router.native.pool cimport endpoint_t, text_t
 
 cdef enum key_source:
@@ -24,16 +24,15 @@ cdef struct timeouts_t:              # microseconds; 0 switches one off
     uint64_t write_stall_us          # a client takes nothing of what waits for it
     uint64_t total_us
 
-cdef struct policy_t:
-    int kind                         # pick.policy_kind
+cdef struct route_policy_t:
+    policy_t pick
     int key_source
     text_t key_header
-    float load_factor
 
 cdef struct target_t:                # the endpoints of a pool that serve a model
     candidate_set_t candidates
     endpoint_t** endpoints           # parallel to candidates.slots
-    policy_t* policy                 # the pool's
+    route_policy_t* policy           # the pool's
     text_t model                     # as configured; empty when any model goes
     text_t pool_name
 
@@ -53,7 +52,7 @@ cdef struct route_t:
     text_t model
     header_match_t headers[8]        # ROUTE_HEADERS_MAX
     timeouts_t timeouts
-    policy_t policy
+    route_policy_t policy
 
 cdef struct model_entry_t:
     uint64_t hash
@@ -69,7 +68,7 @@ cdef struct snapshot_t:
     uint32_t entry_mask              # model_entry_t table size - 1
     model_entry_t* entries
     uint32_t pool_count
-    policy_t* policies
+    route_policy_t* policies
     target_t** any_model             # any_model[pool_count]: endpoints of the pool that serve any model; NULL: none
     target_t** whole                 # whole[pool_count]: all endpoints of the pool, for requests that name no model
     target_t* any_model_of_all       # over all pools
@@ -88,5 +87,5 @@ cdef class Snapshot:
     cdef readonly list endpoints     # list[Endpoint], kept alive
     cdef list _kept
     cdef text_t keep(self, bytes data)
-    cdef target_t* make_target(self, object pool, int pool_index, list members, bytes model, bint ring) except NULL
+    cdef target_t* make_target(self, object pool, int pool_index, list members, bytes model, set kinds) except NULL
     cdef void put_entry(self, int pool, target_t* target) noexcept

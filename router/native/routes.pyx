@@ -13,7 +13,8 @@ from libc.string cimport memcmp, memset
 from router.native.body cimport hash_bytes
 from router.native.http1 cimport HTTP1_OK, head_t, parse_request_head
 from router.native.pick cimport (
-    POLICY_BOUNDED_RING, candidate_set_build_ring, candidate_set_free, candidate_set_t,
+    KNOBS_MAX, POLICY_BOUNDED_RING, POLICY_MAGLEV, POLICY_RING, candidate_set_build_maglev, candidate_set_build_ring,
+    candidate_set_free, candidate_set_t,
 )
 from router.native.pool cimport Endpoint, endpoint_t, text_t
 
@@ -163,7 +164,7 @@ cdef class Snapshot:
         self._kept = []
         self.endpoints = [endpoints[entry.identity] for entry in tables.endpoints]
         pool_count = len(tables.pools)
-        ring = any(route.policy is not None and route.policy.kind == POLICY_BOUNDED_RING for route in tables.routes)
+        kinds = {route.policy.kind for route in tables.routes if route.policy is not None}      # on any pool
         names = [sorted({model for member in pool.endpoints for model in tables.endpoints[member].models})
                  for pool in tables.pools]
         name_count = sum(map(len, names))
@@ -172,7 +173,7 @@ cdef class Snapshot:
         self.snapshot.pool_count = pool_count
         self.snapshot.route_count = len(tables.routes)
         self.snapshot.targets = <target_t*>calloc(3 * pool_count + 2 * name_count + 2, sizeof(target_t))
-        self.snapshot.policies = <policy_t*>calloc(pool_count + 1, sizeof(policy_t))
+        self.snapshot.policies = <route_policy_t*>calloc(pool_count + 1, sizeof(route_policy_t))
         self.snapshot.any_model = <target_t**>calloc(pool_count + 1, sizeof(target_t*))
         self.snapshot.whole = <target_t**>calloc(pool_count + 1, sizeof(target_t*))
         self.snapshot.routes = <route_t*>calloc(self.snapshot.route_count + 1, sizeof(route_t))
@@ -187,18 +188,18 @@ cdef class Snapshot:
 
         for index, pool in enumerate(tables.pools):
             fill_policy(self, &self.snapshot.policies[index], pool.policy)
-            self.snapshot.whole[index] = self.make_target(pool, index, list(pool.endpoints), b"", ring)
+            self.snapshot.whole[index] = self.make_target(pool, index, list(pool.endpoints), b"", kinds)
             if pool.is_default and self.snapshot.default_whole == NULL:
                 self.snapshot.default_whole = self.snapshot.whole[index]
             unnamed = [member for member in pool.endpoints if not tables.endpoints[member].models]
             if unnamed:
-                self.snapshot.any_model[index] = self.make_target(pool, index, unnamed, b"", ring)
+                self.snapshot.any_model[index] = self.make_target(pool, index, unnamed, b"", kinds)
                 if self.snapshot.any_model_of_all == NULL or pool.is_default:
                     self.snapshot.any_model_of_all = self.snapshot.any_model[index]
             for name in names[index]:
                 members = [member for member in pool.endpoints
                            if not tables.endpoints[member].models or name in tables.endpoints[member].models]
-                target = self.make_target(pool, index, members, name.encode(), ring)
+                target = self.make_target(pool, index, members, name.encode(), kinds)
                 self.put_entry(index, target)
                 if look_up(&self.snapshot, ANY_POOL, target.model) == NULL:
                     self.put_entry(ANY_POOL, target)
@@ -225,7 +226,7 @@ cdef class Snapshot:
         text.length = <uint32_t>len(data)
         return text
 
-    cdef target_t* make_target(self, object pool, int pool_index, list members, bytes model, bint ring) except NULL:
+    cdef target_t* make_target(self, object pool, int pool_index, list members, bytes model, set kinds) except NULL:
         cdef target_t* target = &self.snapshot.targets[self.snapshot.target_count]
         cdef candidate_set_t* candidates = &target.candidates
         cdef endpoint_t* endpoint
@@ -249,8 +250,10 @@ cdef class Snapshot:
         target.policy = &self.snapshot.policies[pool_index]
         target.model = self.keep(model)
         target.pool_name = self.keep(pool.name.encode())
-        if (ring or target.policy.kind == POLICY_BOUNDED_RING) \
-                and candidate_set_build_ring(candidates, RING_POINTS) < 0:
+        kinds = kinds | {target.policy.pick.kind}
+        if kinds & {POLICY_RING, POLICY_BOUNDED_RING} and candidate_set_build_ring(candidates, RING_POINTS) < 0:
+            raise MemoryError
+        if POLICY_MAGLEV in kinds and candidate_set_build_maglev(candidates) < 0:
             raise MemoryError
         return target
 
@@ -265,11 +268,12 @@ cdef class Snapshot:
         self.snapshot.entries[index].target = target
 
 
-cdef fill_policy(Snapshot snapshot, policy_t* policy, tables):
-    policy.kind = tables.kind
+cdef fill_policy(Snapshot snapshot, route_policy_t* policy, tables):
+    policy.pick.kind = tables.kind
+    for index, knob in enumerate(tables.knobs[:<int>KNOBS_MAX]):
+        policy.pick.knobs[index] = knob
     policy.key_source = tables.key_source
     policy.key_header = snapshot.keep(tables.key_header.encode())
-    policy.load_factor = tables.load_factor
 
 
 cdef fill_timeouts(timeouts_t* timeouts, tables):

@@ -36,6 +36,102 @@ def test_in_flight_is_the_sum_over_columns() -> None:
     assert table.view(5)["attempts"] == 4
 
 
+def test_account_follows_a_charge_from_the_pick_to_the_end() -> None:
+    table = LoadTable.create(8, 2)
+    charge = table.charge(1, 3, uncached_tokens=700, work_us=45_678, kv_tokens=1_200, now_us=NOW_US)
+    view = table.view(3)
+    assert (view["in_flight"], view["pending"], view["queued_tokens"]) == (1, 1, 700)
+    assert (view["queued_work_us"], view["kv_tokens"]) == (45_670, 1_200)
+    assert view["oldest_pending_us"] == NOW_US
+    table.first_token(1, charge, NOW_US + 50_000)
+    table.first_token(1, charge, NOW_US + 60_000)
+    view = table.view(3)
+    assert (view["in_flight"], view["pending"], view["queued_tokens"]) == (1, 0, 0)
+    assert (view["queued_work_us"], view["kv_tokens"], view["oldest_pending_us"]) == (0, 1_200, 0)
+    table.release(1, charge)
+    table.release(1, charge)
+    table.first_token(1, charge, NOW_US + 70_000)
+    assert charge.state == "released"
+    assert set(table.view(3).values()) == {0, 1}, "one attempt is remembered"
+    assert table.underflows() == 0
+
+
+def test_what_one_charge_may_claim_is_bounded() -> None:
+    table = LoadTable.create(4, 1)
+    charge = table.charge(0, 0, uncached_tokens=2**32 - 1, work_us=2**63, kv_tokens=2**32 - 1)
+    view = table.view(0)
+    assert (view["queued_tokens"], view["kv_tokens"]) == (1 << 22, 1 << 22)
+    assert view["queued_work_us"] == (1 << 24) * 10
+    table.release(0, charge)
+    assert table.view(0)["queued_work_us"] == table.view(0)["kv_tokens"] == 0
+
+
+def test_oldest_pending_charge_is_known_whoever_leaves_first() -> None:
+    table = LoadTable.create(4, 2)
+    charges = [table.charge(index % 2, 1, work_us=1000, now_us=NOW_US + index) for index in range(6)]
+    for index, oldest in ((2, 0), (0, 1), (5, 1), (1, 3), (4, 3)):
+        if index % 2:
+            table.first_token(index % 2, charges[index], NOW_US + 10)
+        else:
+            table.release(index % 2, charges[index])
+        assert table.view(1)["oldest_pending_us"] == NOW_US + oldest
+    table.release(1, charges[3])
+    assert table.view(1)["oldest_pending_us"] == 0
+
+
+def test_progress_is_of_the_oldest_charge_since_it_began_or_the_last_first_token() -> None:
+    table = LoadTable.create(32, 2)
+    first = table.charge(0, 20, work_us=100_000, now_us=NOW_US)
+    table.charge(1, 20, work_us=300_000, now_us=NOW_US + 10_000)
+
+    def progress_us(now_us: int) -> float:
+        (one,) = table.progress_us([20], now_us)
+        assert table.progress_us([19, 20, 21], now_us, in_a_row=True) == [0, one, 0]
+        return one
+
+    assert progress_us(NOW_US - 5) == 0, "another worker's clock was read earlier"
+    assert progress_us(NOW_US + 40_000) == 40_000
+    assert progress_us(NOW_US + 900_000) == 100_000, "never more than its work"
+    table.first_token(0, first, NOW_US + 120_000)
+    assert progress_us(NOW_US + 150_000) == 30_000
+    table.first_token(1, table.charge(1, 20, now_us=NOW_US + 150_000), NOW_US + 160_000)
+    assert progress_us(NOW_US + 170_000) == 50_000, "an answer without a prompt says nothing of the queue"
+
+
+def test_account_of_another_replica_counts_and_its_head_does_not() -> None:
+    table = LoadTable.create(4, 3)
+    table.charge(0, 2, uncached_tokens=100, work_us=2_000, kv_tokens=150, now_us=NOW_US)
+    table.set_remote(2, 2, [4, 3, 900, 700, 5_000, 700])
+    view = table.view(2)
+    assert (view["in_flight"], view["pending"], view["queued_tokens"]) == (5, 4, 1000)
+    assert (view["queued_work_us"], view["kv_tokens"]) == (9_000, 5_150)
+    assert table.progress_us([2], NOW_US + 10_000) == [2_000]
+    table.set_remote(2, 2, [0] * 6)
+    assert table.in_flight(2) == 1
+    with pytest.raises(ValueError, match="zip"):
+        table.set_remote(2, 2, [0] * 5)
+
+
+def test_dead_worker_leaves_no_account() -> None:
+    table = LoadTable.create(4, 2)
+    body = """
+for slot in (1, 2, 2):
+    table.charge(1, slot, uncached_tokens=500, work_us=5000, kv_tokens=900, now_us=77)
+os.write(1, b"held\\n")
+sys.stdin.read()
+"""
+    with spawn(table, body) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"held\n"
+        child.send_signal(signal.SIGKILL)
+    assert table.view(2)["queued_tokens"] == 1000
+    assert table.view(2)["oldest_pending_us"] == 77
+    assert table.clear_column(1) == 3
+    for slot in (1, 2):
+        assert set(table.view(slot).values()) <= {0, 1, 2}, "attempts alone are left"
+        assert table.view(slot)["pending"] == 0
+
+
 def test_columns_beyond_the_first_word_of_active_columns_count_too() -> None:
     table = LoadTable.create(4, 200)
     for column in (0, 63, 64, 199):

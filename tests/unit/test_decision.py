@@ -1,0 +1,217 @@
+"""The view that policies read and the decisions that are charged from it, played by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+
+from router.native.decision import Decider
+from router.native.learner import Learner
+from router.native.loadtable import LoadTable
+from router.native.prefix import PrefixTable
+
+NOW_US = 1_000_000_000
+ROUND_ROBIN = 1
+LEAST_IN_FLIGHT = 4
+LMETRIC = 16
+BLOCKS = [11, 22, 33, 44]
+BLOCK_TOKENS = [100, 200, 400, 800]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """An engine of the simulator's 8B on an A100."""
+
+    engine_class: int = 0
+    token_s: float = 6.65e-5
+    pair_s: float = 3.4e-9
+    floor_s: float = 9.8e-3
+    base_s: float = 5e-3
+    context_s: float = 9.2e-8
+    kv_capacity_tokens: float = 400_000
+    input_price: float = 0
+    output_price: float = 0
+    second_price: float = 0
+    rtt_s: float = 0
+
+
+def decider(slot_count: int = 16, column: int = 0, load: LoadTable | None = None) -> Decider:
+    load = load or LoadTable.create(slot_count, 2)
+    learner = Learner.create(load.slot_count)
+    for slot in range(min(load.slot_count, 16)):
+        learner.set_figures(slot, Figures())
+    return Decider(load, PrefixTable.create(1 << 20, load.slot_count), learner, column)
+
+
+def test_view_holds_the_accounts_of_all_candidates_in_their_order() -> None:
+    one = decider()
+    load = one.load
+    load.charge(0, 5, uncached_tokens=300, work_us=40_000, kv_tokens=400, now_us=NOW_US)
+    decoding = load.charge(1, 5, uncached_tokens=100, work_us=9_000, kv_tokens=100, now_us=NOW_US)
+    load.first_token(1, decoding, NOW_US)
+    load.charge(1, 2, uncached_tokens=50, work_us=5_000, kv_tokens=50, now_us=NOW_US)
+    for slots in ([5, 9, 2], [2, 3, 4, 5]):
+        view = one.view(slots, now_us=NOW_US + 10_000, prompt_tokens=1000)
+        at = slots.index(5)
+        assert (view["in_flight"][at], view["pending"][at], view["decoding"][at]) == (2, 1, 1)
+        assert (view["queued_tokens"][at], view["kv_tokens"][at]) == (300, 500)
+        assert view["queued_s"][at] == pytest.approx(0.030)
+        assert view["queued_s"][slots.index(2)] == 0, "its engine has had the time for it"
+        assert view["uncached_tokens"][at] == 1000
+        assert view["refused"][: len(slots)] == [0] * len(slots)
+        assert len(view["refused"]) == 16
+        for name, row in view.items():
+            wanted = {"refused": math.inf, "uncached_tokens": 1}.get(name, 0)
+            assert row[len(slots) :] == [wanted] * (16 - len(slots)), name
+
+
+def test_view_knows_what_is_cached_and_never_claims_the_whole_prompt() -> None:
+    one = decider()
+    assert one.prefix is not None
+    one.prefix.insert(BLOCKS, BLOCK_TOKENS, 3, 800, NOW_US)
+    view = one.view([1, 3], prompt_tokens=1000, blocks=BLOCKS, block_tokens=BLOCK_TOKENS)
+    assert view["hit_tokens"][:2] == [0, 800]
+    assert view["uncached_tokens"][:2] == [1000, 200]
+    view = one.view([1, 3], prompt_tokens=700, blocks=BLOCKS, block_tokens=BLOCK_TOKENS)
+    assert (view["hit_tokens"][1], view["uncached_tokens"][1]) == (700, 1)
+    assert one.view([1, 3])["uncached_tokens"][:2] == [1, 1], "nothing is known of the request"
+
+
+def test_view_refuses_the_excluded_and_the_ejected_and_readmits_the_latter_when_nobody_is_left() -> None:
+    one = decider()
+    one.load.eject(1, NOW_US, 1_000_000, 1_000_000)
+    assert one.view([0, 1, 2], now_us=NOW_US, excluded=[2])["refused"][:3] == [0, math.inf, math.inf]
+    assert one.view([0, 1, 2], now_us=NOW_US, excluded=[0, 2])["refused"][:3] == [math.inf, 0, math.inf]
+    assert one.view([0, 1, 2], now_us=NOW_US + 1_000_000)["refused"][:3] == [0, 0, 0]
+
+
+def test_view_takes_as_many_candidates_as_are_reserved_for() -> None:
+    one = decider(slot_count=2048)
+    with pytest.raises(ValueError, match="at most 1024 candidates"):
+        one.view(range(2000))
+    one.reserve(2000)
+    view = one.view(range(2000))
+    assert len(view["in_flight"]) == 2000
+    assert len(one.view([7])["in_flight"]) == 16
+
+
+def test_decision_is_charged_at_the_pick_and_settled_at_the_end() -> None:
+    one = decider()
+    decision = one.decide(LEAST_IN_FLIGHT, [4], prompt_tokens=1000, output_tokens=200, now_us=NOW_US)
+    assert (decision.position, decision.slot, decision.state) == (0, 4, "pending")
+    view = one.load.view(4)
+    assert (view["in_flight"], view["pending"]) == (1, 1)
+    assert (view["queued_tokens"], view["kv_tokens"]) == (1000, 1200)
+    figures = decision.figures()
+    assert view["queued_work_us"] == figures["work_us"] == pytest.approx(figures["work_s"] * 1e6, abs=10)
+    assert figures["predicted_s"] > figures["work_s"] * 0.3
+    one.first_token(decision, NOW_US + 300_000)
+    assert decision.state == "decoding"
+    assert one.load.view(4)["queued_work_us"] == 0
+    one.end(decision, NOW_US + 900_000)
+    one.end(decision, NOW_US + 900_000)
+    assert decision.state == "released"
+    assert one.load.total_in_flight() == 0
+    assert one.load.view(4)["kv_tokens"] == 0
+    assert one.load.underflows() == 0
+
+
+@pytest.mark.parametrize("kind", [LEAST_IN_FLIGHT, LMETRIC])
+def test_prediction_counts_what_is_queued_and_what_is_cached_whichever_way_it_was_read(kind: int) -> None:
+    one = decider()
+    asked = {"blocks": BLOCKS, "block_tokens": BLOCK_TOKENS, "output_tokens": 10}
+    first = one.decide(kind, [6], prompt_tokens=1000, now_us=NOW_US, **asked)
+    decoding = one.decide(kind, [6], prompt_tokens=500, now_us=NOW_US)
+    one.first_token(decoding, NOW_US)
+    second = one.decide(kind, [6], prompt_tokens=1000, now_us=NOW_US + 10_000, **asked).figures()
+    assert first.figures()["uncached_tokens"] == 1000
+    assert (second["uncached_tokens"], second["hit_tokens"]) == (200, 800)
+    assert second["queued_s"] == pytest.approx(first.figures()["work_s"] - 0.010, abs=1e-4)
+    assert second["decoding"] == 1
+    assert second["work_s"] < first.figures()["work_s"] / 4
+
+
+def test_a_request_without_a_prompt_is_counted_and_nothing_is_learnt_from_it() -> None:
+    one = decider()
+    decision = one.decide(LMETRIC, [0, 1, 2], now_us=NOW_US)
+    figures = decision.figures()
+    assert (figures["prompt_tokens"], figures["work_us"], figures["predicted_s"]) == (0, 0, 0)
+    assert decision.slot is not None
+    assert one.load.in_flight(decision.slot) == 1
+    one.first_token(decision, NOW_US + 10_000_000)
+    one.end(decision, NOW_US + 10_000_000, failed=True)
+    assert one.learner.view(decision.slot, NOW_US + 10_000_000)["residual"] == 1
+    assert one.load.total_in_flight() == 0
+
+
+def test_nobody_eligible_charges_nobody() -> None:
+    one = decider()
+    decision = one.decide(ROUND_ROBIN, [3, 4], excluded=[0, 1])
+    assert (decision.position, decision.slot, decision.state) == (-1, None, "released")
+    one.end(decision, NOW_US)
+    assert one.load.total_in_flight() == 0
+
+
+def test_slow_first_tokens_and_failures_raise_what_is_predicted() -> None:
+    for failed in (False, True):
+        one = decider()
+        now_us = NOW_US
+        for _ in range(10):
+            decision = one.decide(LEAST_IN_FLIGHT, [1], prompt_tokens=1000, now_us=now_us)
+            if not failed:
+                one.first_token(decision, now_us + 3_000_000)
+            one.end(decision, now_us + (10_000 if failed else 3_100_000), failed=failed)
+            now_us += 3_200_000
+        assert one.learner.view(1, now_us)["residual"] > 2
+        assert one.learner.view(2, now_us)["residual"] == pytest.approx(1)
+
+
+def test_engines_report_corrects_how_far_its_claims_are_trusted() -> None:
+    one = decider()
+    assert one.prefix is not None
+    trusts = []
+    for turn in range(12):
+        decision = one.decide(
+            LEAST_IN_FLIGHT,
+            [2],
+            prompt_tokens=1000,
+            now_us=NOW_US + turn,
+            blocks=BLOCKS,
+            block_tokens=BLOCK_TOKENS,
+        )
+        one.end(decision, NOW_US + turn, prompt_tokens=2000, cached_tokens=0)
+        trusts.append(one.prefix.trust(2))
+    assert trusts[0] == 1, "nothing was expected to be cached"
+    assert trusts[-1] < 0.5
+    decision = one.decide(
+        LEAST_IN_FLIGHT, [2], prompt_tokens=1000, now_us=NOW_US, blocks=BLOCKS, block_tokens=BLOCK_TOKENS
+    )
+    assert decision.figures()["hit_tokens"] == pytest.approx(800, abs=1), "what is expected is before trust"
+    assert decision.figures()["uncached_tokens"] > 600
+    before = one.prefix.trust(2)
+    one.end(decision, NOW_US, prompt_tokens=2000, cached_tokens=1600)
+    assert one.prefix.trust(2) > before, "1,600 of 2,000 is what was expected"
+
+
+def test_deciders_of_two_workers_see_each_others_charges() -> None:
+    load = LoadTable.create(16, 2)
+    other_load = LoadTable.attach(load.fd)
+    one, other = decider(load=load), decider(load=other_load, column=1)
+    mine = one.decide(LEAST_IN_FLIGHT, [0, 1], prompt_tokens=100, now_us=NOW_US)
+    theirs = other.decide(LEAST_IN_FLIGHT, [0, 1], prompt_tokens=100, now_us=NOW_US)
+    assert {mine.slot, theirs.slot} == {0, 1}
+    one.end(mine, NOW_US)
+    other.end(theirs, NOW_US)
+    assert load.in_flight_by_column() == [0, 0]
+
+
+def test_tables_must_have_room_for_each_other() -> None:
+    load = LoadTable.create(32, 1)
+    with pytest.raises(ValueError, match="32 slots"):
+        Decider(load, None, Learner.create(16))
+    with pytest.raises(IndexError, match="column 1 of 1"):
+        Decider(load, None, Learner.create(32), 1)
+    lone = Decider(load, None, Learner.create(32))
+    assert lone.view([1], prompt_tokens=5, blocks=BLOCKS, block_tokens=BLOCK_TOKENS)["hit_tokens"][0] == 0
