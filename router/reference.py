@@ -86,11 +86,11 @@ _POLICIES_INTRODUCTION = """# Policies
 {notice}
 
 A pool's `policy`, or a route's, picks one of the endpoints that serve the model.
-[Choose a policy](../how-to/choose-a-policy.md) says which one when; `fairlead bench sim --policy NAME` compares
-them, with knobs as `NAME:knob=value:knob=value`.
+[Choose a policy](../how-to/choose-a-policy.md) says which one when; `fairlead bench sim --policy NAME`
+compares them, with knobs as `NAME:knob=value:knob=value`.
 
-- All see the same: requests, queued tokens and KV tokens of every endpoint, exact over all workers, and the same
-  guess of what each has cached. Only `llmd` sees some of it as old as its original's polls are.
+- All see the same: requests, queued tokens and KV tokens of every endpoint, exact over all workers, and the
+  same guess of what each has cached. Only `llmd` sees some of it as old as its original's polls are.
 - All pass over endpoints that are ejected and those the request has already tried; when all are ejected they
   pick among the ejected ones. Equal endpoints win in turn by chance.
 - A request without a prompt (a `GET`, say) hits no cache anywhere and is placed by load.

@@ -66,6 +66,7 @@ cdef struct pick_request_t:
     float ttft_target_s              # 0: none
     float cost_weight_s              # seconds that one unit of currency is worth to whoever asks
 
+cdef uint64_t hash_pair(uint64_t a, uint64_t b) noexcept nogil
 # Allocates the ring; 0, or -1 when there is no memory.
 cdef int candidate_set_build_ring(candidate_set_t* candidates, uint32_t points_per_weight) noexcept nogil
 # Allocates the Maglev table; 0, or -1 when there is no memory or there are more candidates than positions have numbers.

@@ -33,7 +33,7 @@ cdef uint64_t WYRAND_XOR = 0xE7037ED1A0B428DB
 cdef uint64_t HASH_FOLD = 0x9E3779B97F4A7C15     # 2^64 / golden ratio: bits without a pattern
 
 
-cdef inline uint64_t _hash_pair(uint64_t a, uint64_t b) noexcept nogil:
+cdef uint64_t hash_pair(uint64_t a, uint64_t b) noexcept nogil:
     # Two folds: after one, three equally spaced identities would still have dependent scores.
     return multiply_fold(multiply_fold(a ^ WYRAND_STEP, b ^ WYRAND_XOR), HASH_FOLD)
 
@@ -245,7 +245,7 @@ cdef int candidate_set_build_ring(candidate_set_t* candidates, uint32_t points_p
     for position in range(candidates.count):
         point_count = _point_count(scale, candidates.weights[position])
         for index in range(point_count):
-            ring[total].point = _hash_pair(candidates.identities[position], index)
+            ring[total].point = hash_pair(candidates.identities[position], index)
             ring[total].identity = candidates.identities[position]
             ring[total].owner = position
             total += 1
@@ -304,8 +304,8 @@ cdef int candidate_set_build_maglev(candidate_set_t* candidates) noexcept nogil:
         turn = &turns[position]
         turn.identity = candidates.identities[position]
         turn.position = position
-        turn.next = <uint32_t>(_hash_pair(turn.identity, 0) % MAGLEV_ENTRIES)
-        turn.skip = <uint32_t>(_hash_pair(turn.identity, 1) % (MAGLEV_ENTRIES - 1)) + 1
+        turn.next = <uint32_t>(hash_pair(turn.identity, 0) % MAGLEV_ENTRIES)
+        turn.skip = <uint32_t>(hash_pair(turn.identity, 1) % (MAGLEV_ENTRIES - 1)) + 1
         turn.due = 0.0
         if candidates.weights[position] > weight_max:
             weight_max = candidates.weights[position]

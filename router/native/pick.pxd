@@ -7,8 +7,8 @@ nothing. What picks of any kind are made of is in `candidates` and named here ag
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from router.native.candidates cimport (
-    MAGLEV_ENTRIES, candidate_set_build_maglev, candidate_set_build_ring, candidate_set_free, candidate_set_t,
-    pick_request_t, random_next
+    MAGLEV_ENTRIES, SHAPE_EQUAL_WEIGHTS, SHAPE_IN_A_ROW, candidate_set_build_maglev, candidate_set_build_ring,
+    candidate_set_free, candidate_set_t, hash_pair, pick_request_t, random_next
 )
 from router.native.learner cimport learner_t
 from router.native.loadtable cimport LoadTable, load_table_t

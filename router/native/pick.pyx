@@ -41,9 +41,13 @@ cdef int pick_endpoint(
         candidate_set_shape(candidates)
     if policy.kind >= POLICY_PEAK_EWMA and candidates.count <= decider.view.capacity:
         if policy.kind == POLICY_FIVE_AXIS:      # fills the view itself
-            return pick_five_axis(decider, policy, candidates, request)
-        view_fill(&decider.view, decider.load, decider.prefix, decider.learner, candidates, request)
-        return _pick_by_view(decider, policy, candidates, request)
+            position = pick_five_axis(decider, policy, candidates, request)
+        else:
+            view_fill(&decider.view, decider.load, decider.prefix, decider.learner, candidates, request)
+            position = _pick_by_view(decider, policy, candidates, request)
+        if position >= 0:
+            return position
+        # Everybody is excluded, or no score is a number: then any endpoint is better than none.
     checks = candidate_checks(decider.load, request)
     position = _pick(decider, policy, candidates, request, checks)
     if position < 0 and checks & CHECK_EJECTED:
@@ -193,7 +197,6 @@ cdef class CandidateSet:
         if view_reserve(&decider.view, self.candidates.count):
             raise MemoryError
         decider.view.count = self.candidates.count
-        columns = ("in_flight", "pending", "queued_tokens", "queued_s", "kv_tokens", "hit_tokens", "uncached_tokens")
         for index in range(self.candidates.count):
             decider.view.in_flight[index] = view["in_flight"][index]
             decider.view.pending[index] = view["pending"][index]

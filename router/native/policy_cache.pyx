@@ -162,7 +162,7 @@ cdef int pick_dynamo(
     # decays by 1 / (1 + decay * (queued - least queued) / asked). Temperature 0: the least; else softmax(-cost / T) of
     # costs normalised to their range.
     cdef view_t* view = &decider.view
-    cdef float inverse_block = 1 / policy.knobs[DYNAMO_BLOCK_TOKENS]
+    cdef float inverse_block = 1 / max(policy.knobs[DYNAMO_BLOCK_TOKENS], <float>1)
     cdef float asked = max(<float>request.prompt_tokens, <float>1)
     cdef float credit = policy.knobs[DYNAMO_OVERLAP_CREDIT], decay = policy.knobs[DYNAMO_CREDIT_DECAY] / asked
     cdef float scale = policy.knobs[DYNAMO_PREFILL_SCALE] * inverse_block
@@ -248,9 +248,12 @@ cdef int pick_smetric(
         rate = remembered_rate(memory, candidates.slots[position])
         meets = not rate > 0 or work[position] <= target_s * rate
         anybody_meets = anybody_meets or meets
-        if view.hit_tokens[position] == hit_most and work[position] < least_work:
-            least_work = work[position]
-            holder_meets = meets
+        if view.hit_tokens[position] == hit_most:
+            if work[position] < least_work:
+                least_work = work[position]
+                holder_meets = meets
+            elif work[position] == least_work:
+                holder_meets = holder_meets or meets
     if holder_meets or not anybody_meets:
         for position in range(view.count):
             view.score[position] = work[position] if view.hit_tokens[position] == hit_most else <float>INFINITY

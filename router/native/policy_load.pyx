@@ -185,7 +185,7 @@ cdef int pick_peak_ewma(
     # while nothing comes; an endpoint never heard of has the first guess, from when it was first looked at.
     cdef view_t* view = &decider.view
     cdef policy_memory_t* memory = <policy_memory_t*>decider.memory
-    cdef float decay_s = policy.knobs[PEAK_EWMA_DECAY_MS] * <float>1e-3
+    cdef float decay_s = max(policy.knobs[PEAK_EWMA_DECAY_MS], <float>1e-3) * <float>1e-3
     cdef float guess_s = policy.knobs[PEAK_EWMA_FIRST_GUESS_MS] * <float>1e-3
     cdef uint32_t[2] pair
     cdef uint64_t state = request.random

@@ -1,4 +1,4 @@
-"""Every pick policy, slow and obvious: what native/pick must answer for the same candidates and request."""
+"""The policies that need no view, slow and obvious: what a native pick must answer for the same request."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ class Policy(IntEnum):
     BOUNDED_RING = 3
     LEAST_IN_FLIGHT = 4
     RANDOM = 5
+    WEIGHTED = 6
+    RING = 7
+    MAGLEV = 8
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,24 @@ def _draw_two(count: int, left: set[int], random: int) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
+def uniform(candidates: list[Candidate], request: Request) -> int:
+    count, left = len(candidates), eligible(candidates, request)
+    is_anybody_out = bool(request.excluded) or any(candidate.is_ejected for candidate in candidates)
+    if not left:
+        return -1
+    if not is_anybody_out or (all(c.is_ejected for c in candidates) and not request.excluded):
+        return (request.random >> 32) * count >> 32
+    words, winner = Words(request.random), -1
+    if count > 16:
+        for _ in range(8):
+            if (position := words.below(count)) in left:
+                return position
+    for seen, position in enumerate(sorted(left), 1):
+        if seen == 1 or words.below(seen) == 0:
+            winner = position
+    return winner
+
+
 def round_robin(candidates: list[Candidate], request: Request, turn: int) -> int:
     left = eligible(candidates, request)
     for step in range(len(candidates)):
@@ -151,13 +172,55 @@ def ring(candidates: list[Candidate], points_per_weight: int) -> list[tuple[int,
     return [(point, position) for point, _, position in sorted(points)]
 
 
+def place_of(request: Request) -> int:
+    return fold((request.key or request.random) ^ XOR, FOLD)
+
+
+def consistent_ring(candidates: list[Candidate], request: Request, points_per_weight: int) -> int:
+    left, place = eligible(candidates, request), place_of(request)
+    points = ring(candidates, points_per_weight)
+    start = next((index for index, (point, _) in enumerate(points) if point >= place), 0)
+    return next((owner for _, owner in points[start:] + points[:start] if owner in left), -1)
+
+
+def maglev_table(candidates: list[Candidate]) -> list[int]:
+    """Eisenbud et al., 3.4, in rounds; an entry is a candidate's position."""
+    entries, weight_max = 65537, max(candidate.weight for candidate in candidates)
+    order = sorted(range(len(candidates)), key=lambda position: candidates[position].identity)
+    at = {i: hash_pair(candidates[i].identity, 0) % entries for i in order}
+    skip = {i: hash_pair(candidates[i].identity, 1) % (entries - 1) + 1 for i in order}
+    due = dict.fromkeys(order, 0.0)
+    table, filled, turn = [-1] * entries, 0, 0
+    while filled < entries:
+        for position in order:
+            if due[position] > turn or filled == entries:
+                continue
+            due[position] += weight_max / candidates[position].weight
+            while table[at[position]] >= 0:
+                at[position] = (at[position] + skip[position]) % entries
+            table[at[position]] = position
+            filled += 1
+        turn += 1
+    return table
+
+
+def maglev(candidates: list[Candidate], request: Request, table: list[int]) -> int | None:
+    """None: a rendezvous decides."""
+    left, place = eligible(candidates, request), place_of(request)
+    for _ in range(16):
+        if (owner := table[(place >> 32) * len(table) >> 32]) in left:
+            return owner
+        place = fold(place ^ XOR, FOLD)
+    return None
+
+
 def bounded_ring(candidates: list[Candidate], request: Request, points_per_weight: int) -> int:
     left = eligible(candidates, request)
     if not left:
         return -1
     total = sum(candidates[position].in_flight for position in left)
     weight_total = sum(candidates[position].weight for position in left)
-    place = fold((request.key or request.random) ^ XOR, FOLD)
+    place = place_of(request)
     points = ring(candidates, points_per_weight)
     start = next((index for index, (point, _) in enumerate(points) if point >= place), 0)
     for _, owner in points[start:] + points[:start]:

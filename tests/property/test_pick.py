@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,8 @@ from tests.oracle.pick import Candidate, Policy, Request
 NOW_US = 1_000_000
 POINTS = 8
 WORDS = st.integers(0, 2**64 - 1)
+RANDOMS = [Policy.RANDOM, Policy.WEIGHTED]
+KEYED = [Policy.RENDEZVOUS, Policy.RING, Policy.BOUNDED_RING, Policy.MAGLEV]
 
 
 def build(candidates: list[Candidate]) -> tuple[CandidateSet, LoadTable]:
@@ -32,7 +35,7 @@ def build(candidates: list[Candidate]) -> tuple[CandidateSet, LoadTable]:
             table.eject(slot, NOW_US, 1_000, 1_000)
     weights = [candidate.weight for candidate in candidates]
     identities = [candidate.identity for candidate in candidates]
-    return CandidateSet(slots, weights, identities, POINTS), table
+    return CandidateSet(slots, weights, identities, POINTS, maglev=True), table
 
 
 def answer(candidates: list[Candidate], policy: Policy, request: Request) -> int:
@@ -48,7 +51,7 @@ def ask(native: CandidateSet, table: LoadTable, policy: Policy, request: Request
         key=request.key,
         now_us=NOW_US,
         excluded=request.excluded,
-        load_factor=request.load_factor,
+        knobs=(request.load_factor,),
     )
 
 
@@ -105,14 +108,19 @@ def test_least_in_flight_is_one_of_the_oracles(situation: tuple[list[Candidate],
     assert winner in (oracle.least(*situation) or {-1})
 
 
-@given(situations(), st.sampled_from([Policy.RENDEZVOUS, Policy.RANDOM]))
+@given(situations())
+def test_a_random_pick_equals_the_oracle(situation: tuple[list[Candidate], Request]) -> None:
+    assert answer(situation[0], Policy.RANDOM, situation[1]) == oracle.uniform(*situation)
+
+
+@given(situations(), st.sampled_from([Policy.RENDEZVOUS, Policy.WEIGHTED]))
 def test_rendezvous_has_the_oracles_lowest_cost(
     situation: tuple[list[Candidate], Request], policy: Policy
 ) -> None:
     candidates, request = situation
     winner = answer(candidates, policy, request)
     left = oracle.eligible(candidates, request)
-    key = request.random if policy is Policy.RANDOM else request.key or request.random
+    key = request.random if policy is Policy.WEIGHTED else request.key or request.random
     assert winner in (left or {-1})
     if left:
         lowest = min(oracle.rendezvous_cost(candidates[position], key) for position in left)
@@ -127,7 +135,41 @@ def test_bounded_ring_equals_the_oracle(situation: tuple[list[Candidate], Reques
     assert answer(candidates, Policy.BOUNDED_RING, situation[1]) == oracle.bounded_ring(*situation, POINTS)
 
 
-@pytest.mark.parametrize("policy", [Policy.P2C, Policy.ROUND_ROBIN, Policy.LEAST_IN_FLIGHT, Policy.RANDOM])
+@given(situations())
+def test_a_ring_equals_the_oracle(situation: tuple[list[Candidate], Request]) -> None:
+    assert answer(situation[0], Policy.RING, situation[1]) == oracle.consistent_ring(*situation, POINTS)
+
+
+@settings(max_examples=15)
+@given(situations(), st.lists(WORDS, min_size=1, max_size=10))
+def test_a_maglev_table_and_its_picks_equal_the_oracle(
+    situation: tuple[list[Candidate], Request], keys: list[int]
+) -> None:
+    candidates, request = situation
+    native, table = build(candidates)
+    entries = oracle.maglev_table(candidates)
+    assert native.maglev() == entries
+    for key in keys:
+        asked = replace(request, key=key)
+        owner = oracle.maglev(candidates, asked, entries)
+        expected = ask(native, table, Policy.RENDEZVOUS, asked) if owner is None else owner
+        assert ask(native, table, Policy.MAGLEV, asked) == expected
+
+
+@pytest.mark.parametrize("count", [2, 40, 1500])
+def test_a_maglev_table_does_not_depend_on_the_order_and_moves_few_keys(count: int) -> None:
+    identities = [candidate.identity for candidate in spread(count, 5)]
+    whole = CandidateSet(range(count), identities=identities, maglev=True).maglev()
+    turned = CandidateSet(range(count), identities=identities[::-1], maglev=True).maglev()
+    assert [count - 1 - position for position in turned] == whole
+    rest = CandidateSet(range(count - 1), identities=identities[1:], maglev=True).maglev()
+    moved = sum(before not in (0, after + 1) for before, after in zip(whole, rest, strict=True))
+    assert moved < 0.1 * len(whole)
+    shares = Counter(whole)
+    assert max(shares.values()) - min(shares.values()) <= 1
+
+
+@pytest.mark.parametrize("policy", [Policy.P2C, Policy.ROUND_ROBIN, Policy.LEAST_IN_FLIGHT, *RANDOMS])
 @pytest.mark.parametrize("count", [2, 5, 40, 1500])
 def test_equal_idle_candidates_are_picked_equally_often(policy: Policy, count: int) -> None:
     candidates = spread(count, 1)
@@ -140,7 +182,7 @@ def test_equal_idle_candidates_are_picked_equally_often(policy: Policy, count: i
     assert chi_square < freedom + 4 * math.sqrt(2 * freedom)  # four standard deviations
 
 
-@pytest.mark.parametrize("policy", [Policy.P2C, Policy.LEAST_IN_FLIGHT, Policy.RANDOM])
+@pytest.mark.parametrize("policy", [Policy.P2C, Policy.LEAST_IN_FLIGHT, *RANDOMS])
 @pytest.mark.parametrize("count", [4, 40])
 def test_eligible_candidates_are_picked_equally_often(policy: Policy, count: int) -> None:
     candidates = spread(count // 2, 1) + spread(count // 4, 2, is_ejected=True) + spread(count // 4, 3)
@@ -158,7 +200,7 @@ def test_eligible_candidates_are_picked_equally_often(policy: Policy, count: int
     assert chi_square < freedom + 4 * math.sqrt(2 * freedom)
 
 
-@pytest.mark.parametrize("policy", [Policy.RENDEZVOUS, Policy.BOUNDED_RING])
+@pytest.mark.parametrize("policy", KEYED)
 def test_keys_spread_by_weight(policy: Policy) -> None:
     candidates = [
         Candidate(identity=c.identity, weight=w)
@@ -166,14 +208,14 @@ def test_keys_spread_by_weight(policy: Policy) -> None:
     ]
     table = LoadTable.create(8, 1)
     identities, weights = [c.identity for c in candidates], [c.weight for c in candidates]
-    native = CandidateSet(range(8), weights, identities, points_per_weight=400)
+    native = CandidateSet(range(8), weights, identities, points_per_weight=400, maglev=True)
     rounds = 20_000
     picks = Counter(native.pick(policy, table, key=key) for key in range(1, rounds + 1))
     for position, candidate in enumerate(candidates):
         assert picks[position] == pytest.approx(rounds * candidate.weight / 16, rel=0.15)
 
 
-@pytest.mark.parametrize("policy", [Policy.RENDEZVOUS, Policy.BOUNDED_RING])
+@pytest.mark.parametrize("policy", [Policy.RENDEZVOUS, Policy.RING, Policy.BOUNDED_RING])
 @pytest.mark.parametrize("gone", [0, 7, 19])
 def test_a_removed_endpoint_moves_its_own_keys_only(policy: Policy, gone: int) -> None:
     identities = [candidate.identity for candidate in spread(20, 5)]
@@ -204,7 +246,7 @@ def test_bounded_ring_keeps_everybody_under_his_share(
     native = CandidateSet(range(len(weights)), weights, [c.identity for c in candidates], POINTS)
     hot_keys = random_words(seed, 3)
     for total in range(1, 80):
-        owner = native.pick(Policy.BOUNDED_RING, table, key=hot_keys[total % 3] or 1, load_factor=load_factor)
+        owner = native.pick(Policy.BOUNDED_RING, table, key=hot_keys[total % 3] or 1, knobs=(load_factor,))
         table.charge(0, owner)
         bound = math.ceil(load_factor * total * weights[owner] / sum(weights))
         assert table.in_flight(owner) <= bound

@@ -12,14 +12,14 @@ NOW_US = 1_000_000
 
 @pytest.mark.parametrize("policy", ALL)
 def test_no_candidates_give_no_winner(policy: Policy) -> None:
-    assert CandidateSet([], points_per_weight=10).pick(policy, LoadTable.create(1, 1)) == -1
+    assert CandidateSet([], points_per_weight=10, maglev=True).pick(policy, LoadTable.create(1, 1)) == -1
 
 
 @pytest.mark.parametrize("policy", ALL)
 @pytest.mark.parametrize("count", [1, 3, 40, 256])
 def test_excluding_everybody_gives_no_winner(policy: Policy, count: int) -> None:
     table = LoadTable.create(count, 1)
-    candidates = CandidateSet(range(count), points_per_weight=10)
+    candidates = CandidateSet(range(count), points_per_weight=10, maglev=True)
     for is_anybody_ejected in (False, True):
         if is_anybody_ejected:
             table.eject(0, NOW_US, 10, 10)
@@ -30,7 +30,7 @@ def test_excluding_everybody_gives_no_winner(policy: Policy, count: int) -> None
 @pytest.mark.parametrize("count", [2, 40, 300])
 def test_the_only_eligible_candidate_wins_however_rare(policy: Policy, count: int) -> None:
     table = LoadTable.create(count, 1)
-    candidates = CandidateSet(range(count), points_per_weight=10)
+    candidates = CandidateSet(range(count), points_per_weight=10, maglev=True)
     survivor = count - 1
     for slot in range(survivor):
         table.eject(slot, NOW_US, 10, 10)
@@ -42,7 +42,7 @@ def test_the_only_eligible_candidate_wins_however_rare(policy: Policy, count: in
 @pytest.mark.parametrize("count", [4, 40])
 def test_with_everybody_ejected_those_not_tried_yet_are_tried(policy: Policy, count: int) -> None:
     table = LoadTable.create(count, 1)
-    candidates = CandidateSet(range(count), points_per_weight=10)
+    candidates = CandidateSet(range(count), points_per_weight=10, maglev=True)
     for slot in range(count):
         table.eject(slot, NOW_US, 10, 10)
     excluded = {0, 2}
@@ -56,7 +56,7 @@ def test_with_everybody_ejected_those_not_tried_yet_are_tried(policy: Policy, co
 @pytest.mark.parametrize("policy", ALL)
 def test_an_ejection_ends_by_itself(policy: Policy) -> None:
     table = LoadTable.create(2, 1)
-    candidates = CandidateSet(range(2), points_per_weight=10)
+    candidates = CandidateSet(range(2), points_per_weight=10, maglev=True)
     table.eject(0, NOW_US, 10, 10)
     words = random_words(1, 40)
 
@@ -99,22 +99,23 @@ def test_round_robin_goes_round_and_gives_a_skipped_turn_to_no_neighbour() -> No
     assert turns == [0, 2, 3] * 3
 
 
-@pytest.mark.parametrize("policy", [Policy.RENDEZVOUS, Policy.BOUNDED_RING])
+@pytest.mark.parametrize("policy", [Policy.RENDEZVOUS, Policy.RING, Policy.BOUNDED_RING, Policy.MAGLEV])
 def test_a_key_keeps_its_endpoint_whatever_the_random_word(policy: Policy) -> None:
     table = LoadTable.create(16, 1)
-    candidates = CandidateSet(range(16), points_per_weight=100)
+    candidates = CandidateSet(range(16), points_per_weight=100, maglev=True)
     assert len({candidates.pick(policy, table, key=99, random=word) for word in random_words(1, 50)}) == 1
     without_key = {candidates.pick(policy, table, random=word) for word in random_words(1, 200)}
     assert without_key == set(range(16))
 
 
-def test_without_a_ring_the_bounded_ring_is_a_rendezvous() -> None:
+@pytest.mark.parametrize("policy", [Policy.RING, Policy.BOUNDED_RING, Policy.MAGLEV])
+def test_what_was_not_built_is_a_rendezvous(policy: Policy) -> None:
     table = LoadTable.create(16, 1)
     candidates = CandidateSet(range(16))
-    assert candidates.ring() == []
+    assert (candidates.ring(), candidates.maglev()) == ([], [])
     for key in random_words(1, 50):
         winner = candidates.pick(Policy.RENDEZVOUS, table, key=key)
-        assert candidates.pick(Policy.BOUNDED_RING, table, key=key) == winner
+        assert candidates.pick(policy, table, key=key) == winner
 
 
 def test_a_hot_key_spills_to_the_next_owner_when_its_endpoint_is_full() -> None:
@@ -122,7 +123,7 @@ def test_a_hot_key_spills_to_the_next_owner_when_its_endpoint_is_full() -> None:
     candidates = CandidateSet(range(4), points_per_weight=100)
     owners = []
     for _ in range(8):
-        owner = candidates.pick(Policy.BOUNDED_RING, table, key=5, load_factor=1.25)
+        owner = candidates.pick(Policy.BOUNDED_RING, table, key=5, knobs=(1.25,))
         table.charge(0, owner)
         owners.append(owner)
     assert owners[0] == owners[3]  # capacity is 1 for the first three, then 2
