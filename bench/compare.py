@@ -1,4 +1,4 @@
-"""`python -m bench.compare`: Fairlead beside other proxies, in one run, on this machine.
+"""`fairlead bench`: Fairlead beside other proxies, in one run, on this machine. Its subcommand is the simulator.
 
 All proxies of a run are up at once, each pinned to the proxy core; this process plays clients and engines on
 the other core and takes slices in interleaved rounds. Memory, many streams and the soak start their proxy
@@ -320,7 +320,23 @@ def _split(kind: str, text: str, known: Sequence[str]) -> list[str]:
 DEFAULT_SCENARIOS = ",".join(one for one in Scenario if one is not Scenario.SOAK)
 
 
-@click.command(context_settings={"show_default": True})
+class _Bench(click.Group):
+    """The comparison itself, and the simulator, which is imported when it is asked for: it wants numpy."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["sim"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "sim":
+            return None
+        try:
+            from bench.sim.cli import sim
+        except ImportError as exc:
+            raise click.ClickException(f"the simulator cannot be loaded: {exc}") from exc
+        return sim
+
+
+@click.group(cls=_Bench, invoke_without_command=True, context_settings={"show_default": True})
 @click.option("--only", default="", help="Proxies, comma-separated.  [all]")
 @click.option("--scenario", "scenario_text", default=DEFAULT_SCENARIOS, help="Scenarios, comma-separated.")
 @click.option("--rounds", default=7, type=click.IntRange(1, 1000), help="Interleaved rounds.")
@@ -354,7 +370,9 @@ def compare(
     strict: bool,
     verbose: bool,
 ) -> None:
-    """Measure Fairlead beside nginx, HAProxy, Envoy and other routers on this machine."""
+    """Measure Fairlead beside nginx, HAProxy, Envoy and other routers on this machine; or simulate."""
+    if click.get_current_context().invoked_subcommand:
+        return
     names = _split("proxy", only, [peer.name for peer in all_peers()])
     wanted = [Scenario(word) for word in _split("scenario", scenario_text, list(Scenario))]
     if names and Scenario.LATENCY in wanted:

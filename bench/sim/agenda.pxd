@@ -1,4 +1,4 @@
-"""What happens when, in virtual time: a binary heap of events, earliest first, in the order they were added at one time."""
+"""What happens when, in virtual time: a binary heap of events, earliest first; those of one time as they were added."""
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 

@@ -1,7 +1,7 @@
 """The agenda of a simulation; see agenda.pxd.
 
-Invariant: events come out by (time, order added), so that a run depends on nothing but what was added: not on addresses,
-not on the heap's shape. Neighbour: world.pyx, which adds and takes.
+Invariant: events come out by (time, order added), so that a run depends on nothing but what was added: not on
+addresses, not on the heap's shape. Neighbour: world.pyx, which adds and takes.
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t

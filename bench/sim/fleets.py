@@ -1,8 +1,8 @@
 """Fleets: which endpoints there are, where, at what price, and how many routers stand before them.
 
-A fleet is a small YAML file; those of the evaluation plan lie in fleets/ and go by name. Invariant: what a fleet leaves
-out has the default written here, and what it says and nobody knows is refused with the nearest word that is known.
-Neighbours: bench/native/step.pyx (engine classes), run.py (builds a simulation of it).
+A fleet is a small YAML file; those of the evaluation plan lie in fleets/ and go by name. Invariant: what a
+fleet leaves out has the default written here, and what it says and nobody knows is refused with the nearest
+word that is known. Neighbours: bench/native/step.pyx (engine classes), run.py (builds a simulation of it).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import yaml
 from msgspec import Meta, Struct, structs
 
 from bench.native.step import CLASSES, OVERHEAD_MS
-from router.schema.validate import nearest
+from router.schema.words import nearest
 
 FOLDER = Path(__file__).parent / "fleets"
 
 GPU_PRICES_PER_H = {"a100": 2.21, "h100": 4.02, "l40s": 1.80}
-"""Currency units per GPU and hour, on demand: the figures of vllm-project/semantic-router's fleet simulator."""
+"""Currency units per GPU and hour, on demand: as vllm-project/semantic-router's fleet simulator has them."""
 SPOT_PRICE_RATIO = 0.4
 LOAD_S_DEFAULT = 22.7
 """To load a base model: the median of Alibaba's generative-AI trace; 45 s at its 95th percentile."""
@@ -117,7 +117,7 @@ def kv_tokens(group: EndpointGroup) -> int:
 
 
 def timing(group: EndpointGroup) -> tuple[float, float, float, float, float, int, float]:
-    """Of the step model: floor, base, per token, per pair, per context token in ms, KV tokens, overhead in ms."""
+    """Of the step model: floor, base, per token, pair and context token in ms; KV tokens; overhead in ms."""
     return (*CLASSES[group.engine_class][:5], kv_tokens(group), OVERHEAD_MS)
 
 

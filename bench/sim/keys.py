@@ -1,8 +1,8 @@
 """Keys of prompts' beginnings, as arrays: a key stands for everything up to the end of a block.
 
-Invariant: two keys are equal when all ids up to there are, and (but for 64-bit luck) only then; a key is never 0, which
-means "nothing" to engines and policies. Prompts are flat arrays: row r has values[offset[r]:offset[r + 1]].
-Neighbours: traces.py; router/native/prompt.pxd, whose boundaries `boundaries` follows.
+Invariant: two keys are equal when all ids up to there are, and (but for 64-bit luck) only then; a key is
+never 0, which means "nothing" to engines and policies. Prompts are flat arrays: row r has
+values[offset[r]:offset[r + 1]]. Neighbours: traces.py; router/native/prompt.pxd, whose boundaries these are.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def chained(
     counts = np.minimum(lengths, count_max)
     offset = _offsets(counts)
     ids = np.empty(offset[-1], np.uint64)
-    for row, values in enumerate(id_lists):
-        ids[offset[row] : offset[row + 1]] = values[: counts[row]]
+    for row, given in enumerate(id_lists):
+        ids[offset[row] : offset[row + 1]] = given[: counts[row]]
     values = np.empty_like(ids)
     rows = np.flatnonzero(counts > 0)
     before = np.zeros(len(id_lists), np.uint64)
@@ -83,7 +83,7 @@ def gathered(
 
 
 def boundaries(block_tokens: int, block_count: int) -> NDArray[np.int64]:
-    """Counts of blocks, up to `block_count`, at whose ends the proxy has a key: its boundaries that are block ends."""
+    """Counts of blocks, up to `block_count`, at whose ends the proxy has a key."""
     found: list[int] = []
     block_bytes = block_tokens * CHARACTERS_PER_TOKEN
     step_bytes = at_bytes = BOUNDARY_BYTES

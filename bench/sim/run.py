@@ -1,11 +1,12 @@
 """One run: a trace on a fleet under a policy, and the columns that come of it.
 
     recording = read_trace(Path("conversation.jsonl.gz"), Format.MOONCAKE)
-    outcome = simulate(replay(recording, speed=1.0, seed=1), load_fleet("hom-8xa100"), parse("lmetric"), seed=1)
+    trace = replay(recording, speed=1.0, seed=1)
+    outcome = simulate(trace, load_fleet("hom-8xa100"), "lmetric", seed=1)
     figures = measure(outcome)        # of bench.sim.measures
 
-Invariant: the same arguments give the same columns, byte for byte. Neighbours: simulation.pyx (native), measures.py
-(figures), sweep.py (many runs).
+Invariant: the same arguments give the same columns, byte for byte. Neighbours: simulation.pyx (native),
+measures.py (figures), sweep.py (many runs).
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from numpy.typing import NDArray
 
 from bench.sim import fleets, keys
 from bench.sim.fleets import Fleet
-from bench.sim.policies import SimPolicy
 from bench.sim.simulation import Simulation
 from bench.sim.traces import Trace
 from router.native.decision import Decider
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
+from router.schema.policies import parse_policy
 
 WARM_UP_RATIO = 0.1
 """Of the requests, by arrival: left out of every figure."""
@@ -81,7 +82,7 @@ class Outcome:
 
     trace: Trace
     fleet: Fleet
-    policy: SimPolicy
+    policy: str
     seed: int
     faults: tuple[Fault, ...]
     arrival_us: NDArray[np.int64]
@@ -108,22 +109,26 @@ class Outcome:
 def simulate(
     trace: Trace,
     fleet: Fleet,
-    policy: SimPolicy,
+    policy: str,
     *,
     seed: int = 1,
     faults: Sequence[Fault] = (),
     asking: Asking | None = None,
 ) -> Outcome:
-    """Runs the trace to its end."""
+    """Runs the trace to its end under a policy, `name` or `name:knob=value:knob=value`.
+
+    Raises: router.schema.policies.PolicyError; FleetError when nobody has one of the trace's models.
+    """
     asking = asking or Asking()
+    kind, knobs = parse_policy(policy)
     deciders = _deciders(fleet)
     groups = fleet.groups()
     simulation = Simulation(
         len(trace), len(groups), len(trace.models), deciders, seed, fleet.replicas.by_session
     )
     simulation.set_policy(
-        policy.kind,
-        policy.knobs,
+        kind,
+        knobs,
         ttft_target_s=asking.ttft_target_s,
         ttft_target_token_s=asking.ttft_target_token_s,
         cost_weight_s=asking.cost_weight_s,
@@ -137,7 +142,7 @@ def simulate(
         round(fleet.replicas.gossip_ms * 1000), round(fleet.poll_ms * 1000), int(len(trace) * WARM_UP_RATIO)
     )
     simulation.run()
-    return _outcome(simulation, trace, fleet, policy, seed, tuple(faults))
+    return _outcome(simulation, trace=trace, fleet=fleet, policy=policy, seed=seed, faults=tuple(faults))
 
 
 def _deciders(fleet: Fleet) -> list[Decider]:
@@ -223,17 +228,20 @@ def _set_requests(simulation: Simulation, trace: Trace) -> None:
 
 def _outcome(
     simulation: Simulation,
+    *,
     trace: Trace,
     fleet: Fleet,
-    policy: SimPolicy,
+    policy: str,
     seed: int,
     faults: tuple[Fault, ...],
 ) -> Outcome:
     count = len(trace)
-    times = [np.zeros(count, np.int64) for _ in range(4)]
-    numbers = [np.zeros(count, np.int32) for _ in range(2)]
-    codes = [np.zeros(count, np.uint8) for _ in range(3)]
-    simulation.read_requests(*times, *numbers, *codes)
+    arrival_us, picked_us, first_us, end_us = (np.zeros(count, np.int64) for _ in range(4))
+    endpoint, cached_tokens = (np.zeros(count, np.int32) for _ in range(2))
+    state, failure, attempt_count = (np.zeros(count, np.uint8) for _ in range(3))
+    simulation.read_requests(
+        arrival_us, picked_us, first_us, end_us, endpoint, cached_tokens, state, failure, attempt_count
+    )
     engines = np.asarray([row[:4] for row in simulation.engines()], dtype=np.int64)
     return Outcome(
         trace=trace,
@@ -241,16 +249,16 @@ def _outcome(
         policy=policy,
         seed=seed,
         faults=faults,
-        arrival_us=times[0],
-        picked_us=times[1],
-        first_us=times[2],
-        end_us=times[3],
-        endpoint=numbers[0],
-        cached_tokens=numbers[1],
-        state=codes[0],
-        failure=codes[1],
-        attempt_count=codes[2],
-        measured=times[0] >= simulation.mark_us,
+        arrival_us=arrival_us,
+        picked_us=picked_us,
+        first_us=first_us,
+        end_us=end_us,
+        endpoint=endpoint,
+        cached_tokens=cached_tokens,
+        state=state,
+        failure=failure,
+        attempt_count=attempt_count,
+        measured=arrival_us >= simulation.mark_us,
         busy_s=(engines[:, 0] - engines[:, 1]) / 1e6,
         preemption_count=engines[:, 2],
         step_count=int(engines[:, 3].sum()),

@@ -17,7 +17,7 @@ class Simulation:
         seed: int,
         by_session: bool = False,
     ) -> None:
-        """A run of so many requests; decider r has column r of its own load table, which has one per replica."""
+        """A run of so many requests; decider r has column r of its load table, one of so many replicas'."""
     def set_requests(
         self,
         arrival_us: NDArray[np.int64],

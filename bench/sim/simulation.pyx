@@ -17,7 +17,7 @@ from bench.sim.world cimport (
     world_run, world_t,
 )
 from router.native.decision cimport Decider
-from router.native.learner cimport engine_figures_t, learner_joined, learner_set_figures
+from router.native.learner cimport engine_figures_t, learner_set_figures
 from router.native.pick cimport (
     KNOBS_MAX, POLICY_BOUNDED_RING, POLICY_MAGLEV, POLICY_RING, candidate_set_build_maglev, candidate_set_build_ring,
     candidate_set_free, candidate_set_t, decider_t,

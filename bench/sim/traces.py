@@ -1,9 +1,9 @@
 """Trace files as arrays: what was asked when, and which prompts begin alike.
 
-`read_trace` gives a Recording, rows as the file has them; `replay` makes the Trace of one run of it, at a speed and
-with a seed. Invariant: a Recording depends on the file alone and a Trace on (recording, speed, seed, jitter, sessions)
-alone, so that policies are compared on equal requests. A row that cannot be meant is a TraceError with file, line and
-reason. Neighbours: keys.py (keys of blocks), world.pyx, which runs a Trace.
+`read_trace` gives a Recording, rows as the file has them; `replay` makes the Trace of one run of it, at a
+speed and with a seed. Invariant: a Recording depends on the file alone, and a Trace on (recording, speed,
+seed, jitter, sessions) alone, so that policies are compared on equal requests. A row that cannot be meant is
+a TraceError with file, line and reason. Neighbours: keys.py (keys of blocks), world.pyx, which runs a Trace.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Trace:
         return len(self.arrival_us)
 
 
-# --- rows ---------------------------------------------------------------------------------------------------------
+# --- rows -------------------------------------------------------------------------------------------------
 
 _Tokens = Annotated[int, Meta(ge=1, le=TOKENS_MAX)]
 _AnswerTokens = Annotated[
@@ -142,8 +142,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            source: IO[bytes] = gzip.open(raw) if packed else raw  # type: ignore[assignment]
-            for number, line in enumerate(source, 1):  # noqa: B007 (the handler below tells where it broke)
+            source: IO[bytes] = gzip.GzipFile(fileobj=raw) if packed else raw  # type: ignore[assignment]
+            for number, line in enumerate(source, 1):
                 yield number, line.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise TraceError(f"{path}:{number}: is not UTF-8: {exc.reason}") from exc
@@ -235,7 +235,7 @@ def _name(text: str) -> str:
     return text.strip()
 
 
-# --- formats ------------------------------------------------------------------------------------------------------
+# --- formats ----------------------------------------------------------------------------------------------
 
 
 def read_trace(path: Path, trace_format: Format) -> Recording:
@@ -361,7 +361,7 @@ def _read_agents(path: Path) -> Recording:
     )
 
 
-# --- replay -------------------------------------------------------------------------------------------------------
+# --- replay -----------------------------------------------------------------------------------------------
 
 
 def replay(
@@ -393,9 +393,9 @@ def replay(
 def _replay_sessions(
     recording: Recording, speed: float, random: np.random.Generator, session_count: int
 ) -> Trace:
-    """Copies of the recorded sessions, started at Poisson times; every round through all of them has its own keys.
+    """Copies of the recorded sessions, started at Poisson times; every round through all has its own keys.
 
-    A call comes as long after the end of the one before as it was recorded after the beginning of the one before.
+    A call comes as long after the end of the one before as it was recorded after that one's beginning.
     """
     starts = np.flatnonzero(np.r_[True, recording.session[1:] != recording.session[:-1]])
     ends = np.r_[starts[1:], len(recording.session)]
