@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from router.native.driver_script import ScriptDriver
+from router.native.explain import ExplainRing
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
@@ -27,7 +28,7 @@ class Core:
     """The native half of one worker. One thread uses it.
 
     `options` is a router.snapshot.CoreOptions; `driver` replaces the epoll driver in tests. A core that is
-    given no prefix table or learner makes its own and shares them with nobody. Raises:
+    given no prefix table, learner or ring makes its own and shares them with nobody. Raises:
     ValueError for a network that is none, MemoryError.
     """
 
@@ -42,6 +43,7 @@ class Core:
         options: Any,
         prefix_table: PrefixTable | None = None,
         learner: Learner | None = None,
+        explained: ExplainRing | None = None,
         driver: ScriptDriver | None = None,
     ) -> None: ...
     def fileno(self) -> int:

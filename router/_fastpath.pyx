@@ -32,6 +32,7 @@ from router.native.exchange cimport (
     X_FACTS_KNOWN,
     X_HEAD, X_STREAM, X_UPLOAD_DONE, core_t, downstream_t, exchange_id, exchange_path, exchange_set_model, exchange_t,
 )
+from router.native.explain cimport ExplainRing
 from router.native.http1 cimport FIELD_CONTENT_TYPE, head_t, parse_request_head
 from router.native.learner cimport Learner
 from router.native.loadtable cimport LoadTable, load_view, load_view_t
@@ -68,6 +69,7 @@ cdef class Core:
     cdef readonly object hooks
     cdef Decider _decider
     cdef MetricsTable _metrics
+    cdef ExplainRing _explained
     cdef Snapshot _snapshot
     cdef list _old_snapshots         # still looked at by exchanges
     cdef dict _endpoints             # identity -> Endpoint
@@ -76,7 +78,8 @@ cdef class Core:
     cdef tuple _models
 
     def __cinit__(self, *, LoadTable load_table, MetricsTable metrics, int column, hooks, options,
-                  PrefixTable prefix_table=None, Learner learner=None, ScriptDriver driver=None):
+                  PrefixTable prefix_table=None, Learner learner=None, ExplainRing explained=None,
+                  ScriptDriver driver=None):
         cdef int index
         cdef core_t* core = <core_t*>calloc(1, sizeof(core_t))
         if core == NULL:
@@ -95,6 +98,8 @@ cdef class Core:
             column,
         )
         core.decider = &self._decider.decider
+        self._explained = ExplainRing.create(column + 1) if explained is None else explained
+        core.explained = self._explained.column(column)
         self._old_snapshots, self._endpoints, self._tls, self._addresses, self._models = [], {}, {}, {}, ()
         core.load = &load_table.table
         core.metrics = metrics.column(column)
@@ -245,6 +250,7 @@ cdef class Core:
         self._snapshot = snapshot
         self._endpoints = endpoints
         self._models = tables.models
+        self.core.explain_threshold = <uint64_t>min(int(tables.explain_ratio * 2.0 ** 64), 2 ** 64 - 1)
         self.core.snapshot = &(<Snapshot>snapshot).snapshot
         self._list_endpoints()
         self._drop_old()

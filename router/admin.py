@@ -23,6 +23,7 @@ from router.schema.secret import Secret
 
 METRICS_KEPT_S = 0.25  # scrapes within it share one rendering; Prometheus asks every 15 s
 BODY_BYTES_MAX = 4096  # POST /reload has none
+EXPLAIN_LISTED_DEFAULT = 20  # a screen or two of JSON
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 logger = logging.getLogger("fairlead.supervisor")
@@ -50,6 +51,8 @@ class Status(Protocol):
     async def describe_pools(self) -> list[dict[str, Any]]: ...
     def describe_workers(self) -> list[dict[str, Any]]: ...
     def describe_config(self) -> dict[str, Any]: ...
+    def explain(self, request_id: str) -> list[dict[str, Any]]: ...
+    def explain_latest(self, count: int) -> list[dict[str, Any]]: ...
     def admin_token(self) -> Secret | None: ...
     async def reload(self) -> ReloadResult: ...
 
@@ -76,6 +79,8 @@ class AdminServer:
                 web.get("/debug/workers", self._debug(self._status.describe_workers)),
                 web.get("/debug/config", self._debug(self._status.describe_config)),
                 web.get("/debug/pools", self._debug_pools),
+                web.get("/debug/explain", self._explain_latest),
+                web.get("/debug/explain/{request_id:.+}", self._explain),
                 web.post("/reload", self._reload),
             ]
         )
@@ -158,6 +163,25 @@ class AdminServer:
 
     async def _debug_pools(self, _request: web.Request) -> web.Response:
         return _json(await self._status.describe_pools())
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        request_id = request.match_info["request_id"]
+        decisions = self._status.explain(request_id)
+        if not decisions:
+            return _error(
+                404,
+                "decision_not_found",
+                f"No decision is recorded for request {request_id}. Requests with the header "
+                "`x-fairlead-explain: 1` are recorded, and a share of the others (`explain.sample_ratio`); "
+                f"each worker keeps its last {limits.EXPLAIN_RECORDS_MAX}.",
+            )
+        return _json({"request_id": request_id, "decisions": decisions})
+
+    async def _explain_latest(self, request: web.Request) -> web.Response:
+        wanted = request.query.get("limit", str(EXPLAIN_LISTED_DEFAULT))
+        if not wanted.isascii() or not wanted.isdigit() or not 1 <= int(wanted) <= limits.EXPLAIN_LISTED_MAX:
+            return _error(400, "bad_request", f"`limit` is a number from 1 to {limits.EXPLAIN_LISTED_MAX}.")
+        return _json({"decisions": self._status.explain_latest(int(wanted))})
 
     async def _reload(self, _request: web.Request) -> web.Response:
         result = await self._status.reload()

@@ -59,7 +59,7 @@ def _candidate(candidate: Mapping[str, Any], endpoints: Sequence[str]) -> dict[s
         "endpoint": _name(endpoints, candidate["slot"]),
         "score": _number(candidate["score"]),
         "terms": None if terms is None else {name: _number(value) for name, value in terms.items()},
-        "sum": None if terms is None else _number(math.fsum(terms.values())),
+        "sum": None if terms is None else _number(sum(terms.values())),
         "in_flight": candidate["in_flight"],
         "queued_s": _number(candidate["queued_s"]),
         "hit_tokens": round(candidate["hit_tokens"]),

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from router import limits, wire
+from router.native.explain import ExplainRing
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
@@ -49,6 +50,7 @@ class Tables(NamedTuple):
     metrics: MetricsTable
     prefix: PrefixTable
     learner: Learner
+    explained: ExplainRing
 
     @classmethod
     def create(cls, column_count: int) -> Tables:
@@ -58,24 +60,30 @@ class Tables(NamedTuple):
             MetricsTable.create(column_count, ROUTE_INDEXES_MAX, limits.ENDPOINTS_MAX),
             PrefixTable.create(limits.PREFIX_TABLE_BYTES, limits.ENDPOINTS_MAX),
             Learner.create(limits.ENDPOINTS_MAX),
+            ExplainRing.create(column_count),
         )
 
     @classmethod
     def attach(cls, fds: Sequence[int], column_count: int) -> Tables:
-        """The running supervisor's; what it believes and has learnt anew when that is of another version.
+        """The running supervisor's; what may be lost is made anew where it is of another version.
 
         Raises: OSError, ValueError when the counts are of another version.
         """
         load, metrics = LoadTable.attach(fds[0]), MetricsTable.attach(fds[1])
+        tables = cls.create(column_count)._replace(load=load, metrics=metrics)
         try:
-            return cls(load, metrics, PrefixTable.attach(fds[2]), Learner.attach(fds[3]))
+            tables = tables._replace(prefix=PrefixTable.attach(fds[2]), learner=Learner.attach(fds[3]))
         except (IndexError, OSError, ValueError) as exc:
             logger.warning("takeover: %s; caches and speeds are learnt anew", exc)
-        return cls.create(column_count)._replace(load=load, metrics=metrics)
+        try:
+            tables = tables._replace(explained=ExplainRing.attach(fds[4]))
+        except (IndexError, OSError, ValueError) as exc:
+            logger.warning("takeover: %s; decisions recorded before are gone", exc)
+        return tables
 
     def fds(self) -> list[int]:
         """Descriptors that stay the tables'."""
-        return [self.load.fd, self.metrics.fd, self.prefix.fd, self.learner.fd]
+        return [self.load.fd, self.metrics.fd, self.prefix.fd, self.learner.fd, self.explained.fd]
 
 
 class SharedState:

@@ -24,7 +24,9 @@ from router import limits, metrics, sdnotify, wire
 from router.build_info import package_version
 from router.config import ConfigError, load_config, redacted
 from router.endpoint_view import describe_endpoints
+from router.explain_view import describe_decisions
 from router.listeners import Listener, open_listener, sockets_from_systemd
+from router.native.explain import ExplainRing
 from router.schema import config as schema
 from router.schema.config import Config
 from router.schema.secret import Secret
@@ -505,6 +507,21 @@ class Supervisor:
         """Upstream connections per worker, as the cores see them."""
         answers = await asyncio.gather(*(worker.query("pools") for worker in self._workers))
         return [{"worker": index, **row} for index, rows in enumerate(answers) for row in rows]
+
+    def explain(self, request_id: str) -> list[dict[str, Any]]:
+        """The recorded decisions for a request, newest first."""
+        return self._described(lambda ring: ring.find(request_id))
+
+    def explain_latest(self, count: int) -> list[dict[str, Any]]:
+        """The last decisions that were recorded, newest first."""
+        return self._described(lambda ring: ring.latest(count))
+
+    def _described(self, read: Callable[[ExplainRing], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        shared = self._shared
+        if shared is None:
+            return []
+        endpoints, routes = shared.endpoints.names(), shared.routes.names()
+        return describe_decisions(read(shared.tables.explained), endpoints=endpoints, routes=routes)
 
     def describe_endpoints(self) -> list[dict[str, Any]]:
         """One row per configured endpoint, from the shared tables: no worker is asked."""

@@ -47,7 +47,7 @@ class Start(Frame, frozen=True, kw_only=True):
     worker_index: int
     column: int
     listeners: list[WorkerListener]
-    table_fds: list[int]  # load table, metrics table, prefix table, learner
+    table_fds: list[int]  # of shared_state.Tables, in its order
     version: int
     config: bytes  # encode_config
     slots: dict[str, int]  # endpoint identity → slot of the load table
@@ -171,7 +171,7 @@ class TakeoverRequest(Frame, frozen=True, kw_only=True):
 
 
 class TakeoverOffer(Frame, frozen=True, kw_only=True):
-    """Old supervisor → new. Descriptors: the sockets, the load table's, the metrics table's."""
+    """Old supervisor → new. Descriptors: the sockets, then the tables as in Start."""
 
     pid: int
     sockets: list[InheritedSocket]

@@ -27,6 +27,7 @@ import uvloop
 from router import wire
 from router.access_log import AccessLog
 from router.dispatch import Dispatcher
+from router.native.explain import ExplainRing
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
@@ -65,6 +66,7 @@ def make_core(
         metrics=metrics,
         prefix_table=PrefixTable.attach(start.table_fds[2]),
         learner=Learner.attach(start.table_fds[3]),
+        explained=ExplainRing.attach(start.table_fds[4]),
         column=start.column,
         hooks=hooks,
         options=CoreOptions.of(config),

@@ -19,9 +19,10 @@ from router.native.decision cimport decision_charge
 from router.native.driver_epoll cimport monotonic_us
 from router.native.exchange cimport (
     EXCHANGE_AWAITING, EXCHANGE_CONNECTING, X_BODY_DROPPED, X_CUT_THROUGH, X_FACTS_KNOWN, X_FORCE_FRESH,
-    X_REQUEST_CHUNKED, X_UPLOAD_DONE,
-    core_t, exchange_model, exchange_model_hash, exchange_output_key, exchange_release, exchange_t,
+    X_EXPLAIN, X_REQUEST_CHUNKED, X_UPLOAD_DONE,
+    core_t, exchange_id, exchange_model, exchange_model_hash, exchange_output_key, exchange_release, exchange_t,
 )
+from router.native.explain cimport explain_is_sampled, explain_reason_of, explain_record, explained_t
 from router.native.http1 cimport HTTP1_OK, head_t, parse_request_head
 from router.native.learner cimport learner_expected_output, learner_prompt_tokens
 from router.native.loadtable cimport load_in_flight
@@ -29,7 +30,7 @@ from router.native.metrics cimport (
     COUNT_PICKS_FAILED, COUNT_UPSTREAM_CONNECTS, COUNT_UPSTREAM_IDLE, COUNT_UPSTREAM_OPEN, COUNT_UPSTREAM_REUSES,
     HISTOGRAM_ROUTE_ROUTER_TIME, metrics_add, metrics_observe_us,
 )
-from router.native.pick cimport pick_endpoint, pick_request_t, random_next
+from router.native.pick cimport candidate_set_t, pick_endpoint, pick_request_t, policy_t, random_next
 from router.native.pool cimport (
     UPSTREAM_BUSY, UPSTREAM_IDLE, endpoint_t, pool_put_idle, pool_remove_idle, pool_take_idle,
     rewrite_t, upstream_t,
@@ -116,6 +117,23 @@ cdef void describe_prompt(core_t* core, exchange_t* x, pick_request_t* request) 
             core.decider.learner, model_hash, size_bytes + <uint64_t>x.upload_remaining)
 
 
+cdef void explain_attempt(
+    core_t* core, exchange_t* x, const policy_t* policy, pick_request_t* request
+) noexcept nogil:
+    """Right after the pick, when the client or the ring is to be told why."""
+    cdef explained_t explained
+    cdef candidate_set_t* candidates = &x.target.candidates
+    cdef uint8_t attempt = x.attempts + 1
+    x.reason = <uint8_t>explain_reason_of(core.decider, policy, candidates, request, x.position, attempt)
+    if x.flags & X_EXPLAIN:
+        explained.id = exchange_id(x)
+        explained.wall_us = request.now_us + core.wall_offset_us
+        explained.route = x.route.index
+        explained.attempt = attempt
+        explained.reason = x.reason
+        explain_record(&core.explained, core.decider, policy, candidates, request, x.position, &explained)
+
+
 cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil:
     cdef pick_request_t request
     cdef const route_policy_t* policy = policy_of(x)
@@ -146,6 +164,10 @@ cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil:
             return CAUSE_ENDPOINTS_FULL
     else:
         return CAUSE_ENDPOINTS_FULL
+    if x.attempts == 0 and explain_is_sampled(core.explain_threshold, request.random):
+        x.flags |= X_EXPLAIN
+    if x.flags & X_EXPLAIN or x.route.exposes_endpoint:
+        explain_attempt(core, x, &policy.pick, &request)
     decision_charge(core.decider, &x.target.candidates, x.position, &request, &x.charge)
     x.attempts += 1
     x.state = EXCHANGE_CONNECTING

@@ -5,6 +5,7 @@ from router.native.body cimport body_scan_t
 from router.native.buffer cimport buffer_t
 from router.native.chunk cimport chunk_t
 from router.native.conn cimport conn_t, driver_t
+from router.native.explain cimport column_t
 from router.native.http1 cimport head_t
 from router.native.loadtable cimport charge_t, load_table_t
 from router.native.metrics cimport metrics_t
@@ -75,6 +76,7 @@ cdef enum exchange_flag:
     X_FACTS_KNOWN = 131072
     X_RESPONSE_BEGAN = 262144        # a byte of a response has come
     X_FINISHED = 524288
+    X_EXPLAIN = 1048576              # its decisions are recorded
 
 cdef enum facts_result:
     FACTS_KNOWN = 1
@@ -123,6 +125,8 @@ cdef struct core_t:                  # a worker's native state; its door is rout
     decider_t* decider
     load_table_t* load               # the decider's
     metrics_t metrics
+    column_t explained               # decisions that were to be recorded
+    uint64_t explain_threshold       # of 2^64: the share of requests that are recorded unasked
     uint32_t column
     snapshot_t* snapshot
     options_t options
@@ -206,6 +210,7 @@ cdef struct exchange_t:
     uint8_t interim_count
     uint8_t method
     uint8_t last_cause               # of the attempt before
+    uint8_t reason                   # explain_reason, where the route shows it or it is recorded
     # Labels, in one block behind `labels`.
     uint8_t* labels
     uint16_t labels_bytes

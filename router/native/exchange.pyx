@@ -17,7 +17,7 @@ from router.native.causes cimport (
 from router.native.conn cimport CONN_BLOCKED, CONN_HANDSHAKING, CONN_PAUSED
 from router.native.decision cimport decision_end
 from router.native.hash cimport hash_bytes
-from router.native.http1 cimport FIELD_X_REQUEST_ID, METHOD_HEAD, head_t, span_t
+from router.native.http1 cimport FIELD_X_FAIRLEAD_EXPLAIN, FIELD_X_REQUEST_ID, METHOD_HEAD, head_t, span_t
 from router.native.learner cimport learner_decoded, learner_output, learner_prompt, learner_t
 from router.native.loadtable cimport (
     CHARGE_NONE, ROW_IN_FLIGHT, ROW_KV_TOKENS, ROW_PENDING, load_observe_itl, load_sum,
@@ -27,6 +27,7 @@ from router.native.metrics cimport (
     COUNT_REQUESTS_IN_FLIGHT, COUNT_UNFINISHED_STREAMS, HISTOGRAM_ROUTE_E2E, metrics_add, metrics_count_request,
     metrics_observe_us,
 )
+from router.native.octets cimport same_name
 from router.native.pick cimport random_next
 from router.native.pool cimport text_t
 from router.native.slab cimport slab_give, slab_take
@@ -55,6 +56,13 @@ cdef bint is_usable_id(const uint8_t* data, uint32_t length) noexcept nogil:
         if data[index] <= 0x20 or data[index] >= 0x7F or data[index] == 0x22 or data[index] == 0x5C:
             return False
     return True
+
+
+cdef bint says_yes(const uint8_t* buffer, span_t value) noexcept nogil:
+    cdef const uint8_t* text = buffer + value.offset
+    if value.length == 1:
+        return text[0] != 48
+    return not (value.length == 5 and same_name(text, b"false", 5))
 
 
 cdef void write_hex(uint8_t* target, uint64_t value) noexcept nogil:
@@ -106,6 +114,9 @@ cdef exchange_t* exchange_new(core_t* core, downstream_t* down, const uint8_t* b
     x.started_us = core.driver.now_us
     if head.method == METHOD_HEAD:
         x.flags |= X_HEAD
+    if head.known[FIELD_X_FAIRLEAD_EXPLAIN] >= 0 \
+            and says_yes(buffer, head.fields[head.known[FIELD_X_FAIRLEAD_EXPLAIN]].value):
+        x.flags |= X_EXPLAIN
     if head.minor_version == 0:
         x.flags |= X_HTTP10
     if not head.keep_alive or core.draining:

@@ -27,8 +27,9 @@ class ExplainRing:
         """The decisions for a request, an attempt each, newest first; slots and indexes are not yet names.
 
         Keys: request_id, wall_us, route, policy, reason, attempt, candidates, eligible, prompt_tokens,
-        output_tokens, has_session, shown. `shown` has the winner, then up to three runners-up, each with slot,
-        score (None: the policy has none), terms (None, or seconds by name), in_flight, queued_s, hit_tokens.
+        output_tokens, has_session, shown. `shown` has the winner, then up to three runners-up, each with
+        slot, score (None: the policy has none), terms (None, or seconds by name), in_flight, queued_s,
+        hit_tokens.
         """
     def latest(self, count: int) -> list[dict[str, Any]]:
         """The last `count` decisions of all workers, newest first."""

@@ -11,6 +11,7 @@ from libc.string cimport memcpy, strlen
 from router.native.exchange cimport (
     COMPOSE_BYTES, X_HTTP10, X_UPGRADE, core_t, exchange_id, exchange_t,
 )
+from router.native.explain cimport explain_reason_text
 from router.native.http1 cimport (
     FIELD_API_KEY, FIELD_AUTHORIZATION, FIELD_CONTENT_LENGTH, FIELD_EXPECT, FIELD_FORWARDED, FIELD_HOP_BY_HOP,
     FIELD_HOST,
@@ -77,6 +78,13 @@ cdef bint is_client_key(const uint8_t* buffer, const field_t* field) noexcept no
         return True
     # Google's clients; rare enough to need no id of its own.
     return field.name.length == 14 and same_name(buffer + field.name.offset, b"x-goog-api-key", 14)
+
+
+cdef bint is_told_by_router(const uint8_t* buffer, const field_t* field) noexcept nogil:
+    # Only the router says who answered, and why that one.
+    if field.name.length == 19:
+        return same_name(buffer + field.name.offset, b"x-fairlead-endpoint", 19)
+    return field.name.length == 17 and same_name(buffer + field.name.offset, b"x-fairlead-reason", 17)
 
 
 cdef void put_forwarded(writer_t* out, const exchange_t* x, const uint8_t* buffer, const head_t* head) noexcept nogil:
@@ -203,9 +211,8 @@ cdef int64_t compose_response_head(core_t* core, const exchange_t* x, const uint
         if field.flags & FIELD_HOP_BY_HOP or field.id == FIELD_CONTENT_LENGTH or field.id == FIELD_TRANSFER_ENCODING \
                 or field.id == FIELD_X_REQUEST_ID:
             continue
-        if x.route.exposes_endpoint and field.name.length == 19 \
-                and same_name(buffer + field.name.offset, b"x-fairlead-endpoint", 19):
-            continue                     # only the router says who answered
+        if x.route.exposes_endpoint and is_told_by_router(buffer, field):
+            continue
         if field.name.length == 4 and same_name(buffer + field.name.offset, b"date", 4):
             has_date = True
         put_field(&out, buffer, field)
@@ -215,6 +222,8 @@ cdef int64_t compose_response_head(core_t* core, const exchange_t* x, const uint
     if x.route.exposes_endpoint:
         put(&out, b"x-fairlead-endpoint: ", 21)
         put_text(&out, x.endpoint.name)
+        put(&out, b"\r\nx-fairlead-reason: ", 21)
+        put_text(&out, explain_reason_text(x.reason))
         put(&out, b"\r\n", 2)
     if head.status == 101:
         put(&out, b"Connection: Upgrade\r\nUpgrade: ", 30)

@@ -264,12 +264,12 @@ def test_a_reader_never_sees_half_a_record() -> None:
 from router.native.explain import ExplainRing
 ring = ExplainRing.attach({ring.fd})
 for turn in range(200):
-    ring.churn(0, turn * 2000, 2000)
+    ring.churn(0, turn * 50_000, 50_000)
 """
     read = 0
     with subprocess.Popen([sys.executable, "-c", body], pass_fds=[ring.fd]) as child:
         while child.poll() is None:
-            for found in ring.latest(64):
+            for found in ring.latest(limits.EXPLAIN_RECORDS_MAX):  # the oldest are being overwritten
                 read += 1
                 number = found["prompt_tokens"]
                 assert found["output_tokens"] == found["candidates"] == found["eligible"] == number
@@ -277,7 +277,7 @@ for turn in range(200):
                 assert [candidate["slot"] for candidate in found["shown"]] == [number] * 4
     assert child.returncode == 0
     assert read > 64
-    assert ring.written(0) == 400_000
+    assert ring.written(0) == 10_000_000
 
 
 def test_a_record_whose_writer_died_is_passed_over_until_it_is_written_again() -> None:
