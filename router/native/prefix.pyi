@@ -1,13 +1,13 @@
-"""The prefix table as Python sees it: the supervisor creates it, workers and the simulator attach and use it."""
+"""The prefix table as Python sees it: the supervisor creates it, workers and the simulator use it."""
 
 from collections.abc import Sequence
 
 class PrefixTable:
     """Which endpoints should have which beginnings of prompts cached, shared between processes.
 
-    Keys are numbers below 2**64, one per boundary of a prompt; `tokens[d]` is how many tokens the prompt has up to
-    `keys[d]`. Raises (every method): IndexError for a slot that is not there, ValueError when `tokens` has another
-    length than the keys.
+    Keys are numbers below 2**64, one per boundary of a prompt; `tokens[d]` is how many tokens the prompt has
+    up to `keys[d]`. Raises (every method): IndexError for a slot that is not there, ValueError when `tokens`
+    has another length than the keys.
     """
 
     fd: int
@@ -41,11 +41,3 @@ class PrefixTable:
     def set_capacity(self, slot: int, capacity_tokens: int) -> None:
         """The KV tokens of the slot's cache; 0 when not known (512 Ki are assumed)."""
     def trust(self, slot: int) -> float: ...
-    def bench_match(
-        self, chains: Sequence[Sequence[int]], tokens: Sequence[int], slots: Sequence[int], rounds: int
-    ) -> int:
-        """Matches each of `chains` in turn, in native code; for benchmarks."""
-    def bench_insert(self, chains: Sequence[Sequence[int]], tokens: Sequence[int], rounds: int) -> None:
-        """Inserts each of `chains` in turn, at one slot after the other, in native code; for benchmarks."""
-    def churn(self, chains: Sequence[Sequence[int]], tokens: Sequence[int], rounds: int, seed: int) -> int:
-        """Uses the table at random in native code and returns how many answers were impossible; for tests of races."""

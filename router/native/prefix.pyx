@@ -22,10 +22,8 @@ from router.native.segment cimport Segment, segment_attach, segment_create
 
 cdef extern from *:
     """
-    static inline uint16_t load_u16(const uint16_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
     static inline uint32_t load_u32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
     static inline uint64_t load_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-    static inline void store_u16(uint16_t *p, uint16_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     static inline void store_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
     static inline void store_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     static inline uint64_t add_u64(uint64_t *p, uint64_t v) { return __atomic_add_fetch(p, v, __ATOMIC_RELAXED); }
@@ -36,14 +34,22 @@ cdef extern from *:
     }
     static inline void store_f32(float *p, float value) { __atomic_store(p, &value, __ATOMIC_RELAXED); }
     static inline void prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
+    /* Four numbers of 16 bits in a word. Bit 15 of each lane that holds `value`; lanes above the first may be marked
+       wrongly (a borrow), so that only the first is certain. */
+    #define FL_LANES UINT64_C(0x0001000100010001)
+    static inline uint64_t lanes_equal(uint64_t lanes, uint16_t value) {
+        uint64_t x = lanes ^ value * FL_LANES;
+        return (x - FL_LANES) & ~x & FL_LANES << 15;
+    }
+    static inline uint32_t first_lane(uint64_t equal) { return (uint32_t) __builtin_ctzll(equal) >> 4; }
     /* 2^64 / golden ratio: Fibonacci hashing (Knuth, volume 3, 6.4). */
     #define FL_SPREAD UINT64_C(0x9E3779B97F4A7C15)
     """
+    uint64_t lanes_equal(uint64_t lanes, uint16_t value) noexcept nogil
+    uint32_t first_lane(uint64_t equal) noexcept nogil
     const uint64_t SPREAD "FL_SPREAD"
-    uint16_t load_u16(const uint16_t* p) noexcept nogil
     uint32_t load_u32(const uint32_t* p) noexcept nogil
     uint64_t load_u64(const uint64_t* p) noexcept nogil
-    void store_u16(uint16_t* p, uint16_t v) noexcept nogil
     void store_u32(uint32_t* p, uint32_t v) noexcept nogil
     void store_u64(uint64_t* p, uint64_t v) noexcept nogil
     uint64_t add_u64(uint64_t* p, uint64_t v) noexcept nogil
@@ -81,9 +87,9 @@ cdef struct header_t:
     uint32_t entry_bytes
     uint64_t size_bytes
 
-cdef struct marks_t:
-    uint16_t tags[4]                 # PREFIX_WAYS; 0: the entry is empty
-    uint16_t touches[4]              # when the entry was last inserted, in steps of 2^TOUCH_SHIFT us
+cdef struct marks_t:                 # 16 bits per entry of the bucket, the first lowest
+    uint64_t tags                    # 0: the entry is empty
+    uint64_t touches                 # when the entry was last inserted, in steps of 2^TOUCH_SHIFT us
 
 cdef struct entry_t:                 # a cache line
     uint64_t key
@@ -95,59 +101,68 @@ cdef struct entry_t:                 # a cache line
 # --- places -----------------------------------------------------------------------------------------------------------
 
 cdef inline uint64_t _spread(uint64_t key) noexcept nogil:
-    cdef uint64_t h = (key ^ (key >> 32)) * SPREAD
-    return h ^ (h >> 29)
+    cdef uint64_t h = (key ^ (key >> 32)) * SPREAD               # keys of prompts are hashes, a simulation's are not
+    return (h ^ (h >> 32)) * SPREAD
 
 
 cdef inline uint32_t _bucket(const prefix_table_t* table, uint64_t spread) noexcept nogil:
-    return <uint32_t> (<uint64_t> <uint32_t> spread * table.bucket_count >> 32)    # scaled: any count will do
+    return <uint32_t> ((spread >> 32) * table.bucket_count >> 32)    # scaled: any count will do
 
 
 cdef inline uint16_t _tag(uint64_t spread) noexcept nogil:
-    cdef uint16_t tag = <uint16_t> (spread >> 48)
+    cdef uint16_t tag = <uint16_t> (spread >> 16)
     return tag if tag else 1
 
 
-cdef inline uint32_t _ways(const marks_t* marks, uint16_t tag) noexcept nogil:
-    """Bit per entry of the bucket that has this tag."""
-    return (
-        (load_u16(&marks.tags[0]) == tag) | (load_u16(&marks.tags[1]) == tag) << 1
-        | (load_u16(&marks.tags[2]) == tag) << 2 | (load_u16(&marks.tags[3]) == tag) << 3
-    )
-
-
-cdef inline uint32_t _lowest(uint32_t bits) noexcept nogil:
-    return 0 if bits & 1 else 1 if bits & 2 else 2 if bits & 4 else 3
+cdef inline marks_t* _marks(const prefix_table_t* table, uint32_t bucket) noexcept nogil:
+    return <marks_t*> table.marks + bucket
 
 
 cdef inline entry_t* _entry(const prefix_table_t* table, uint32_t bucket, uint32_t way) noexcept nogil:
     return <entry_t*> table.entries + <size_t> bucket * PREFIX_WAYS + way
 
 
+cdef inline void _set_lane(uint64_t* lanes, uint32_t way, uint16_t value) noexcept nogil:
+    """Written whole: a race may undo another's change of the word, which is no more than a lost claim."""
+    cdef uint64_t seen = load_u64(lanes)
+    cdef uint64_t wanted = (seen & ~(<uint64_t> 0xFFFF << way * 16)) | <uint64_t> value << way * 16
+    if seen != wanted:                                           # most often not: no other core loses the line
+        store_u64(lanes, wanted)
+
+
 cdef entry_t* _search(const prefix_table_t* table, uint64_t key, uint64_t spread) noexcept nogil:
     """The key's entry, of all in its bucket that have its tag; NULL when there is none."""
     cdef uint32_t bucket = _bucket(table, spread)
-    cdef uint32_t ways = _ways(<marks_t*> table.marks + bucket, _tag(spread))
+    cdef uint64_t ways = lanes_equal(load_u64(&_marks(table, bucket).tags), _tag(spread))
     cdef entry_t* entry
     while ways:
-        entry = _entry(table, bucket, _lowest(ways))
+        entry = _entry(table, bucket, first_lane(ways))
         if load_u64(&entry.key) == key:
             return entry
         ways &= ways - 1
     return NULL
 
 
-cdef inline entry_t* _expect(const prefix_table_t* table, uint64_t key) noexcept nogil:
+cdef inline entry_t* _expect(const prefix_table_t* table, uint64_t spread) noexcept nogil:
     """Where the key's entry probably is, on its way into the cache, or NULL: its key has not been compared."""
-    cdef uint64_t spread = _spread(key)
     cdef uint32_t bucket = _bucket(table, spread)
-    cdef uint32_t ways = _ways(<marks_t*> table.marks + bucket, _tag(spread))
+    cdef uint64_t ways = lanes_equal(load_u64(&_marks(table, bucket).tags), _tag(spread))
     cdef entry_t* entry
     if ways == 0:
         return NULL
-    entry = _entry(table, bucket, _lowest(ways))
+    entry = _entry(table, bucket, first_lane(ways))
     prefetch(entry)
     return entry
+
+
+cdef inline void _approach(
+    const prefix_table_t* table, const uint64_t* keys, uint32_t depth, uint64_t* spreads
+) noexcept nogil:
+    """The keys' places, with the marks there on their way into the cache."""
+    cdef uint32_t d
+    for d in range(depth):
+        spreads[d] = _spread(keys[d])
+        prefetch(_marks(table, _bucket(table, spreads[d])))
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
@@ -220,31 +235,55 @@ cdef inline void _replace(
 ) noexcept nogil:
     """A new entry with one owner, in the bucket's empty place or that of its least recently touched."""
     cdef uint32_t bucket = _bucket(table, spread)
-    cdef marks_t* marks = <marks_t*> table.marks + bucket
+    cdef marks_t* marks = _marks(table, bucket)
+    cdef uint64_t empty = lanes_equal(load_u64(&marks.tags), 0)
+    cdef uint64_t touches = load_u64(&marks.touches)
     cdef uint32_t way = 0
     cdef uint32_t index
     cdef uint16_t age
     cdef uint16_t oldest_age = 0
     cdef entry_t* entry
-    for index in range(PREFIX_WAYS):
-        if load_u16(&marks.tags[index]) == 0:
-            way = index
-            break
-        age = <uint16_t> (touch - load_u16(&marks.touches[index]))
-        if age > oldest_age:
-            way = index
-            oldest_age = age
+    if empty:
+        way = first_lane(empty)
+    else:
+        for index in range(PREFIX_WAYS):
+            age = <uint16_t> (touch - <uint16_t> (touches >> index * 16))
+            if age > oldest_age:
+                way = index
+                oldest_age = age
     entry = _entry(table, bucket, way)
-    store_u16(&marks.tags[way], 0)
+    _set_lane(&marks.tags, way, 0)
     store_u64(&entry.key, 0)
     store_u32(&entry.owners[0], owner)
     store_u32(&entry.state, 1)
     store_u64(&entry.key, key)
-    store_u16(&marks.touches[way], touch)
-    store_u16(&marks.tags[way], _tag(spread))
+    _set_lane(&marks.touches, way, touch)
+    _set_lane(&marks.tags, way, _tag(spread))
 
 
 # --- what others call -------------------------------------------------------------------------------------------------
+
+cdef inline void _answer(
+    const prefix_table_t* table, float base_tokens, const uint32_t* slots, uint32_t count, float* hit_tokens
+) noexcept nogil:
+    """Of tokens found and tokens that all have the larger, trusted; slots in a row, as most are, by vectors."""
+    cdef const float* found = table.found
+    cdef const float* trust = table.trust
+    cdef uint32_t first = slots[0] if count else 0
+    cdef uint32_t gaps = 0
+    cdef uint32_t index, slot
+    for index in range(count):
+        gaps |= slots[index] ^ (first + index)
+    if gaps == 0:
+        found += first
+        trust += first
+        for index in range(count):
+            hit_tokens[index] = (found[index] if found[index] > base_tokens else base_tokens) * trust[index]
+        return
+    for index in range(count):
+        slot = slots[index]
+        hit_tokens[index] = (found[slot] if found[slot] > base_tokens else base_tokens) * trust[slot]
+
 
 cdef void prefix_match(
     prefix_table_t* table, const uint64_t* keys, const uint32_t* tokens, uint32_t depth, const uint32_t* slots,
@@ -252,36 +291,41 @@ cdef void prefix_match(
 ) noexcept nogil:
     # found[slot] is how many boundaries a slot has been followed along. Up to the first block that is not everywhere
     # all are alive; from there on at most PREFIX_OWNERS_MAX, which are listed.
+    cdef uint64_t[PREFIX_DEPTH_MAX] spreads
     cdef entry_t* expected[LOOKAHEAD]
     cdef uint32_t[PREFIX_OWNERS_MAX] listed
     cdef uint32_t listed_count = 0
     cdef uint32_t base_depth = 0
     cdef uint32_t d, index, state, owner, slot
     cdef float* found = table.found
-    cdef float reached, here, base_tokens, hit
+    cdef float reached, here, base_tokens
     cdef bint is_alive
     cdef entry_t* entry
     depth = min(depth, <uint32_t> PREFIX_DEPTH_MAX)
-    for d in range(min(depth, <uint32_t> (2 * LOOKAHEAD))):
-        prefetch(<marks_t*> table.marks + _bucket(table, _spread(keys[d])))
+    _approach(table, keys, depth, spreads)
     for d in range(min(depth, <uint32_t> LOOKAHEAD)):
-        expected[d] = _expect(table, keys[d])
-    for d in range(depth):
-        entry = expected[d % LOOKAHEAD]
-        if entry != NULL and load_u64(&entry.key) != keys[d]:
-            entry = _search(table, keys[d], _spread(keys[d]))
-        if entry == NULL:
+        expected[d] = _expect(table, spreads[d])
+        if expected[d] == NULL:
+            depth = d
             break
+    d = 0
+    while d < depth:
+        entry = expected[d % LOOKAHEAD]
+        if load_u64(&entry.key) != keys[d]:
+            entry = _search(table, keys[d], spreads[d])
+            if entry == NULL:
+                break
         if d + LOOKAHEAD < depth:
-            expected[d % LOOKAHEAD] = _expect(table, keys[d + LOOKAHEAD])
-        if d + 2 * LOOKAHEAD < depth:
-            prefetch(<marks_t*> table.marks + _bucket(table, _spread(keys[d + 2 * LOOKAHEAD])))
+            expected[d % LOOKAHEAD] = _expect(table, spreads[d + LOOKAHEAD])
+            if expected[d % LOOKAHEAD] == NULL:
+                depth = d + LOOKAHEAD
         state = load_u32(&entry.state)
         reached = <float> d
-        here = <float> (d + 1)
+        d += 1
+        here = <float> d
         if _is_everywhere(table, entry, state):
             if listed_count == 0:
-                base_depth = d + 1
+                base_depth = d
             for index in range(listed_count):
                 if found[listed[index]] == reached:
                     found[listed[index]] = here
@@ -312,10 +356,7 @@ cdef void prefix_match(
         return
     for index in range(listed_count):
         found[listed[index]] = <float> tokens[<uint32_t> found[listed[index]] - 1]
-    for index in range(count):
-        slot = slots[index]
-        hit = found[slot] if found[slot] > base_tokens else base_tokens
-        hit_tokens[index] = hit * table.trust[slot]
+    _answer(table, base_tokens, slots, count, hit_tokens)
     for index in range(listed_count):
         found[listed[index]] = 0
 
@@ -329,7 +370,7 @@ cdef void prefix_insert(
     cdef uint16_t touch = <uint16_t> (now_us >> TOUCH_SHIFT)
     cdef uint32_t owner, bucket, d
     cdef uint64_t spread
-    cdef marks_t* marks
+    cdef uint64_t[PREFIX_DEPTH_MAX] spreads
     cdef entry_t* entry
     if capacity == 0:
         capacity = CAPACITY_DEFAULT_TOKENS
@@ -337,21 +378,20 @@ cdef void prefix_insert(
     moved = min((moved << CAPACITY_SHIFT) // capacity, <uint64_t> (AGE_MAX + 1) << UNIT_SHIFT)
     owner = slot << 16 | <uint32_t> (add_u64(&table.clocks[slot], moved) >> UNIT_SHIFT & 0xFFFF)
     depth = min(depth, <uint32_t> PREFIX_DEPTH_MAX)
+    _approach(table, keys, depth, spreads)
     for d in range(min(depth, <uint32_t> LOOKAHEAD)):
-        _expect(table, keys[d])
+        _expect(table, spreads[d])
     for d in range(depth):
         if d + LOOKAHEAD < depth:
-            _expect(table, keys[d + LOOKAHEAD])
-        spread = _spread(keys[d])
+            _expect(table, spreads[d + LOOKAHEAD])
+        spread = spreads[d]
         entry = _search(table, keys[d], spread)
         if entry == NULL:
             _replace(table, keys[d], spread, owner, touch)
             continue
         _claim(table, entry, owner)
         bucket = _bucket(table, spread)
-        marks = <marks_t*> table.marks + bucket
-        if load_u16(&marks.touches[entry - _entry(table, bucket, 0)]) != touch:
-            store_u16(&marks.touches[entry - _entry(table, bucket, 0)], touch)
+        _set_lane(&_marks(table, bucket).touches, <uint32_t> (entry - _entry(table, bucket, 0)), touch)
 
 
 cdef void prefix_reported(
@@ -481,68 +521,6 @@ cdef class PrefixTable:
         _check(self, slot)
         return load_f32(&self.table.trust[slot])
 
-    def bench_match(self, chains, tokens, slots, uint32_t rounds):
-        cdef uint64_t[::1] keys = _joined(chains, len(tokens))
-        cdef uint32_t[::1] ends = _ends(tokens, len(tokens))
-        cdef uint32_t[::1] wanted = _slots(self, slots)
-        cdef float[::1] hits = array("f", [0]) * len(wanted)
-        cdef size_t depth = ends.shape[0]
-        cdef uint32_t hit_count = 0
-        cdef size_t chain
-        with nogil:
-            for _ in range(rounds):
-                hit_count = 0
-                for chain in range(<size_t> keys.shape[0] // depth):
-                    prefix_match(
-                        &self.table, &keys[chain * depth], &ends[0], <uint32_t> depth, &wanted[0],
-                        <uint32_t> wanted.shape[0], &hits[0],
-                    )
-                    hit_count += hits[chain % <size_t> hits.shape[0]] > 0
-        return hit_count
-
-    def bench_insert(self, chains, tokens, uint32_t rounds):
-        cdef uint64_t[::1] keys = _joined(chains, len(tokens))
-        cdef uint32_t[::1] ends = _ends(tokens, len(tokens))
-        cdef size_t depth = ends.shape[0]
-        cdef uint32_t turn
-        cdef size_t chain
-        cdef uint64_t now_us = 0
-        with nogil:
-            for turn in range(rounds):
-                for chain in range(<size_t> keys.shape[0] // depth):
-                    now_us += 1000
-                    prefix_insert(
-                        &self.table, &keys[chain * depth], &ends[0], <uint32_t> depth,
-                        <uint32_t> ((chain + turn) % self.table.slot_count), 100, now_us,
-                    )
-
-    def churn(self, chains, tokens, uint32_t rounds, uint64_t seed):
-        cdef uint64_t[::1] keys = _joined(chains, len(tokens))
-        cdef uint32_t[::1] ends = _ends(tokens, len(tokens))
-        cdef uint32_t[::1] wanted = _slots(self, range(self.table.slot_count))
-        cdef float[::1] hits = array("f", [0]) * len(wanted)
-        cdef uint32_t depth = <uint32_t> ends.shape[0]
-        cdef uint32_t wrong_count = 0
-        cdef uint32_t turn, slot
-        cdef size_t index
-        cdef uint64_t chance
-        with nogil:
-            for turn in range(rounds):
-                seed += 1
-                chance = _spread(seed)
-                index = (chance >> 40) % (<size_t> keys.shape[0] // depth) * depth
-                slot = <uint32_t> (chance >> 20 & 0xFFFFF) % self.table.slot_count
-                prefix_insert(&self.table, &keys[index], &ends[0], depth, slot, 1000, <uint64_t> turn << 12)
-                prefix_reported(&self.table, slot, 1000, <uint32_t> (chance & 1023))
-                if turn % 1024 == 0:
-                    prefix_forget(&self.table, slot)
-                prefix_match(
-                    &self.table, &keys[index], &ends[0], depth, &wanted[0], <uint32_t> wanted.shape[0], &hits[0]
-                )
-                for index in range(<size_t> hits.shape[0]):
-                    wrong_count += not 0 <= hits[index] <= <float> ends[depth - 1]
-        return wrong_count
-
 
 cdef int _check(PrefixTable self, uint32_t slot) except -1:
     if slot >= self.table.slot_count:
@@ -554,16 +532,6 @@ cdef object _ends(tokens, size_t depth):
     if len(tokens) != depth:
         raise ValueError(f"{depth} keys with {len(tokens)} token counts")
     return array("I", tokens)
-
-
-cdef object _joined(chains, size_t depth):
-    """The keys of all chains in a row."""
-    keys = array("Q")
-    for chain in chains:
-        if len(chain) != depth:
-            raise ValueError(f"{len(chain)} keys with {depth} token counts")
-        keys.extend(array("Q", chain))
-    return keys
 
 
 cdef object _slots(PrefixTable self, slots):

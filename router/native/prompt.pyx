@@ -150,7 +150,7 @@ cdef class PromptChain:
     def total_bytes(self):
         return prompt_total_bytes(&self.chain)
 
-    def keys(self, uint64_t model_hash=0):
+    def block_keys(self, uint64_t model_hash=0):
         """(key, end in bytes) of each boundary passed."""
         cdef uint64_t[PROMPT_KEYS_MAX] keys
         cdef uint32_t[PROMPT_KEYS_MAX] ends

@@ -1,7 +1,7 @@
-"""The plain reading of the prefix table that router/native/prefix.pyx is held equal to, for one writer at a time.
+"""The plain reading of the prefix table that router/native/prefix.pyx is held equal to, for one writer.
 
-Buckets of entries as Python objects, each chain walked once per candidate. Numbers that show in answers (units of
-age, float32 of trust) are the native ones.
+Buckets of entries as Python objects, each chain walked once per candidate. Numbers that show in answers
+(units of age, float32 of trust) are the native ones.
 """
 
 import struct
@@ -61,8 +61,8 @@ class Table:
 
     def bucket(self, key: int) -> list[Entry | None]:
         spread = (key ^ key >> 32) * SPREAD % (1 << 64)
-        spread ^= spread >> 29
-        index = spread % (1 << 32) * self.bucket_count >> 32
+        spread = (spread ^ spread >> 32) * SPREAD % (1 << 64)
+        index = (spread >> 32) * self.bucket_count >> 32
         return self.buckets.setdefault(index, [None] * WAYS)
 
     def find(self, key: int) -> Entry | None:

@@ -1,6 +1,6 @@
-"""The plain reading of the prompt chain that router/native/prompt.pyx is held equal to: every beginning hashed whole.
+"""The plain reading of the prompt chain that router/native/prompt.pyx is held equal to.
 
-Only the hash is the native one (tests/unit/test_hash.py pins its values).
+Every beginning is hashed whole. Only the hash is the native one (tests/unit/test_hash.py pins its values).
 """
 
 import struct
@@ -33,7 +33,7 @@ def keys(
     model_hash: int = 0,
     block_bytes: int = BLOCK_BYTES,
 ) -> list[tuple[int, int]]:
-    """(key, end) of each boundary; `ahead` is what engines put before the prompt, as (name, bytes) in any order."""
+    """(key, end) of each boundary; `ahead`: what engines put before the prompt, (name, bytes), any order."""
     parts = list(ahead)
     seed = sum(hash_of(text, name) for name, text in parts) % WORD
     seed_bytes = sum(len(text) for _, text in parts)

@@ -41,7 +41,12 @@ class History(RuleBasedStateMachine):
         self.now_us = 0
         self.paths: list[list[int]] = [[0]]
 
-    @rule(path=chains, slot=slots, uncached=st.sampled_from([0, 1, 100, 40_000, 2**32 - 1]), later=st.integers(0, 2**33))
+    @rule(
+        path=chains,
+        slot=slots,
+        uncached=st.sampled_from([0, 1, 100, 40_000, 2**32 - 1]),
+        later=st.integers(0, 2**33),
+    )
     def insert(self, path: list[int], slot: int, uncached: int, later: int) -> None:
         self.now_us += later
         self.table.insert(keys_of(path, self.shift), tokens_of(path), slot, uncached, self.now_us)
@@ -68,12 +73,12 @@ class History(RuleBasedStateMachine):
         self.table.set_capacity(slot, capacity)
         self.model.set_capacity(slot, capacity)
 
-    @rule(first=slots, capacity=st.sampled_from([1000, 50_000]))
-    def fill_many(self, first: int, capacity: int) -> None:
-        """As many caches as hold what is everywhere are filled with something else."""
-        for slot in range(first, min(first + 14, SLOTS_MAX)):
-            self.set_capacity(slot, capacity)
-            self.insert([3, 3, slot], slot, 2 * capacity, 0)
+    @rule(first=slots, count=st.integers(1, 14), units=st.sampled_from([100, 319, 320, 321]))
+    def fill_many(self, first: int, count: int, units: int) -> None:
+        """Some caches take something else, up to just as much as they hold of claims, or more."""
+        for slot in range(first, min(first + count, SLOTS_MAX)):
+            self.set_capacity(slot, 256_000)
+            self.insert([3, 3, slot], slot, units * 1000, 0)
 
     @rule(candidates=st.lists(slots, max_size=10), path=chains)
     def match_some(self, candidates: list[int], path: list[int]) -> None:
@@ -88,7 +93,7 @@ class History(RuleBasedStateMachine):
 
 
 TestHistory = History.TestCase
-TestHistory.settings = settings(max_examples=60, stateful_step_count=25)
+TestHistory.settings = settings(max_examples=80, stateful_step_count=30)
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1), slots), min_size=1, max_size=60), st.integers(1, 8))
@@ -102,3 +107,17 @@ def test_long_chains_of_any_keys_match_alike(claims: list[tuple[int, int]], buck
         model.insert(keys[: depth + 1], slot, 10, depth << 18)
     everyone = list(range(SLOTS_MAX))
     assert table.match(keys, tokens, everyone) == model.match(keys, tokens, everyone)
+
+
+@given(st.lists(st.tuples(st.integers(0, 15), st.booleans()), max_size=40))
+def test_a_block_that_was_everywhere_is_followed_alike(turns: list[tuple[int, bool]]) -> None:
+    """Fourteen owners, of which some are then filled with something else, and some given the block anew."""
+    table = PrefixTable.create(HEAD_BYTES + 4 * BUCKET_BYTES, SLOTS_MAX)
+    model = oracle.Table(table.bucket_count, SLOTS_MAX)
+    everyone = list(range(SLOTS_MAX))
+    for slot, is_filled in [(slot, False) for slot in range(14)] + turns:
+        keys = [100 + slot] if is_filled else [7]
+        uncached = 2 * oracle.CAPACITY_DEFAULT_TOKENS if is_filled else 1
+        table.insert(keys, [TOKENS], slot, uncached, 0)
+        model.insert(keys, slot, uncached, 0)
+        assert table.match([7], [TOKENS], everyone) == model.match([7], [TOKENS], everyone)

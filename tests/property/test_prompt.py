@@ -24,7 +24,9 @@ def pieces_of(text: bytes, positions: list[int]) -> list[bytes]:
     return [text[first:last] for first, last in pairwise(edges)]
 
 
-@given(prompts, parts, st.lists(st.integers(0, 10**6), max_size=8), st.sampled_from([64, 256, 1024]), st.data())
+@given(
+    prompts, parts, st.lists(st.integers(0, 10**6), max_size=8), st.sampled_from([64, 256, 1024]), st.data()
+)
 def test_keys_in_any_split_are_the_oracle_s(
     prompt: bytes, ahead: list[tuple[int, bytes]], positions: list[int], block_bytes: int, data: st.DataObject
 ) -> None:
@@ -37,7 +39,7 @@ def test_keys_in_any_split_are_the_oracle_s(
             chain.feed(turn)
         else:
             chain.feed_ahead(turn[0], pieces_of(turn[1], positions))
-    assert chain.keys(3) == oracle.keys(prompt, ahead, 3, block_bytes)
+    assert chain.block_keys(3) == oracle.keys(prompt, ahead, 3, block_bytes)
     assert chain.total_bytes == len(prompt) + sum(len(text) for _, text in ahead)
 
 
@@ -47,7 +49,7 @@ def test_prompts_share_keys_as_far_as_they_agree(shared: bytes, one: bytes, othe
     for text in (shared + b"\x01" + one, shared + b"\x02" + other):
         chain = PromptChain()
         chain.feed(text)
-        keys.append(chain.keys())
+        keys.append(chain.block_keys())
     count = len(list(oracle.boundaries(len(shared))))
     assert keys[0][:count] == keys[1][:count]
     assert not {key for key, _ in keys[0][count:]} & {key for key, _ in keys[1][count:]}
@@ -59,18 +61,23 @@ def test_blocks_count_tokens_in_proportion(prompt: bytes, prompt_tokens: int) ->
     chain.feed_ahead(1, [b"tools" * 50])
     chain.feed(prompt)
     blocks = chain.blocks(0, prompt_tokens)
-    assert [key for key, _ in blocks] == [key for key, _ in chain.keys()]
-    for (_, tokens), (_, end) in zip(blocks, chain.keys(), strict=True):
+    assert [key for key, _ in blocks] == [key for key, _ in chain.block_keys()]
+    for (_, tokens), (_, end) in zip(blocks, chain.block_keys(), strict=True):
         assert abs(tokens - prompt_tokens * end / chain.total_bytes) <= 1
         assert tokens <= prompt_tokens
 
 
 def test_long_prompts_have_a_bounded_number_of_keys() -> None:
-    assert [len(list(oracle.boundaries(size))) for size in (64 << 10, MIB, 4 * MIB, 64 * MIB)] == [48, 80, 96, 96]
+    assert [len(list(oracle.boundaries(size))) for size in (64 << 10, MIB, 4 * MIB, 64 * MIB)] == [
+        48,
+        80,
+        96,
+        96,
+    ]
     chain = PromptChain()
     for _ in range(6):
         chain.feed(b"x" * MIB)
-    assert chain.keys() == oracle.keys(b"x" * 6 * MIB)
+    assert chain.block_keys() == oracle.keys(b"x" * 6 * MIB)
     assert chain.total_bytes == 6 * MIB
 
 
@@ -78,4 +85,4 @@ def test_block_bytes_are_made_a_power_of_two() -> None:
     for asked, used in ((0, 64), (65, 128), (4096, 4096), (2**32 - 1, 2**31)):
         chain = PromptChain(asked)
         chain.feed(b"x" * 8192)
-        assert chain.keys() == oracle.keys(b"x" * 8192, block_bytes=used)
+        assert chain.block_keys() == oracle.keys(b"x" * 8192, block_bytes=used)
