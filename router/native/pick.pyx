@@ -17,13 +17,14 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from router.native.candidates cimport (
     CHECK_EJECTED, EXCLUDABLE_COUNT, candidate_checks, candidate_set_shape
 )
+from router.native.learner cimport learner_t
 from router.native.loadtable cimport LoadTable
 from router.native.policy_cache cimport (
     pick_dynamo, pick_llmd, pick_lmetric, pick_loadaware, pick_mooncake, pick_smetric, pick_smg_cache_aware, pick_sticky
 )
 from router.native.policy_five_axis cimport pick_five_axis
 from router.native.policy_hash cimport pick_maglev, pick_on_bounded_ring, pick_on_ring, pick_rendezvous
-from router.native.policy_knobs cimport BOUNDED_RING_LOAD_FACTOR
+from router.native.policy cimport BOUNDED_RING_LOAD_FACTOR
 from router.native.policy_load cimport (
     pick_in_turn, pick_least_in_flight, pick_of_two, pick_peak_ewma, pick_prequal, pick_random
 )

@@ -4,7 +4,7 @@ All read the view, which is filled, write its score and return the position of t
 """
 
 from router.native.candidates cimport candidate_set_t, pick_request_t
-from router.native.pick cimport decider_t, policy_t
+from router.native.policy cimport decider_t, policy_t
 
 cdef int pick_smg_cache_aware(
     decider_t* decider, const policy_t* policy, candidate_set_t* candidates, pick_request_t* request) noexcept nogil

@@ -14,13 +14,12 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from router.native.candidates cimport candidate_set_t, least_score, pick_request_t, random_next
 from router.native.learner cimport learner_t
-from router.native.pick cimport decider_t, policy_t
-from router.native.policy_knobs cimport (
+from router.native.policy cimport (
     DYNAMO_BLOCK_TOKENS, DYNAMO_CREDIT_DECAY, DYNAMO_OVERLAP_CREDIT, DYNAMO_PREFILL_SCALE, DYNAMO_REQUEST_WEIGHT,
     DYNAMO_TEMPERATURE, LLMD_KV_WEIGHT, LLMD_POLL_MS, LLMD_PREFIX_WEIGHT, LLMD_QUEUE_WEIGHT, LMETRIC_QUEUE_WEIGHT,
     LOADAWARE_BETA, SMETRIC_HIT_RATIO, SMETRIC_SLACK, SMETRIC_TTFT_S, SMETRIC_TTFT_S_PER_1K,
     SMG_CACHE_AWARE_BALANCE_ABS, SMG_CACHE_AWARE_BALANCE_REL, SMG_CACHE_AWARE_CACHE_THRESHOLD, STICKY_AFFINITY_RATIO,
-    STICKY_SATURATED_TOKENS
+    STICKY_SATURATED_TOKENS, decider_t, policy_t
 )
 from router.native.policy_memory cimport policy_memory_t, remembered_poll, remembered_rate
 from router.native.view cimport view_t

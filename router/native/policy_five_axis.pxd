@@ -4,20 +4,19 @@ health, all in seconds, so that every weight has a meaning and every decision ca
 
 from libc.stdint cimport uint32_t
 from router.native.candidates cimport candidate_set_t, pick_request_t
-from router.native.pick cimport decider_t, policy_t
+from router.native.policy cimport decider_t, policy_t
 
 cdef enum:                           # order in router/schema/policies.py
     KNOB_BETA = 0                    # externality: of a prefill's length, for each request that waits for it
     KNOB_GAMMA = 1                   # decode slot: of the time the answer will take
     KNOB_KAPPA = 2                   # prefix duplication: of a prefill's length; negative: the running hit ratio
-    KNOB_QUEUE_FLOOR = 3             # of queued and own work, that a predicted TTFT never goes below
-    KNOB_BAND_RATIO = 4              # scores this near to the least are as good
-    KNOB_BAND_MS = 5
-    KNOB_COST_WEIGHT = 6             # seconds that a unit of currency is worth, unless the request says
-    KNOB_BARRIER_S = 7               # KV and power
-    KNOB_ERROR_S = 8                 # what a failed attempt costs
-    KNOB_RATIO_MODE = 9              # views are partial: ratios in place of times
-    KNOB_SLO_PENALTY = 10            # seconds for each second by which the target would be missed
+    KNOB_BAND_RATIO = 3              # scores this near to the least are as good
+    KNOB_BAND_MS = 4
+    KNOB_COST_WEIGHT = 5             # seconds that a unit of currency is worth, unless the request says
+    KNOB_BARRIER_S = 6               # KV and power
+    KNOB_ERROR_S = 7                 # what a failed attempt costs
+    KNOB_RATIO_MODE = 8              # views are partial: ratios in place of times
+    KNOB_SLO_PENALTY = 9             # seconds for each second by which the target would be missed
 
 cdef enum:
     TERM_COUNT = 10

@@ -3,13 +3,14 @@
 For a prompt of l tokens of which n are not cached at the candidate, with E[out] tokens expected back:
 
     w    = (token_s n + pair_s n (l - n / 2)) ramp             prefill work there
-    ttft = max(floor (Wq + w) + t0, theta . [1, Wq, w, D]) r + rtt
+    ttft = max(0.3 (Wq + w) + t0, theta . [1, Wq, w, D]) r + rtt
     step = (max(floor_s, base_s + token_s A) + context_s kv) r'     a decode step with this stream in it
-    S    = ttft + beta w A + gamma E[out] step + kappa w
+    S    = ttft + beta min(4 pressure, 1) w A + gamma E[out] step + kappa w
          + cost (price_in n + price_out E[out] + price_s (w + E[out] share))
          + barrier_s b + error_s e                              and infinity for who may not be picked
 
-where A requests are in flight, D of them decoding, and Wq seconds of prefill are queued. With a target for the first
+where A requests are in flight, D of them decoding, and Wq seconds of prefill are queued; pressure is the running share
+of queue in what the picked ones wait for. With a target for the first
 token its predicted 95 % quantile is held under it by a soft penalty, and the time itself no longer counts: any
 endpoint that keeps the promise is good enough. Within a band above the least score the choice is by rendezvous hashing
 of the session, or random. Neighbours: view (accounts), learner (figures), explain (asks for the terms).
@@ -19,7 +20,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 from router.native.candidates cimport SHAPE_IN_A_ROW, candidate_set_t, multiply_fold, pick_request_t, random_next
 from router.native.learner cimport learner_refresh, learner_t
-from router.native.pick cimport decider_t, policy_t
+from router.native.policy cimport decider_t, policy_t
 from router.native.view cimport view_fill, view_t
 
 cdef enum:
@@ -27,6 +28,10 @@ cdef enum:
     TARGET_TTFT_PERCENT = 1          # with a target, what is left of the TTFT term: enough to break ties
 
 cdef float HIT_RATIO_WEIGHT = 0.01   # of one request in the running hit ratio: the last hundred count
+cdef float PRESSURE_WEIGHT = 0.02    # of one request in the running queue pressure
+cdef float PRESSURE_FULL = 0.25      # from so much pressure on, the externality counts in full
+cdef float PRESSURE_S = 0.05         # of queue that are no pressure: one step of an engine
+cdef float QUEUE_SHARE_MIN = 0.3     # of queued and own work, that a predicted TTFT never goes below; as in learner
 cdef uint64_t RANK_FOLD = 0x9E3779B97F4A7C15     # 2^64 / golden ratio: bits without a pattern
 
 
@@ -84,11 +89,11 @@ cdef void _coefficients(
 
 
 cdef void _score_times(
-    const policy_t* policy, const coefficients_t* c, view_t* view, const pick_request_t* request, float kappa
+    const policy_t* policy, const coefficients_t* c, view_t* view, const pick_request_t* request, float kappa,
+    float externality
 ) noexcept nogil:
     cdef float prompt = request.prompt_tokens, output = request.output_tokens
-    cdef float beta = policy.knobs[KNOB_BETA], gamma = policy.knobs[KNOB_GAMMA] * output
-    cdef float queue_floor = policy.knobs[KNOB_QUEUE_FLOOR]
+    cdef float beta = policy.knobs[KNOB_BETA] * externality, gamma = policy.knobs[KNOB_GAMMA] * output
     cdef float barrier_s = policy.knobs[KNOB_BARRIER_S], error_s = policy.knobs[KNOB_ERROR_S]
     cdef float cost = request.cost_weight_s if request.cost_weight_s > 0 else policy.knobs[KNOB_COST_WEIGHT]
     cdef float target = request.ttft_target_s
@@ -100,7 +105,7 @@ cdef void _score_times(
         uncached = view.uncached_tokens[i]
         work = (c.token_s[i] * uncached + c.pair_s[i] * uncached * (prompt - <float>0.5 * uncached)) * c.ramp[i]
         queued = view.queued_s[i]
-        ttft = max(queue_floor * (queued + work) + c.theta0_s[i],
+        ttft = max(QUEUE_SHARE_MIN * (queued + work) + c.theta0_s[i],
                    c.theta0_s[i] + c.theta1[i] * queued + c.theta2[i] * work + c.theta3_s[i] * view.decoding[i])
         ttft = ttft * c.residual[i] + c.bias_s[i]
         step = (max(c.floor_s[i], c.base_s[i] + c.token_s[i] * (view.in_flight[i] + 1))
@@ -149,13 +154,27 @@ cdef inline float _kappa(const policy_t* policy, const learner_t* learner) noexc
     return policy.knobs[KNOB_KAPPA] if policy.knobs[KNOB_KAPPA] >= 0 else learner.hit_ratio
 
 
+cdef inline float _externality(const learner_t* learner) noexcept nogil:
+    # While the best endpoint has nobody waiting, there is room for everyone, and a prefill disturbs no promise.
+    return min(learner.pressure / PRESSURE_FULL, <float>1.0)
+
+
+cdef inline void _remember(
+    learner_t* learner, const view_t* view, const coefficients_t* rows, const pick_request_t* request, int winner
+) noexcept nogil:
+    cdef float hit = min(view.hit_tokens[winner] / <float>request.prompt_tokens, <float>1.0)
+    cdef float queued = view.queued_s[winner]
+    cdef float waiting = queued / (queued + rows.token_s[winner] * view.uncached_tokens[winner] + PRESSURE_S)
+    learner.hit_ratio += (hit - learner.hit_ratio) * HIT_RATIO_WEIGHT
+    learner.pressure += (waiting - learner.pressure) * PRESSURE_WEIGHT
+
+
 cdef int pick_five_axis(
     decider_t* decider, const policy_t* policy, candidate_set_t* candidates, pick_request_t* request
 ) noexcept nogil:
     cdef view_t* view = &decider.view
     cdef learner_t* learner = decider.learner
     cdef coefficients_t rows
-    cdef float share
     cdef int winner
     learner_refresh(learner, decider.load, request.now_us)
     view_fill(view, decider.load, decider.prefix, learner, candidates, request)
@@ -163,11 +182,10 @@ cdef int pick_five_axis(
     if policy.knobs[KNOB_RATIO_MODE] > 0:
         _score_ratios(&rows, view)
     else:
-        _score_times(policy, &rows, view, request, _kappa(policy, learner))
+        _score_times(policy, &rows, view, request, _kappa(policy, learner), _externality(learner))
     winner = _choose(policy, candidates, view, request)
     if winner >= 0 and request.prompt_tokens:
-        share = min(view.hit_tokens[winner] / <float>request.prompt_tokens, <float>1.0)
-        learner.hit_ratio += (share - learner.hit_ratio) * HIT_RATIO_WEIGHT
+        _remember(learner, view, &rows, request, winner)
     return winner
 
 
@@ -184,7 +202,7 @@ cdef void five_axis_terms(
     cdef float work = (learner.token_s[slot] * uncached + learner.pair_s[slot] * uncached
                        * (prompt - <float>0.5 * uncached)) * learner.ramp[slot]
     cdef float ttft = max(
-        policy.knobs[KNOB_QUEUE_FLOOR] * (queued + work) + learner.theta0_s[slot],
+        QUEUE_SHARE_MIN * (queued + work) + learner.theta0_s[slot],
         learner.theta0_s[slot] + learner.theta1[slot] * queued + learner.theta2[slot] * work
         + learner.theta3_s[slot] * view.decoding[position])
     cdef float step = learner.step_residual[slot] * (
@@ -196,7 +214,7 @@ cdef void five_axis_terms(
     terms.queue = ttft - terms.prefill
     terms.residual = ttft * (learner.residual[slot] - 1) + late * policy.knobs[KNOB_SLO_PENALTY]
     terms.proximity = learner.bias_s[slot]
-    terms.externality = policy.knobs[KNOB_BETA] * work * view.in_flight[position] * learner.ramp[slot]
+    terms.externality = policy.knobs[KNOB_BETA] * _externality(learner) * work * view.in_flight[position] * learner.ramp[slot]
     terms.decode = policy.knobs[KNOB_GAMMA] * output * step
     terms.duplication = _kappa(policy, learner) * work
     terms.cost = cost * (learner.input_price[slot] * prompt + learner.output_price[slot] * output

@@ -2,7 +2,7 @@
 
 from router.native.candidates cimport candidate_set_t, pick_request_t
 from router.native.loadtable cimport load_table_t
-from router.native.pick cimport decider_t, policy_t
+from router.native.policy cimport decider_t, policy_t
 
 # `checks`: CHECK_ bits of what must be looked at. -1: nobody is eligible under them.
 cdef int pick_of_two(

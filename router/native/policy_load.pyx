@@ -15,9 +15,8 @@ from router.native.candidates cimport (
     random_next, random_scale, read_row
 )
 from router.native.loadtable cimport ROW_IN_FLIGHT, load_in_flight, load_table_t
-from router.native.pick cimport decider_t, policy_t
-from router.native.policy_knobs cimport (
-    PEAK_EWMA_DECAY_MS, PEAK_EWMA_FIRST_GUESS_MS, PREQUAL_POOL, PREQUAL_Q_RIF
+from router.native.policy cimport (
+    PEAK_EWMA_DECAY_MS, PEAK_EWMA_FIRST_GUESS_MS, PREQUAL_POOL, PREQUAL_Q_RIF, decider_t, policy_t
 )
 from router.native.policy_memory cimport (
     policy_memory_t, remembered_latency_s, remembered_peak_s

@@ -5,7 +5,7 @@ Bounded: a fixed record for each slot of the load table. Only policies that the 
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from router.native.loadtable cimport charge_t
-from router.native.pick cimport decider_t
+from router.native.policy cimport decider_t
 
 cdef enum:
     RATE_WINDOW = 64                 # smetric: rates its p90 is taken of
@@ -23,7 +23,7 @@ cdef struct slot_memory_t:
     uint32_t rate_count              # ever
     float[64] rates                  # RATE_WINDOW; tokens per second to the first token
     uint32_t[12] latency_counts      # RIF_BUCKETS; ever
-    float[60] latencies_s            # RIF_BUCKETS * RIF_LATENCIES
+    float[60] latencies_s            # the last RIF_LATENCIES of each bucket
 
 cdef struct policy_memory_t:
     uint32_t slot_count

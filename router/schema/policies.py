@@ -1,8 +1,8 @@
 """Every policy that can pick an endpoint, and its knobs: the one table that all else reads.
 
-The classes are the table: a policy's name is its tag, its number `KIND` (policy_kind of native/pick.pxd),
+The classes are the table: a policy's name is its tag, its number `KIND` (policy_kind of native/policy.pxd),
 where its rule comes from `SOURCE`, and its knobs are its numbers in the order of the fields, which is
-their order in native code (native/policy_knobs.pxd, held equal by a test). Defaults are the originals'.
+their order in native code (native/policy.pxd, held equal by a test). Defaults are the originals'.
 The configuration decodes these classes, docs/reference/policies.md prints them, the simulator parses
 `name:knob=value` by them.
 
@@ -321,9 +321,9 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
 
     beta: Annotated[
         float, Meta(ge=0, le=100, description="Of the prefill's time, for each request that waits for it.")
-    ] = 0.2
+    ] = 0.25
     gamma: Annotated[float, Meta(ge=0, le=100, description="Of the time that decoding the answer takes.")] = (
-        0.2
+        0.05
     )
     kappa: Annotated[
         float,
@@ -333,10 +333,6 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
             description="Of the prefill's time, for caching a prefix once more; -1: the running hit ratio.",
         ),
     ] = -1.0
-    queue_floor: Annotated[
-        float,
-        Meta(ge=0, le=1, description="Share of queued and own work that a predicted time never goes below."),
-    ] = 0.3
     band_ratio: Annotated[
         float, Meta(ge=0, le=1, description="Scores so near to the least count as equal, ...")
     ] = 0.02
