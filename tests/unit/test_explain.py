@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from router import limits
 from router.native.decision import Decider
@@ -15,6 +16,7 @@ from router.native.explain import REASONS, ExplainRing
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
+from router.schema.policies import FiveAxis
 
 ROUND_ROBIN, PEAK_EWMA, FIVE_AXIS = 1, 9, 19
 ONE_SECOND_US = 1_000_000
@@ -51,7 +53,7 @@ class Fleet:
         self.ring = ExplainRing.create(2)
 
     def explain(self, request_id: str = "r", kind: int = FIVE_AXIS, **given: Any) -> str | None:
-        settings: dict[str, Any] = {"knobs": KNOBS, "now_us": ONE_SECOND_US, "prompt_tokens": 1000, **given}
+        settings: dict[str, Any] = {"knobs": knobs(), "now_us": ONE_SECOND_US, "prompt_tokens": 1000, **given}
         if kind != FIVE_AXIS:
             settings["knobs"] = ()
         return self.ring.explain(self.decider, kind, self.slots, request_id, **settings)
@@ -61,15 +63,13 @@ class Fleet:
         return self.ring.find(request_id)[0]
 
 
-KNOBS = (1.0, 0.25, 0.0, 0.3, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 10.0)
-"""beta gamma kappa queue_floor band_ratio band_ms cost_weight barrier_s error_s ratio_mode slo_penalty"""
-
-
 def knobs(**changed: float) -> tuple[float, ...]:
-    names = (
-        "beta gamma kappa queue_floor band_ratio band_ms cost_weight barrier_s error_s ratio_mode slo_penalty"
-    )
-    return tuple(changed.get(name, value) for name, value in zip(names.split(), KNOBS, strict=True))
+    """Of five_axis: no band, so that scores decide, and every weight simple."""
+    simple: dict[str, float] = {
+        **{"beta": 1.0, "gamma": 0.25, "kappa": 0.0, "band_ratio": 0.0, "band_ms": 0.0, "cost_weight": 1.0},
+        **{"barrier_s": 1.0, "error_s": 1.0, "slo_penalty": 10.0},
+    }
+    return structs.replace(FiveAxis(), **{**simple, **changed}).knobs()
 
 
 # ---- what a record says
