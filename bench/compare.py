@@ -1,4 +1,4 @@
-"""`fairlead bench`: Fairlead beside other proxies, in one run, on this machine. Its subcommand is the simulator.
+"""`fairlead bench`: Fairlead beside other proxies, in one run, on this machine. Its subcommand simulates.
 
 All proxies of a run are up at once, each pinned to the proxy core; this process plays clients and engines on
 the other core and takes slices in interleaved rounds. Memory, many streams and the soak start their proxy

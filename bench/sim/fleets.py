@@ -2,7 +2,7 @@
 
 A fleet is a small YAML file; those of the evaluation plan lie in fleets/ and go by name. Invariant: what a
 fleet leaves out has the default written here, and what it says and nobody knows is refused with the nearest
-word that is known. Neighbours: bench/native/step.pyx (engine classes), run.py (builds a simulation of it).
+word that is known. Neighbours: router/schema/engines.py (engine classes), run.py (builds a simulation of it).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct, structs
 
-from bench.native.step import CLASSES, OVERHEAD_MS
+from router.schema.engines import CLASSES, OVERHEAD_MS
 from router.schema.words import nearest
 
 FOLDER = Path(__file__).parent / "fleets"
@@ -44,6 +44,8 @@ class EndpointGroup(Struct, frozen=True, forbid_unknown_fields=True, rename={"en
     count: Annotated[int, Meta(ge=1, le=4096)] = 1
     name: str = ""
     """Of each, with a number behind it; the class when there is none."""
+    known: bool = True
+    """Whether routers are told its class; else they begin with the default's figures, and learn."""
     kv_tokens: Annotated[int, Meta(ge=1, le=1 << 30)] | None = None
     """In place of the class's."""
     price_per_h: _NotNegative | None = None

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,6 +29,7 @@ from router.native.decision import Decider
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
+from router.schema.engines import EngineFigures, figures_of
 from router.schema.policies import parse_policy
 
 WARM_UP_RATIO = 0.1
@@ -159,10 +161,8 @@ def _deciders(fleet: Fleet) -> list[Decider]:
 def _set_endpoints(simulation: Simulation, fleet: Fleet, trace: Trace) -> None:
     groups = fleet.groups()
     names = fleet.endpoint_names()
-    classes = sorted({group.engine_class for group in groups})
     candidates: list[list[int]] = [[] for _ in trace.models]
     for index, group in enumerate(groups):
-        floor, base, token, pair, context, kv_tokens, overhead = fleets.timing(group)
         loads_us = [_load_us(group, model) for model in trace.models]
         for model, load_us in enumerate(loads_us):
             if load_us >= 0:
@@ -177,20 +177,16 @@ def _set_endpoints(simulation: Simulation, fleet: Fleet, trace: Trace) -> None:
             loads_us=loads_us,
             resident_max=group.models_max or max(1, sum(load_us == 0 for load_us in loads_us)),
         )
-        simulation.set_figures(
+        figures = figures_of(
+            group.engine_class if group.known else None,
+            EngineFigures(kv_tokens=group.kv_tokens),
             index,
-            classes.index(group.engine_class),
-            token_s=token / 1000,
-            pair_s=pair / 1000,
-            floor_s=(floor + overhead) / 1000,
-            base_s=(base + overhead) / 1000,
-            context_s=context / 1000,
-            kv_tokens=kv_tokens,
             input_price=group.input_price / 1e6,
             output_price=group.output_price / 1e6,
             second_price=fleets.price_per_h(group) / 3600,
             rtt_s=fleet.regions[group.region] / 1000,
         )
+        simulation.set_figures(index, **msgspec.structs.asdict(figures))
     identities = [zlib.crc32(name.encode()) * 0x9E3779B97F4A7C15 % (1 << 64) for name in names]
     for model, slots in enumerate(candidates):
         if not slots:

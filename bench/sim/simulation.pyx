@@ -123,21 +123,21 @@ cdef class Simulation:
             engine.models[model].load_us = max(load_us, 0)
             engine.resident_count += load_us == 0
 
-    def set_figures(self, uint32_t index, uint16_t engine_class, *, float token_s, float pair_s, float floor_s,
-                    float base_s, float context_s, float kv_tokens, float input_price, float output_price,
+    def set_figures(self, uint32_t index, *, uint16_t engine_class, float token_s, float pair_s, float floor_s,
+                    float base_s, float context_s, float kv_capacity_tokens, float input_price, float output_price,
                     float second_price, float rtt_s):
         """What routers are told of an endpoint's engine."""
         cdef engine_figures_t figures
         memset(&figures, 0, sizeof(figures))
         figures.engine_class = engine_class
         figures.token_s, figures.pair_s, figures.floor_s, figures.base_s = token_s, pair_s, floor_s, base_s
-        figures.context_s, figures.kv_capacity_tokens = context_s, kv_tokens
+        figures.context_s, figures.kv_capacity_tokens = context_s, kv_capacity_tokens
         figures.input_price, figures.output_price, figures.second_price = input_price, output_price, second_price
         figures.rtt_s = rtt_s
         for replica in range(self.world.replica_count):
             learner_set_figures(self.world.deciders[replica].learner, index, &figures)
             if self.world.deciders[replica].prefix != NULL:
-                prefix_set_capacity(self.world.deciders[replica].prefix, index, <uint32_t>kv_tokens)
+                prefix_set_capacity(self.world.deciders[replica].prefix, index, <uint32_t>kv_capacity_tokens)
 
     def set_candidates(self, uint32_t model, slots, weights, identities):
         cdef candidate_set_t* candidates

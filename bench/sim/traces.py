@@ -38,6 +38,8 @@ SESSIONS_WINDOW_US = 1_200_000_000
 """The default sessions start within 20 minutes at speed 1."""
 Row = TypeVar("Row", bound=Struct)
 
+TIME_MS_MAX = 1e12
+"""30 years: what is more is no time of a trace."""
 TOKENS_MAX = 1 << 22
 """Of a prompt or an answer; the accounts hold no more."""
 
@@ -112,7 +114,7 @@ _Tokens = Annotated[int, Meta(ge=1, le=TOKENS_MAX)]
 _AnswerTokens = Annotated[
     int, Meta(ge=0, le=TOKENS_MAX)
 ]  # 0: it ended at once, which costs an engine one token
-_Time = Annotated[float, Meta(ge=0)]
+_Time = Annotated[float, Meta(ge=0, le=TIME_MS_MAX)]
 _Id = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
@@ -211,7 +213,7 @@ def _time_ms(text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value >= 0):
+    if not 0 <= value <= TIME_MS_MAX:  # NaN is not
         raise ValueError(f"{text!r}, not a time in milliseconds")
     return value
 

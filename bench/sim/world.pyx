@@ -30,7 +30,8 @@ from router.native.learner cimport (
     learner_decoded, learner_expected_output, learner_joined, learner_output, learner_power,
 )
 from router.native.loadtable cimport (
-    ROW_COUNT, load_eject, load_observe_outcome, load_observe_ttft, load_readmit, load_set_remote,
+    ROW_COUNT, ROW_IN_FLIGHT, ROW_KV_TOKENS, ROW_PENDING, load_eject, load_observe_outcome, load_observe_ttft,
+    load_readmit, load_set_remote, load_sum,
 )
 from router.native.pick cimport decider_t, pick_endpoint
 from router.native.prefix cimport prefix_forget
@@ -126,17 +127,21 @@ cdef void _first_token(world_t* world, request_t* request) noexcept nogil:
 cdef void _end(world_t* world, request_t* request) noexcept nogil:
     cdef decider_t* decider = world.deciders[request.replica]
     cdef endpoint_t* endpoint = &world.endpoints[request.endpoint]
+    cdef uint32_t slot = <uint32_t>request.endpoint
+    cdef uint64_t in_flight, pending
     cdef float gap_s
     if request.state != REQUEST_STREAMING:
         world.out_of_order += 1
     request.state = REQUEST_DONE
     request.end_us = world.now_us
     request.failure = FAILURE_NONE
-    if request.output_tokens > 1:
-        gap_s = <float>(world.now_us - request.first_us) * <float>1e-6 / <float>(request.output_tokens - 1)
-        learner_decoded(decider.learner, <uint32_t>request.endpoint, gap_s, request.charge.decoding + 1,
-                        0, <uint32_t>(request.output_tokens - 1), world.now_us)
     learner_output(decider.learner, request.model + 1, <uint32_t>request.output_tokens)
+    if request.output_tokens > 1 and world.now_us > request.first_us:
+        gap_s = <float>(world.now_us - request.first_us) * <float>1e-6 / <float>(request.output_tokens - 1)
+        in_flight, pending = load_sum(decider.load, ROW_IN_FLIGHT, slot), load_sum(decider.load, ROW_PENDING, slot)
+        learner_decoded(
+            decider.learner, slot, gap_s, <float>(in_flight - min(pending, in_flight)) + 1,
+            <float>load_sum(decider.load, ROW_KV_TOKENS, slot), <uint32_t>(request.output_tokens - 1), world.now_us)
     decision_end(decider, &request.charge, False, request.prompt_tokens,
                  -1 if endpoint.is_mute else request.cached_tokens, world.now_us)
     _next_of_session(world, request)
