@@ -41,8 +41,10 @@ cdef int pick_endpoint(
     if not candidates.shape:
         candidate_set_shape(candidates)
     if policy.kind >= POLICY_PEAK_EWMA and candidates.count <= decider.view.capacity:
-        if policy.kind == POLICY_FIVE_AXIS:      # fills the view itself
-            position = pick_five_axis(decider, policy, candidates, request)
+        if policy.kind == POLICY_FIVE_AXIS:      # fills the view itself, and is nothing without what was learnt
+            position = -1
+            if decider.learner != NULL:
+                position = pick_five_axis(decider, policy, candidates, request)
         else:
             view_fill(&decider.view, decider.load, decider.prefix, decider.learner, candidates, request)
             position = _pick_by_view(decider, policy, candidates, request)
