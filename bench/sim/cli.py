@@ -226,8 +226,7 @@ def _fault(text: str, fleet: Fleet) -> Fault:
 
 def _check_models(named: list[Fleet], models: tuple[str, ...]) -> None:
     for fleet, model in product(named, models):
-        served = [group for group in fleet.endpoints if not group.models or model in group.models]
-        if not served:
+        if model and not any(not group.models or model in group.models for group in fleet.endpoints):
             known = sorted({name for group in fleet.endpoints for name in group.models})
             guess = nearest(model, known)
             hint = f"{guess!r} perhaps" if guess else f"it has {', '.join(known)}"

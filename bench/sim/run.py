@@ -197,8 +197,8 @@ def _set_endpoints(simulation: Simulation, fleet: Fleet, trace: Trace) -> None:
 
 
 def _load_us(group: fleets.EndpointGroup, model: str) -> int:
-    """0: resident; -1: this group never serves it."""
-    if not group.models:
+    """0: resident; -1: this group never serves it. A trace without models asks for whatever is there."""
+    if not group.models or not model:
         return 0
     return round(group.models[model] * 1e6) if model in group.models else -1
 

@@ -24,7 +24,7 @@ def trace_of(
     model: Sequence[int] | None = None,
     follows: Sequence[int] | None = None,
 ) -> Trace:
-    """Requests at these times; those of one number in `prefixes` begin alike, others have nothing in common."""
+    """Requests at these times; those of one number in `prefixes` begin alike, others share nothing."""
     count = len(arrival_s)
     prompts = np.broadcast_to(np.asarray(prompt_tokens, np.int32), (count,)).copy()
     outputs = np.broadcast_to(np.asarray(output_tokens, np.int32), (count,)).copy()
