@@ -4,67 +4,133 @@ import pytest
 
 from router.native.loadtable import LoadTable
 from router.native.pick import CandidateSet, random_words
+from router.schema.policies import POLICIES, BasePolicy
 from tests.oracle.pick import Policy
 
-ALL = list(Policy)
+EVERY_POLICY = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+LOOK_AT_ALL = {
+    "least_in_flight",
+    "smg_cache_aware",
+    "loadaware",
+    "llmd",
+    "sticky",
+    "dynamo",
+    "lmetric",
+    "mooncake",
+}
 NOW_US = 1_000_000
 
 
-@pytest.mark.parametrize("policy", ALL)
-def test_no_candidates_give_no_winner(policy: Policy) -> None:
-    assert CandidateSet([], points_per_weight=10, maglev=True).pick(policy, LoadTable.create(1, 1)) == -1
+@EVERY_POLICY
+def test_no_candidates_give_no_winner(policy: type[BasePolicy]) -> None:
+    assert CandidateSet([], points_per_weight=10, maglev=True).pick(policy.KIND, LoadTable.create(1, 1)) == -1
 
 
-@pytest.mark.parametrize("policy", ALL)
+@EVERY_POLICY
 @pytest.mark.parametrize("count", [1, 3, 40, 256])
-def test_excluding_everybody_gives_no_winner(policy: Policy, count: int) -> None:
+def test_excluding_everybody_gives_no_winner(policy: type[BasePolicy], count: int) -> None:
     table = LoadTable.create(count, 1)
     candidates = CandidateSet(range(count), points_per_weight=10, maglev=True)
     for is_anybody_ejected in (False, True):
         if is_anybody_ejected:
             table.eject(0, NOW_US, 10, 10)
-        assert candidates.pick(policy, table, random=5, now_us=NOW_US, excluded=range(count)) == -1
+        assert (
+            candidates.pick(
+                policy.KIND, table, random=5, now_us=NOW_US, excluded=range(count), knobs=policy().knobs()
+            )
+            == -1
+        )
 
 
-@pytest.mark.parametrize("policy", ALL)
+@EVERY_POLICY
 @pytest.mark.parametrize("count", [2, 40, 300])
-def test_the_only_eligible_candidate_wins_however_rare(policy: Policy, count: int) -> None:
+def test_the_only_eligible_candidate_wins_however_rare(policy: type[BasePolicy], count: int) -> None:
     table = LoadTable.create(count, 1)
     candidates = CandidateSet(range(count), points_per_weight=10, maglev=True)
     survivor = count - 1
     for slot in range(survivor):
         table.eject(slot, NOW_US, 10, 10)
     for word in random_words(1, 20):
-        assert candidates.pick(policy, table, random=word, key=word, now_us=NOW_US) == survivor
+        assert (
+            candidates.pick(policy.KIND, table, random=word, key=word, now_us=NOW_US, knobs=policy().knobs())
+            == survivor
+        )
 
 
-@pytest.mark.parametrize("policy", ALL)
+@EVERY_POLICY
 @pytest.mark.parametrize("count", [4, 40])
-def test_with_everybody_ejected_those_not_tried_yet_are_tried(policy: Policy, count: int) -> None:
+def test_with_everybody_ejected_those_not_tried_yet_are_tried(policy: type[BasePolicy], count: int) -> None:
     table = LoadTable.create(count, 1)
     candidates = CandidateSet(range(count), points_per_weight=10, maglev=True)
     for slot in range(count):
         table.eject(slot, NOW_US, 10, 10)
     excluded = {0, 2}
     winners = {
-        candidates.pick(policy, table, random=word, key=word, now_us=NOW_US, excluded=excluded)
+        candidates.pick(
+            policy.KIND,
+            table,
+            random=word,
+            key=word,
+            now_us=NOW_US,
+            excluded=excluded,
+            knobs=policy().knobs(),
+        )
         for word in random_words(1, 40 * count)
     }
     assert winners == set(range(count)) - excluded
 
 
-@pytest.mark.parametrize("policy", ALL)
-def test_an_ejection_ends_by_itself(policy: Policy) -> None:
+@EVERY_POLICY
+def test_an_ejection_ends_by_itself(policy: type[BasePolicy]) -> None:
     table = LoadTable.create(2, 1)
     candidates = CandidateSet(range(2), points_per_weight=10, maglev=True)
     table.eject(0, NOW_US, 10, 10)
     words = random_words(1, 40)
 
     def winners(now_us: int) -> set[int]:
-        return {candidates.pick(policy, table, random=word, key=word, now_us=now_us) for word in words}
+        return {
+            candidates.pick(policy.KIND, table, random=word, key=word, now_us=now_us, knobs=policy().knobs())
+            for word in words
+        }
 
     assert winners(NOW_US + 9) == {1}
     assert winners(NOW_US + 10) == {0, 1}
+
+
+@EVERY_POLICY
+@pytest.mark.parametrize("prompt_tokens", [0, 1, 30_000])
+def test_one_candidate_wins_whatever_is_asked(policy: type[BasePolicy], prompt_tokens: int) -> None:
+    table = LoadTable.create(3, 1)
+    candidates = CandidateSet([1], points_per_weight=10, maglev=True)
+    knobs = policy().knobs()
+    for word in random_words(1, 5):
+        assert candidates.pick(policy.KIND, table, random=word, prompt_tokens=prompt_tokens, knobs=knobs) == 0
+
+
+@EVERY_POLICY
+@pytest.mark.parametrize("weights", [None, [0.001, 1.0, 5000.0]])
+def test_a_request_without_a_prompt_is_placed(policy: type[BasePolicy], weights: list[float] | None) -> None:
+    """The busy endpoint gets it only from those that do not look at load."""
+    table = LoadTable.create(3, 1)
+    for _ in range(50):
+        table.charge(0, 0, prompt_tokens=4000, uncached_tokens=4000, kv_tokens=5000, work_us=200_000)
+    candidates = CandidateSet(range(3), weights, points_per_weight=10, maglev=True)
+    winners = {
+        candidates.pick(policy.KIND, table, random=word, key=word, now_us=NOW_US, knobs=policy().knobs())
+        for word in random_words(2, 60)
+    }
+    assert winners <= {0, 1, 2}
+    if policy.name() in LOOK_AT_ALL:
+        assert 0 not in winners
+
+
+@EVERY_POLICY
+def test_all_knobs_at_zero_still_pick_somebody(policy: type[BasePolicy]) -> None:
+    table = LoadTable.create(3, 1)
+    table.charge(0, 0, prompt_tokens=4000, uncached_tokens=4000, kv_tokens=5000)
+    candidates = CandidateSet(range(3), points_per_weight=10, maglev=True)
+    for prompt_tokens in (0, 1000):
+        assert candidates.pick(policy.KIND, table, prompt_tokens=prompt_tokens, now_us=NOW_US) >= 0
 
 
 @pytest.mark.parametrize("policy", [Policy.P2C, Policy.LEAST_IN_FLIGHT])
