@@ -1,4 +1,4 @@
-"""What a JSON scalar says, once all its bytes are there: whether a string is plain text, and what an integer is worth."""
+"""What a JSON scalar says once all its bytes are there: whether a string is plain text, what an integer is worth."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 

@@ -1,10 +1,11 @@
 """Which endpoints should hold which beginning of a prompt in their KV cache, in memory shared by all workers.
 
-A key stands for everything up to a boundary of the prompt (see prompt.pxd), so a prompt is a chain of keys. An entry is one cache
-line: a key and the endpoints that were given it, each with how far that endpoint's own cache clock had come. An
-endpoint's clock counts the uncached tokens it has been given, as a share of its cache: an entry older than the cache is
-large has been evicted there (least recently used). Guesses by design: every word is read and written whole, but a race
-may lose or misplace a claim, which costs a cache hit and never correctness; engines' own figures correct them (`trust`).
+A key stands for everything up to a boundary of the prompt (see prompt.pxd), so a prompt is a chain of keys. An entry
+is one cache line: a key and the endpoints that were given it, each with how far that endpoint's own cache clock had
+come. An endpoint's clock counts the uncached tokens it has been given, as a share of its cache: an entry older than the
+cache is large has been evicted there (least recently used). Guesses by design: every word is read and written whole,
+but a race may lose or misplace a claim, which costs a cache hit and never correctness; engines' own figures correct
+them (`trust`).
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t

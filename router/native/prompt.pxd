@@ -30,14 +30,14 @@ cdef struct prompt_chain_t:          # made by prompt_begin
 cdef void prompt_begin(prompt_chain_t* chain, uint32_t block_bytes) noexcept nogil
 # Bytes of the messages (or prompt, input ...), in any pieces.
 cdef void prompt_feed(prompt_chain_t* chain, const uint8_t* data, size_t size) noexcept nogil
-# One part of what is put before them, by its name (a number that tells tools from system): begin, bytes in any pieces, end.
-# Parts may come in any order, before the prompt, after it, or between two pieces of it.
+# One part of what is put before them, by its name (a number that tells tools from system): begin, bytes in any pieces,
+# end. Parts may come in any order, before the prompt, after it, or between two pieces of it.
 cdef void prompt_begin_ahead(prompt_chain_t* chain, uint64_t name) noexcept nogil
 cdef void prompt_feed_ahead(prompt_chain_t* chain, const uint8_t* data, size_t size) noexcept nogil
 cdef void prompt_end_ahead(prompt_chain_t* chain) noexcept nogil
-# Folds the seed and the model's hash into the keys. keys_out[0] is the seed's own key when there is one (its end: seed_bytes);
-# ends_out counts bytes of seed and prompt together. Returns how many, up to PROMPT_KEYS_MAX. The chain itself is not
-# changed: may be asked early and again. No key is 0.
+# Folds the seed and the model's hash into the keys. keys_out[0] is the seed's own key when there is one (its end:
+# seed_bytes); ends_out counts bytes of seed and prompt together. Returns how many, up to PROMPT_KEYS_MAX. The chain
+# itself is not changed: may be asked early and again. No key is 0.
 cdef uint32_t prompt_keys(
     const prompt_chain_t* chain, uint64_t model_hash, uint64_t* keys_out, uint32_t* ends_out) noexcept nogil
 # Seed and prompt so far: what a bytes-per-token ratio is applied to.
