@@ -349,7 +349,7 @@ cdef void _flap(world_t* world, int32_t place) noexcept nogil:
 
 cdef void _gossip(world_t* world, bint is_stale) noexcept nogil:
     """Each replica's own column goes to all others; stale: what they hold of each other is dropped."""
-    cdef uint32_t[16] cells              # ROW_COUNT at least
+    cdef uint32_t[6] cells               # ROW_COUNT
     cdef uint32_t teller, hearer, slot, row
     cdef decider_t* own
     for teller in range(world.replica_count):
