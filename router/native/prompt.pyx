@@ -112,7 +112,7 @@ cdef uint32_t prompt_blocks(
 ) noexcept nogil:
     cdef uint32_t count = prompt_keys(chain, model_hash, keys_out, tokens_out)
     cdef uint64_t total_bytes = prompt_total_bytes(chain)
-    # In 2^-32 of a token a byte: one division for all.
+    # One division for all.
     cdef double ratio = <double> prompt_tokens / <double> total_bytes if total_bytes else 0
     cdef uint32_t index
     for index in range(count):

@@ -212,6 +212,8 @@ def test_keys_may_be_asked_for_while_the_prompt_arrives() -> None:
     assert body_scan.prompt_keys(1)[: len(early)] == early
 
 
-@pytest.mark.parametrize("text", [b"{}", b'{"model":"m","system":null,"tools":7}', b'{"prompt":null}', b'{"input":"hi"}'])
+@pytest.mark.parametrize(
+    "text", [b"{}", b'{"model":"m","system":null,"tools":7}', b'{"prompt":null}', b'{"input":"hi"}']
+)
 def test_no_prompt_or_a_short_one_has_no_keys(text: bytes) -> None:
     assert scan(text).prompt_keys(1) == []
