@@ -60,7 +60,13 @@ cdef struct learner_t:               # arrays by slot, 64-byte aligned; those fr
     float* ramp                      # 1 when warm, up to 10 just after joining
     float* quantile                  # what a prediction is multiplied with for its 95 % quantile
     float* share_s                   # of a decode step's length, what one more stream would have to pay for
-    float hit_ratio                  # of the prompt tokens sent lately, believed cached; this process's own
+    # This process's own running means over picks, and what the refresh makes of them.
+    float prompt_mean
+    float hit_mean
+    float queued_mean_s
+    float waited_mean_s
+    float hit_ratio                  # of the prompt tokens sent lately, believed cached
+    float pressure                   # share of queue in what picked requests wait for
     void* shared                     # shared_t, in the segment
     size_t shared_bytes
 

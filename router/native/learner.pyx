@@ -201,6 +201,8 @@ cdef void learner_refresh(learner_t* learner, load_table_t* load, uint64_t now_u
     if learner.refreshed_us and now_us - learner.refreshed_us < REFRESH_US:
         return
     learner.refreshed_us = now_us
+    learner.hit_ratio = min(learner.hit_mean / max(learner.prompt_mean, <float>1), <float>1)
+    learner.pressure = min(learner.queued_mean_s / max(learner.waited_mean_s, PREDICTED_S_MIN), <float>1)
     for index in range(learner.known_count):
         _refresh_slot(learner, load, learner.known[index], now_us)
 

@@ -10,10 +10,10 @@ For a prompt of l tokens of which n are not cached at the candidate, with E[out]
          + barrier_s b + error_s e                              and infinity for who may not be picked
 
 where A requests are in flight, D of them decoding, and Wq seconds of prefill are queued; pressure is the running share
-of queue in what the picked ones wait for. With a target for the first
-token its predicted 95 % quantile is held under it by a soft penalty, and the time itself no longer counts: any
-endpoint that keeps the promise is good enough. Within a band above the least score the choice is by rendezvous hashing
-of the session, or random. Neighbours: view (accounts), learner (figures), explain (asks for the terms).
+of queue in what the picked ones wait for. With a target for the first token its predicted 95 % quantile is held under
+it by a soft penalty, and the time itself no longer counts: any endpoint that keeps the promise is good enough. Within a
+band above the least score the choice is by rendezvous hashing of the session, or random. Neighbours: view (accounts),
+learner (figures), explain (asks for the terms).
 """
 
 from libc.math cimport INFINITY
@@ -27,9 +27,8 @@ cdef enum:
     WIDTH = 16                       # candidates are scored in whole blocks of so many
     TARGET_TTFT_PERCENT = 1          # with a target, what is left of the TTFT term: enough to break ties
 
-cdef float HIT_RATIO_WEIGHT = 0.01   # of one request in the running hit ratio: the last hundred count
-cdef float PRESSURE_WEIGHT = 0.02    # of one request in the running queue pressure
-cdef float PRESSURE_FULL = 0.25      # from so much pressure on, the externality counts in full
+cdef float RUNNING_WEIGHT = 0.02     # of one request in the running means: about the last fifty count
+cdef float PRESSURE_GAIN = 4.0       # from a pressure of a quarter on, the externality counts in full
 cdef float PRESSURE_S = 0.05         # of queue that are no pressure: one step of an engine
 cdef float QUEUE_SHARE_MIN = 0.3     # of queued and own work, that a predicted TTFT never goes below; as in learner
 cdef uint64_t RANK_FOLD = 0x9E3779B97F4A7C15     # 2^64 / golden ratio: bits without a pattern
@@ -156,17 +155,19 @@ cdef inline float _kappa(const policy_t* policy, const learner_t* learner) noexc
 
 cdef inline float _externality(const learner_t* learner) noexcept nogil:
     # While the best endpoint has nobody waiting, there is room for everyone, and a prefill disturbs no promise.
-    return min(learner.pressure / PRESSURE_FULL, <float>1.0)
+    return min(learner.pressure * PRESSURE_GAIN, <float>1.0)
 
 
 cdef inline void _remember(
     learner_t* learner, const view_t* view, const coefficients_t* rows, const pick_request_t* request, int winner
 ) noexcept nogil:
-    cdef float hit = min(view.hit_tokens[winner] / <float>request.prompt_tokens, <float>1.0)
+    # Sums, not ratios: the refresh divides them.
     cdef float queued = view.queued_s[winner]
-    cdef float waiting = queued / (queued + rows.token_s[winner] * view.uncached_tokens[winner] + PRESSURE_S)
-    learner.hit_ratio += (hit - learner.hit_ratio) * HIT_RATIO_WEIGHT
-    learner.pressure += (waiting - learner.pressure) * PRESSURE_WEIGHT
+    cdef float waited = queued + rows.token_s[winner] * view.uncached_tokens[winner] + PRESSURE_S
+    learner.prompt_mean += (<float>request.prompt_tokens - learner.prompt_mean) * RUNNING_WEIGHT
+    learner.hit_mean += (view.hit_tokens[winner] - learner.hit_mean) * RUNNING_WEIGHT
+    learner.queued_mean_s += (queued - learner.queued_mean_s) * RUNNING_WEIGHT
+    learner.waited_mean_s += (waited - learner.waited_mean_s) * RUNNING_WEIGHT
 
 
 cdef int pick_five_axis(
@@ -210,10 +211,11 @@ cdef void five_axis_terms(
         + learner.context_s[slot] * (view.kv_tokens[position] + prompt))
     cdef float late = max(<float>0, (ttft * learner.residual[slot] + learner.bias_s[slot]) * learner.quantile[slot]
                           - request.ttft_target_s) if request.ttft_target_s > 0 else 0.0
-    terms.prefill = min(work * learner.theta2[slot], ttft)
-    terms.queue = ttft - terms.prefill
-    terms.residual = ttft * (learner.residual[slot] - 1) + late * policy.knobs[KNOB_SLO_PENALTY]
-    terms.proximity = learner.bias_s[slot]
+    cdef float weight = TARGET_TTFT_PERCENT * <float>0.01 if request.ttft_target_s > 0 else 1.0
+    terms.prefill = min(work * learner.theta2[slot], ttft) * weight
+    terms.queue = ttft * weight - terms.prefill
+    terms.residual = ttft * weight * (learner.residual[slot] - 1) + late * policy.knobs[KNOB_SLO_PENALTY]
+    terms.proximity = learner.bias_s[slot] * weight
     terms.externality = policy.knobs[KNOB_BETA] * _externality(learner) * work * view.in_flight[position] * learner.ramp[slot]
     terms.decode = policy.knobs[KNOB_GAMMA] * output * step
     terms.duplication = _kappa(policy, learner) * work

@@ -182,7 +182,7 @@ def test_of_equal_endpoints_the_session_decides_or_a_draw() -> None:
 def test_a_cached_prompt_that_made_the_difference_is_the_reason() -> None:
     fleet = Fleet()
     fleet.prefix.insert([11, 12], [400, 900], 1, 900, ONE_SECOND_US)
-    fleet.load.charge(1, 1, prompt_tokens=100, uncached_tokens=100, work_us=10_000)
+    fleet.load.charge(1, 1, prompt_tokens=100, uncached_tokens=100, work_us=10_000, now_us=ONE_SECOND_US)
     assert fleet.explain(blocks=[11, 12], block_tokens=[400, 900]) == "cached"
     found = fleet.ring.find("r")[0]["shown"]
     assert found[0]["slot"] == 1
