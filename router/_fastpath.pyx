@@ -243,6 +243,8 @@ cdef class Core:
         if self._snapshot is not None:
             self._old_snapshots.append((self._snapshot, self._endpoints))
         self._decider.reserve(max([len(pool.endpoints) for pool in tables.pools], default=0))
+        self._decider.remember({
+            choice.policy.kind for choice in (*tables.pools, *tables.routes) if choice.policy is not None})
         for entry in tables.endpoints:
             self._decider.learner.set_figures(entry.slot, entry.figures)
             prefix_set_capacity(
@@ -366,7 +368,8 @@ cdef class Core:
             listed.append({"name": held.name, "url": held.url, "slot": endpoint.slot, "in_flight": view.in_flight,
                            "pending": view.pending, "queued_tokens": view.queued_tokens,
                            "queued_work_us": view.queued_work_us, "kv_tokens": view.kv_tokens,
-                           "oldest_pending_us": monotonic_us() - view.oldest_pending_us if view.oldest_pending_us else 0,
+                           "oldest_pending_age_us":
+                               max(0, int(monotonic_us()) - int(view.oldest_pending_us)) if view.pending else 0,
                            "ttft_us": view.ttft_us, "itl_us": view.itl_us, "error_ratio": view.error_ratio,
                            "attempts": view.attempts, "ejected_until_us": view.ejected_until_us})
         return listed

@@ -43,6 +43,13 @@ def describe_endpoints(
                     "models": list(endpoint.models),
                     "slot": slot,
                     "in_flight": view["in_flight"],
+                    "pending": view["pending"],
+                    "queued_tokens": view["queued_tokens"],
+                    "queued_work_ms": _ms(view["queued_work_us"]),
+                    "kv_tokens": view["kv_tokens"],
+                    "oldest_pending_age_ms": _ms(
+                        max(0, now_us - view["oldest_pending_us"]) if view["pending"] else 0
+                    ),
                     "requests": request_counts[slot],
                     "errors": error_counts[slot],
                     "error_ratio": round(view["error_ratio"], 4),

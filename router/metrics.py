@@ -202,6 +202,24 @@ class _Page(Collector):
             "in_flight", "Attempts open, over all workers.", lambda name: views[name]["in_flight"]
         )
         yield per_endpoint(
+            "pending", "Attempts not yet at their first token.", lambda name: views[name]["pending"]
+        )
+        yield per_endpoint(
+            "queued_prompt_tokens",
+            "Prompt tokens of these that are not believed to be cached there.",
+            lambda name: views[name]["queued_tokens"],
+        )
+        yield per_endpoint(
+            "queued_work_seconds",
+            "The same as the time that its engine is believed to need for them.",
+            lambda name: views[name]["queued_work_us"] / 1e6,
+        )
+        yield per_endpoint(
+            "kv_tokens",
+            "Prompt and expected output tokens of all attempts open there.",
+            lambda name: views[name]["kv_tokens"],
+        )
+        yield per_endpoint(
             "ejected",
             "1 while the endpoint is passed over after failures.",
             lambda name: float(now_us < views[name]["ejected_until_us"]),

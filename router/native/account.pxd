@@ -111,8 +111,8 @@ cdef uint64_t load_head(load_table_t* table, uint32_t slot, uint32_t* work_ticks
 cdef charge_t* load_oldest(load_table_t* table, uint32_t slot) noexcept nogil
 # The latest first token at the slot by any worker: since then its engine has worked on the head of its queue.
 cdef uint64_t load_last_first_token_us(load_table_t* table, uint32_t slot) noexcept nogil
-# progress_us[i]: how much of the oldest pending charge of slots[i] (of slot + i when `slots` is NULL) its engine has had
-# time for by now: since that charge began or the last first token came, whichever is later; at most all of its work.
+# progress_us[i]: how much of the oldest pending charge of slots[i] (of slot + i when `slots` is NULL) its engine has
+# had time for by now: since that charge began or the last first token came, whichever is later; at most all its work.
 cdef void load_progress(
     load_table_t* table, const uint32_t* slots, uint32_t slot, uint32_t count, uint64_t now_us, float* progress_us
 ) noexcept nogil

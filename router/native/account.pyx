@@ -7,14 +7,64 @@ back without having been given is counted as an underflow and never goes below z
 the door for Python), decision (when to charge), view (what picks read).
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 from router.native.atomic cimport add_u64, load_u32, load_u64, lowest_bit, or_u64, store_u32, store_u64
+
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    /* Loops over endpoints that must vectorise: no branches, nothing overlaps. */
+    static void fl_add(uint32_t* __restrict sums, const uint32_t* __restrict cells, uint32_t count) {
+        for (uint32_t i = 0; i < count; i++) sums[i] += cells[i];
+    }
+    /* In place. By way of int32, whose conversion is one instruction; no sum comes near 2^31 (6 hours of work in ticks
+       of 10 us, 2 G tokens), and one that does stays there. */
+    static void fl_to_float(uint32_t* sums, uint32_t count) {
+        float* floats = (float*) sums;
+        for (uint32_t i = 0; i < count; i++) {
+            uint32_t sum = sums[i] < 0x7FFFFFFFu ? sums[i] : 0x7FFFFFFFu;
+            floats[i] = (float) (int32_t) sum;
+        }
+    }
+    /* The oldest charge over columns and its work. Times are taken by their lower 32 bits: ages above 35 minutes read
+       as none, which loses the progress of one prompt. */
+    static void fl_heads(const uint64_t* __restrict begun_us, const uint32_t* __restrict work, uint32_t now,
+                         int32_t* __restrict ages_us, int32_t* __restrict head_ticks, uint32_t count) {
+        for (uint32_t i = 0; i < count; i++) {
+            uint32_t begun = (uint32_t) begun_us[i];
+            int32_t ticks = (int32_t) work[i], before = ages_us[i], kept = head_ticks[i];
+            int32_t age = (int32_t) (now - begun);
+            age = age > 0 ? age : 0;
+            age = begun ? age : -1;
+            head_ticks[i] = age > before ? ticks : kept;
+            ages_us[i] = age > before ? age : before;
+        }
+    }
+    static void fl_progress(const uint64_t* __restrict last_us, const int32_t* __restrict ages_us,
+                            const int32_t* __restrict head_ticks, uint32_t now, int32_t tick_us,
+                            float* __restrict progress_us, uint32_t count) {
+        for (uint32_t i = 0; i < count; i++) {
+            uint32_t last = (uint32_t) last_us[i];
+            int32_t since = (int32_t) (now - last), age = ages_us[i], most = head_ticks[i] * tick_us;
+            since = (since >= 0) & (last != 0) ? since : INT32_MAX;
+            since = age < since ? age : since;
+            since = since < most ? since : most;
+            since = since > 0 ? since : 0;
+            progress_us[i] = (float) since;
+        }
+    }
+    """
+    void fl_add(uint32_t* sums, const uint32_t* cells, uint32_t count)
+    void fl_to_float(uint32_t* sums, uint32_t count)
+    void fl_heads(const uint64_t* begun_us, const uint32_t* work, uint32_t now, int32_t* ages_us, int32_t* head_ticks,
+                  uint32_t count)
+    void fl_progress(const uint64_t* last_us, const int32_t* ages_us, const int32_t* head_ticks, uint32_t now,
+                     int32_t tick_us, float* progress_us, uint32_t count)
 
 cdef enum:
     BLOCK_COUNT = 256                # slots whose oldest charges are looked at together, on the stack
 
-cdef int64_t NEVER = 0x7FFFFFFFFFFFFFFF
 
 
 # --- charges ---------------------------------------------------------------------------------------------------------
@@ -38,7 +88,9 @@ cdef inline void _activate(load_table_t* table, uint32_t column) noexcept nogil:
         or_u64(active, bit)
 
 
-cdef inline void _publish_head(load_table_t* table, uint32_t column, uint32_t slot, const charge_t* head) noexcept nogil:
+cdef inline void _publish_head(
+    load_table_t* table, uint32_t column, uint32_t slot, const charge_t* head
+) noexcept nogil:
     store_u32(load_cell_at(table, column, ROW_HEAD_WORK, slot), head.work_ticks if head != NULL else 0)
     store_u64(&table.head_begun_us[load_place(table, column, slot)], head.begun_us if head != NULL else 0)
 
@@ -157,15 +209,14 @@ cdef void load_row_many(
             active &= active - 1
             for index in range(count):
                 totals[index] += cells[slots[index]]
-    _to_float(totals, count, sums)
+    fl_to_float(totals, count)
 
 
 cdef void load_row(load_table_t* table, int row, uint32_t slot, uint32_t count, float* sums) noexcept nogil:
     # Column by column and by plain loads of whole aligned words, which vectorise where atomic ones do not.
-    cdef uint32_t index, word_index
+    cdef uint32_t word_index
     cdef uint64_t active
     cdef const uint32_t* cells
-    cdef uint32_t* totals = <uint32_t*>sums
     cdef bint is_first = True
     for word_index in range(_word_count(table)):
         active = load_u64(&load_header(table).active[word_index])
@@ -174,25 +225,13 @@ cdef void load_row(load_table_t* table, int row, uint32_t slot, uint32_t count, 
             active &= active - 1
             if is_first:
                 is_first = False
-                _to_float(cells, count, sums)
-                if not active and word_index + 1 == _word_count(table):
-                    return               # one worker: nothing to add
-                for index in range(count):
-                    totals[index] = cells[index]
+                memcpy(sums, cells, count * sizeof(uint32_t))
             else:
-                for index in range(count):
-                    totals[index] += cells[index]
+                fl_add(<uint32_t*>sums, cells, count)
     if is_first:
         memset(sums, 0, count * sizeof(float))
     else:
-        _to_float(totals, count, sums)
-
-
-cdef inline void _to_float(const uint32_t* totals, uint32_t count, float* sums) noexcept nogil:
-    # By way of int32, whose conversion is one instruction; no sum comes near 2^31 (22 days of work, 2 G tokens).
-    cdef uint32_t index
-    for index in range(count):
-        sums[index] = <float><int>(totals[index] if totals[index] < <uint32_t>0x7FFFFFFF else <uint32_t>0x7FFFFFFF)
+        fl_to_float(<uint32_t*>sums, count)
 
 
 cdef uint64_t load_head(load_table_t* table, uint32_t slot, uint32_t* work_ticks) noexcept nogil:
@@ -239,7 +278,7 @@ cdef void load_progress(
         if slots != NULL:
             _progress_many(table, slots + start, size, now_us, progress_us + start)
         else:
-            _progress_row(table, slot + start, size, <int64_t>now_us, progress_us + start)
+            _progress_row(table, slot + start, size, <uint32_t>now_us, progress_us + start)
         start += size
 
 
@@ -256,38 +295,21 @@ cdef void _progress_many(
 
 
 cdef void _progress_row(
-    load_table_t* table, uint32_t slot, uint32_t count, int64_t now_us, float* progress_us
+    load_table_t* table, uint32_t slot, uint32_t count, uint32_t now, float* progress_us
 ) noexcept nogil:
     # As above, column by column without branches.
-    cdef int64_t[BLOCK_COUNT] oldest_us
-    cdef float[BLOCK_COUNT] head_work
+    cdef int32_t[BLOCK_COUNT] ages_us
+    cdef int32_t[BLOCK_COUNT] head_ticks
     cdef uint32_t index, word_index, column
     cdef uint64_t active
-    cdef const int64_t* begun_us
-    cdef const int64_t* last_us
-    cdef const uint32_t* work_ticks
-    cdef int64_t begun, since
-    cdef float work
     for index in range(count):
-        oldest_us[index] = NEVER
-        head_work[index] = 0
+        ages_us[index] = -1
+        head_ticks[index] = 0
     for word_index in range(_word_count(table)):
         active = load_u64(&load_header(table).active[word_index])
         while active:
             column = (word_index << 6) + <uint32_t>lowest_bit(active)
             active &= active - 1
-            begun_us = <const int64_t*>&table.head_begun_us[load_place(table, column, slot)]
-            work_ticks = load_cell_at(table, column, ROW_HEAD_WORK, slot)
-            for index in range(count):
-                begun = begun_us[index] if begun_us[index] else NEVER
-                work = <float><int>work_ticks[index]
-                head_work[index] = work if begun < oldest_us[index] else head_work[index]
-                oldest_us[index] = begun if begun < oldest_us[index] else oldest_us[index]
-    last_us = <const int64_t*>&table.last_first_token_us[slot]
-    for index in range(count):
-        since = oldest_us[index] if oldest_us[index] > last_us[index] else last_us[index]
-        since = now_us - since
-        since = since if since > 0 else 0
-        since = since if since < 0x7FFFFFFF else 0x7FFFFFFF
-        work = head_work[index] * <float>WORK_TICK_US
-        progress_us[index] = work if work < <float><int>since else <float><int>since
+            fl_heads(&table.head_begun_us[load_place(table, column, slot)],
+                     load_cell_at(table, column, ROW_HEAD_WORK, slot), now, ages_us, head_ticks, count)
+    fl_progress(&table.last_first_token_us[slot], ages_us, head_ticks, now, WORK_TICK_US, progress_us, count)

@@ -7,6 +7,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from router.native.learner cimport Learner
 from router.native.loadtable cimport LoadTable, charge_t
 from router.native.pick cimport candidate_set_t, decider_t, pick_request_t
+from router.native.policy_memory cimport policy_memory_t
 from router.native.prefix cimport PrefixTable
 
 # What a pick (pick_endpoint) chose is charged: accounts, prefix claims and the prediction that the first token will be
@@ -31,6 +32,7 @@ cdef class Decider:                  # owns a decider_t over its tables; see dec
     cdef readonly LoadTable load
     cdef readonly PrefixTable prefix
     cdef readonly Learner learner
+    cdef policy_memory_t* _memory
     cdef set _held                   # decisions that Python made and has not ended
 
 cdef class Decision:                 # a charge that stays where it is; for tests and tools

@@ -1,6 +1,6 @@
 """Decisions as Python makes them: tests play histories with these; workers make a Decider for their core."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, TypedDict
 
 from router.native.learner import Learner
@@ -43,6 +43,8 @@ class Decider:
     ) -> None: ...
     def reserve(self, candidate_count: int) -> None:
         """Picks among so many candidates are to be weighed. Raises: MemoryError."""
+    def remember(self, kinds: Iterable[int]) -> None:
+        """Only policies of these kinds will be asked: records that none of them reads are not kept."""
     def decide(
         self,
         kind: int,
@@ -76,6 +78,18 @@ class Decider:
 
         Raises: IndexError; ValueError for more candidates than are reserved for.
         """
+    def bench(
+        self,
+        kind: int,
+        slots: Sequence[int],
+        chains: Sequence[Sequence[int]],
+        block_tokens: Sequence[int],
+        rounds: int,
+        *,
+        knobs: Sequence[float] = (),
+        prompt_tokens: int = 10_000,
+    ) -> tuple[list[int], list[int]]:
+        """Nanoseconds of each pick, and of each whole decision with its charge and its end."""
     def first_token(self, decision: Decision, now_us: int) -> None: ...
     def end(
         self,

@@ -10,6 +10,7 @@ from libc.math cimport ceilf
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from router.native.learner cimport (
     learner_failed, learner_first_token, learner_predict, learner_refresh, learner_t, learner_work,
 )
@@ -17,7 +18,10 @@ from router.native.loadtable cimport (
     CHARGE_NONE, CHARGE_PENDING, CHARGE_TOKENS_MAX, ROW_IN_FLIGHT, ROW_PENDING, ROW_QUEUED_WORK, WORK_TICK_US,
     WORK_TICKS_MAX, load_charge, load_first_token, load_progress, load_release, load_sum,
 )
-from router.native.pick cimport candidate_set_free, pick_endpoint, policy_t
+from router.native.pick cimport (
+    POLICY_LLMD, POLICY_PEAK_EWMA, POLICY_PREQUAL, POLICY_SMETRIC, candidate_set_free, pick_endpoint, policy_t,
+    random_next,
+)
 from router.native.policy_memory cimport (
     policy_memory_create, policy_memory_free, policy_memory_t, policy_observe_end, policy_observe_first_token,
 )
@@ -27,6 +31,10 @@ from router.native.view cimport view_fill, view_free, view_is_for, view_reserve,
 cdef enum:
     VIEW_CAPACITY = 1024             # candidates of a pick; a larger set makes it grow (Decider.reserve)
     KNOBS = 16                       # KNOBS_MAX
+    OPEN_COUNT = 256                 # attempts open in a benchmark
+
+# Policies that keep records of their own of each endpoint; for the others nobody keeps them.
+REMEMBERING = frozenset({POLICY_PEAK_EWMA, POLICY_PREQUAL, POLICY_LLMD, POLICY_SMETRIC})
 
 cdef float TICKS_PER_S = 1e6 / WORK_TICK_US
 cdef float FAILED_TIMEOUT_S = 60.0   # what a failed attempt might have taken: a fast error must not look fast
@@ -138,6 +146,12 @@ cdef void decision_end(
 
 # --- the door --------------------------------------------------------------------------------------------------------
 
+cdef uint64_t _now_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t>now.tv_sec * 1_000_000_000 + <uint64_t>now.tv_nsec
+
+
 cdef class Question:
     """Candidates and a request out of Python's numbers."""
 
@@ -194,18 +208,22 @@ cdef class Decider:
         self.decider.prefix = NULL if prefix is None else &prefix.table
         self.decider.learner = &learner.learner
         self.decider.column = column
-        self.decider.memory = policy_memory_create(load.table.slot_count)
-        if self.decider.memory == NULL:
+        self._memory = policy_memory_create(load.table.slot_count)
+        if self._memory == NULL:
             raise MemoryError
+        self.decider.memory = self._memory
         self.reserve(min(load.table.slot_count, <uint32_t>VIEW_CAPACITY))
 
     def __dealloc__(self):
         view_free(&self.decider.view)
-        policy_memory_free(<policy_memory_t*>self.decider.memory)
+        policy_memory_free(self._memory)
 
     def reserve(self, uint32_t candidate_count):
         if view_reserve(&self.decider.view, candidate_count) < 0:
             raise MemoryError
+
+    def remember(self, kinds):
+        self.decider.memory = NULL if REMEMBERING.isdisjoint(kinds) else self._memory
 
     def decide(self, int kind, slots, *, knobs=(), **asked):
         cdef Decision decision = Decision.__new__(Decision)
@@ -246,6 +264,47 @@ cdef class Decider:
             "uncached_tokens": [view.uncached_tokens[index] for index in range(end)],
             "refused": [view.refused[index] for index in range(end)],
         }
+
+    def bench(self, int kind, slots, chains, block_tokens, uint32_t rounds, *, knobs=(), uint32_t prompt_tokens=10_000):
+        """Decides `rounds` times for one chain of keys after the other, a few hundred attempts open at a time."""
+        cdef list questions = [
+            Question(self, slots, prompt_tokens=prompt_tokens, output_tokens=300, blocks=chain,
+                     block_tokens=block_tokens)
+            for chain in chains
+        ]
+        cdef Question question, first = questions[0]     # whose candidates are everybody's, as a pool's are
+        cdef charge_t* charges = <charge_t*>calloc(OPEN_COUNT, sizeof(charge_t))
+        cdef charge_t* charge
+        cdef policy_t policy
+        cdef uint32_t turn
+        cdef int position
+        cdef uint64_t random = 1, begun_ns, picked_ns, ended_ns
+        memset(&policy, 0, sizeof(policy))
+        policy.kind = kind
+        for index, knob in enumerate(knobs[:KNOBS]):
+            policy.knobs[index] = knob
+        picks_ns, decisions_ns = [], []
+        if charges == NULL:
+            raise MemoryError
+        for turn in range(rounds):
+            question = questions[turn % len(questions)]
+            charge = &charges[turn % <uint32_t>OPEN_COUNT]
+            begun_ns = _now_ns()
+            question.request.now_us = begun_ns // 1000
+            question.request.random = random_next(&random)
+            position = pick_endpoint(&self.decider, &policy, &first.candidates, &question.request)
+            picked_ns = _now_ns()
+            decision_first_token(&self.decider, charge, question.request.now_us)
+            decision_end(&self.decider, charge, False, -1, -1, question.request.now_us)
+            if position >= 0:
+                decision_charge(&self.decider, &first.candidates, position, &question.request, charge)
+            ended_ns = _now_ns()
+            picks_ns.append(picked_ns - begun_ns)
+            decisions_ns.append(ended_ns - begun_ns)
+        for turn in range(OPEN_COUNT):
+            load_release(self.decider.load, self.decider.column, &charges[turn])
+        free(charges)
+        return picks_ns, decisions_ns
 
     def first_token(self, Decision decision not None, uint64_t now_us):
         decision_first_token(&self.decider, &decision.charge, now_us)

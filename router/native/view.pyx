@@ -13,13 +13,39 @@ from libc.string cimport memcpy, memset
 from router.native.candidates cimport SHAPE_IN_A_ROW, candidate_set_shape, candidates_refused
 from router.native.learner cimport learner_refresh
 from router.native.loadtable cimport (
-    ROW_IN_FLIGHT, ROW_KV_TOKENS, ROW_PENDING, ROW_QUEUED_TOKENS, ROW_QUEUED_WORK, WORK_TICK_US, load_progress, load_row,
-    load_row_many,
+    ROW_IN_FLIGHT, ROW_KV_TOKENS, ROW_PENDING, ROW_QUEUED_TOKENS, ROW_QUEUED_WORK, WORK_TICK_US, load_progress,
+    load_row, load_row_many,
 )
 from router.native.prefix cimport prefix_match
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void** memory, size_t alignment, size_t size)
+
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    static inline float fl_not_below(float value, float least) { return value > least ? value : least; }
+    /* Rows are read one after the other, so a charge may have come between: nothing goes below zero. */
+    static void fl_accounts(const float* __restrict in_flight, const float* __restrict pending,
+                            float* __restrict decoding, float* __restrict queued, const float* __restrict progress_us,
+                            float tick_s, uint32_t count) {
+        for (uint32_t i = 0; i < count; i++) {
+            decoding[i] = fl_not_below(in_flight[i] - pending[i], 0.0f);
+            queued[i] = fl_not_below(queued[i] * tick_s - progress_us[i] * 1e-6f, 0.0f);
+        }
+    }
+    /* The last token is computed in any case. */
+    static void fl_uncached(float prompt_tokens, float* __restrict hits, float* __restrict uncached,
+                            uint32_t count) {
+        for (uint32_t i = 0; i < count; i++) {
+            hits[i] = hits[i] < prompt_tokens ? hits[i] : prompt_tokens;
+            uncached[i] = fl_not_below(prompt_tokens - hits[i], 1.0f);
+        }
+    }
+    """
+    void fl_accounts(const float* in_flight, const float* pending, float* decoding, float* queued,
+                     const float* progress_us, float tick_s, uint32_t count)
+    void fl_uncached(float prompt_tokens, float* hits, float* uncached, uint32_t count)
 
 cdef enum:
     WIDTH = 16                       # float32 of a cache line; every vector unit divides it
@@ -93,14 +119,13 @@ cdef void view_fill(
 cdef inline void _read_accounts(
     view_t* view, load_table_t* load, candidate_set_t* candidates, uint64_t now_us
 ) noexcept nogil:
-    cdef uint32_t count = candidates.count, first = candidates.slots[0], position
+    cdef uint32_t count = candidates.count, first = candidates.slots[0]
     cdef const uint32_t* slots = candidates.slots
     cdef float* in_flight = view.in_flight
     cdef float* pending = view.pending
     cdef float* decoding = view.decoding
     cdef float* queued_s = view.queued_s
     cdef float* progress_us = view.score             # nobody's until the policy writes it
-    cdef float left_us
     if candidate_set_shape(candidates) & SHAPE_IN_A_ROW:
         load_row(load, ROW_IN_FLIGHT, first, count, in_flight)
         load_row(load, ROW_PENDING, first, count, pending)
@@ -115,30 +140,20 @@ cdef inline void _read_accounts(
         load_row_many(load, ROW_QUEUED_WORK, slots, count, queued_s)
         load_row_many(load, ROW_KV_TOKENS, slots, count, view.kv_tokens)
         load_progress(load, slots, 0, count, now_us, progress_us)
-    for position in range(count):        # rows are read one after the other: a charge may have come between
-        decoding[position] = in_flight[position] - pending[position] if in_flight[position] > pending[position] else 0
-    for position in range(count):
-        left_us = queued_s[position] * <float>WORK_TICK_US - progress_us[position]
-        queued_s[position] = (left_us if left_us > 0 else 0) * <float>1e-6
+    fl_accounts(in_flight, pending, decoding, queued_s, progress_us, <float>(WORK_TICK_US * 1e-6), count)
 
 
 cdef inline void _read_prefix(
     view_t* view, prefix_table_t* prefix, candidate_set_t* candidates, const pick_request_t* request
 ) noexcept nogil:
-    cdef uint32_t count = candidates.count, position
-    cdef float prompt_tokens = <float>request.prompt_tokens
+    cdef uint32_t count = candidates.count
     cdef float* hit_tokens = view.hit_tokens
-    cdef float* uncached_tokens = view.uncached_tokens
-    cdef float uncached
     if prefix != NULL and request.block_count:
         prefix_match(prefix, request.blocks, request.block_tokens, request.block_count, candidates.slots, count,
                      hit_tokens)
     else:
         memset(hit_tokens, 0, count * sizeof(float))
-    for position in range(count):        # the last token is computed in any case
-        hit_tokens[position] = hit_tokens[position] if hit_tokens[position] < prompt_tokens else prompt_tokens
-        uncached = prompt_tokens - hit_tokens[position]
-        uncached_tokens[position] = uncached if uncached > 1 else 1
+    fl_uncached(<float>request.prompt_tokens, hit_tokens, view.uncached_tokens, count)
 
 
 cdef inline void _pad(view_t* view) noexcept nogil:

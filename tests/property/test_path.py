@@ -68,6 +68,8 @@ def body_of(received: bytes) -> bytes:
         rest = rest[size + 2 :]
 
 
+POLICIES = [{"type": name} for name in ("p2c", "round_robin", "lmetric", "prequal", "smetric", "five_axis")]
+
 cuts = st.lists(st.integers(0, 2000), max_size=6)
 
 
@@ -153,7 +155,9 @@ def test_a_client_that_leaves_cancels_its_upstream_at_once_in_every_state() -> N
 def play(seed: int, step_count: int = 120) -> None:
     """One random history; the seed is all there is to know about it."""
     rng = random.Random(seed)
-    scripted = Scripted(endpoint_count=rng.choice((1, 3)), timeouts={"keep_alive_ms": 2000})
+    scripted = Scripted(
+        endpoint_count=rng.choice((1, 3)), timeouts={"keep_alive_ms": 2000}, policy=rng.choice(POLICIES)
+    )
     driver = scripted.driver
     requests = [REQUEST, CHUNKED_REQUEST, REQUEST + REQUEST, b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n"]
     requests += [mutated for mutated in mutations([REQUEST, CHUNKED_REQUEST], seed, 3) if mutated]
@@ -186,6 +190,8 @@ def play(seed: int, step_count: int = 120) -> None:
         else:
             driver.advance(rng.choice((1000, 100_000, 3_000_000, 120_000_000)))
             scripted.core.tick()
+        if scripted.core.open_exchanges() == 0:
+            scripted.assert_settled()
     scripted.finish()
 
 

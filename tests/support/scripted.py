@@ -23,7 +23,7 @@ from router.snapshot import CoreOptions, build_tables, route_names
 class Scripted:
     """A core over scripted connections, with `endpoint_count` endpoints on ports 9000, 9001, ..."""
 
-    def __init__(self, endpoint_count: int = 2, **config: Any) -> None:
+    def __init__(self, endpoint_count: int = 2, policy: dict[str, Any] | None = None, **config: Any) -> None:
         text = msgspec.json.encode(
             {
                 "pools": [
@@ -32,6 +32,7 @@ class Scripted:
                         "endpoints": [
                             {"url": f"http://127.0.0.1:{9000 + index}"} for index in range(endpoint_count)
                         ],
+                        **({} if policy is None else {"policy": policy}),
                     }
                 ],
                 "access_log": {"path": "stdout"},
@@ -69,6 +70,15 @@ class Scripted:
         self.logged += [msgspec.json.decode(line) for line in self.core.take_log().splitlines()]
         return self.logged
 
+    def assert_settled(self) -> None:
+        """Asserts that no endpoint's account holds anything."""
+        for slot in range(self.load.slot_count):
+            view = self.load.view(slot)
+            for row in ("in_flight", "pending", "queued_tokens", "queued_work_us", "kv_tokens"):
+                assert view[row] == 0, (slot, row)
+            assert view["oldest_pending_us"] == 0, slot
+        assert self.load.underflows() == 0
+
     def finish(self) -> None:
         """Everybody leaves; asserts that nothing is left behind and every exchange was booked once."""
         self.core.abort_all()
@@ -78,8 +88,7 @@ class Scripted:
         counters = self.metrics.counters()
         assert self.core.open_exchanges() == 0
         assert self.core.open_connections() == 0
-        assert self.load.total_in_flight() == 0
-        assert self.load.underflows() == 0
+        self.assert_settled()
         for gauge in ("requests_in_flight", "connections_open", "upstream_open", "upstream_idle"):
             assert counters[gauge] == 0, gauge
         counted = sum(count for _route, _slot, _outcome, count in self.metrics.requests())

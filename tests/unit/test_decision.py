@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from router.native.decision import Decider
+from router.native.decision import Decider, Decision
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
@@ -112,7 +112,7 @@ def test_decision_is_charged_at_the_pick_and_settled_at_the_end() -> None:
     assert one.load.view(4)["queued_work_us"] == 0
     one.end(decision, NOW_US + 900_000)
     one.end(decision, NOW_US + 900_000)
-    assert decision.state == "released"
+    assert str(decision.state) == "released"
     assert one.load.total_in_flight() == 0
     assert one.load.view(4)["kv_tokens"] == 0
     assert one.load.underflows() == 0
@@ -121,11 +121,22 @@ def test_decision_is_charged_at_the_pick_and_settled_at_the_end() -> None:
 @pytest.mark.parametrize("kind", [LEAST_IN_FLIGHT, LMETRIC])
 def test_prediction_counts_what_is_queued_and_what_is_cached_whichever_way_it_was_read(kind: int) -> None:
     one = decider()
-    asked = {"blocks": BLOCKS, "block_tokens": BLOCK_TOKENS, "output_tokens": 10}
-    first = one.decide(kind, [6], prompt_tokens=1000, now_us=NOW_US, **asked)
+
+    def ask(now_us: int) -> Decision:
+        return one.decide(
+            kind,
+            [6],
+            prompt_tokens=1000,
+            output_tokens=10,
+            now_us=now_us,
+            blocks=BLOCKS,
+            block_tokens=BLOCK_TOKENS,
+        )
+
+    first = ask(NOW_US)
     decoding = one.decide(kind, [6], prompt_tokens=500, now_us=NOW_US)
     one.first_token(decoding, NOW_US)
-    second = one.decide(kind, [6], prompt_tokens=1000, now_us=NOW_US + 10_000, **asked).figures()
+    second = ask(NOW_US + 10_000).figures()
     assert first.figures()["uncached_tokens"] == 1000
     assert (second["uncached_tokens"], second["hit_tokens"]) == (200, 800)
     assert second["queued_s"] == pytest.approx(first.figures()["work_s"] - 0.010, abs=1e-4)
