@@ -5,7 +5,7 @@ For a prompt of l tokens of which n are not cached at the candidate, with E[out]
     w    = (token_s n + pair_s n (l - n / 2)) ramp             prefill work there
     ttft = max(0.3 (Wq + w) + t0, theta . [1, Wq, w, D]) r + rtt
     step = (max(floor_s, base_s + token_s A) + context_s kv) r'     a decode step with this stream in it
-    S    = ttft + beta min(4 pressure, 1) w A + gamma E[out] step + kappa w
+    S    = ttft + beta min(2 pressure, 1) w A + gamma E[out] step + kappa w
          + cost (price_in n + price_out E[out] + price_s (w + E[out] share))
          + barrier_s b + error_s e                              and infinity for who may not be picked
 
@@ -28,7 +28,7 @@ cdef enum:
     TARGET_TTFT_PERCENT = 1          # with a target, what is left of the TTFT term: enough to break ties
 
 cdef float RUNNING_WEIGHT = 0.02     # of one request in the running means: about the last fifty count
-cdef float PRESSURE_GAIN = 4.0       # from a pressure of a quarter on, the externality counts in full
+cdef float PRESSURE_GAIN = 2.0        # from a pressure of a half on, the externality counts in full
 cdef float PRESSURE_S = 0.05         # of queue that are no pressure: one step of an engine
 cdef float QUEUE_SHARE_MIN = 0.3     # of queued and own work, that a predicted TTFT never goes below; as in learner
 cdef uint64_t RANK_FOLD = 0x9E3779B97F4A7C15     # 2^64 / golden ratio: bits without a pattern
