@@ -23,11 +23,16 @@ cdef extern from *:
     static inline uint32_t random_scale(uint64_t random32, uint32_t count) {
         return (uint32_t)(random32 * count >> 32);
     }
+    /* As expressions, so that loops of them become vector instructions; a NaN on the left loses. */
+    static inline float float_max(float a, float b) { return a > b ? a : b; }
+    static inline float float_min(float a, float b) { return a < b ? a : b; }
     #endif
     """
     uint64_t multiply_fold(uint64_t a, uint64_t b) noexcept nogil
     uint64_t random_next(uint64_t* state) noexcept nogil                     # a wyrand step
     uint32_t random_scale(uint64_t random32, uint32_t count) noexcept nogil
+    float float_max(float a, float b) noexcept nogil
+    float float_min(float a, float b) noexcept nogil
 
 cdef enum:
     CHECK_EXCLUDED = 1
@@ -92,5 +97,8 @@ cdef uint32_t draw_positions(
 # The index of the lowest of bits[size], size > 0, a random one of equals, and how many are equal. Reads to the next
 # multiple of 16.
 cdef uint32_t lowest_of_bits(const uint32_t* bits, uint32_t size, uint64_t* state, uint32_t* ties) noexcept nogil
+# The least and the greatest of those that are not refused; +inf and -inf when all are.
+cdef void range_of(
+    const float* values, const float* refused, uint32_t count, float* least, float* greatest) noexcept nogil
 # The position of the least score + refused, a random one of equals; NaN loses; -1 when everybody is refused.
 cdef int least_score(const float* score, const float* refused, uint32_t count, uint64_t random) noexcept nogil

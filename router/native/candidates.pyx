@@ -18,6 +18,68 @@ from router.native.loadtable cimport (
     load_ejections_end_us, load_is_ejected, load_row, load_row_many, load_table_t
 )
 
+cdef extern from *:
+    """
+    #include <math.h>
+    #include <string.h>
+    /* Bits that order as the sums do: those of numbers below zero turned round, NaN like infinity. The lowest of them. */
+    static uint32_t fl_order(const float* __restrict score, const float* __restrict refused, uint32_t* __restrict bits,
+                             uint32_t count) {
+        uint32_t lowest = UINT32_MAX;
+        for (uint32_t i = 0; i < count; i++) {
+            float sum = score[i] + refused[i];
+            uint32_t word;
+            memcpy(&word, &sum, 4);
+            uint32_t turned = word ^ ((uint32_t)((int32_t)word >> 31) | 0x80000000u);
+            turned = (int32_t)(word & 0x7FFFFFFFu) > 0x7F800000 ? 0xFF800000u : turned;
+            bits[i] = turned;
+            lowest = turned < lowest ? turned : lowest;
+        }
+        return lowest;
+    }
+    static uint32_t fl_lowest(const uint32_t* bits, uint32_t count) {
+        uint32_t lowest = UINT32_MAX;
+        for (uint32_t i = 0; i < count; i++)
+            lowest = bits[i] < lowest ? bits[i] : lowest;
+        return lowest;
+    }
+    static uint32_t fl_count(const uint32_t* bits, uint32_t count, uint32_t wanted) {
+        uint32_t found = 0;
+        for (uint32_t i = 0; i < count; i++)
+            found += bits[i] == wanted;
+        return found;
+    }
+    static void fl_range(const float* __restrict values, const float* __restrict refused, uint32_t count,
+                         float* least, float* greatest) {
+        float low[16], high[16];
+        uint32_t i = 0;
+        for (int j = 0; j < 16; j++) {
+            low[j] = INFINITY;
+            high[j] = -INFINITY;
+        }
+        for (; i + 16 <= count; i += 16)
+            for (int j = 0; j < 16; j++) {
+                low[j] = float_min(values[i + j] + refused[i + j], low[j]);
+                high[j] = float_max(values[i + j] - refused[i + j], high[j]);
+            }
+        for (int j = 0; i + j < count; j++) {
+            low[j] = float_min(values[i + j] + refused[i + j], low[j]);
+            high[j] = float_max(values[i + j] - refused[i + j], high[j]);
+        }
+        for (int j = 1; j < 16; j++) {
+            low[0] = float_min(low[j], low[0]);
+            high[0] = float_max(high[j], high[0]);
+        }
+        *least = low[0];
+        *greatest = high[0];
+    }
+    """
+    uint32_t fl_order(const float* score, const float* refused, uint32_t* bits, uint32_t count) noexcept nogil
+    uint32_t fl_lowest(const uint32_t* bits, uint32_t count) noexcept nogil
+    uint32_t fl_count(const uint32_t* bits, uint32_t count, uint32_t wanted) noexcept nogil
+    void fl_range(
+        const float* values, const float* refused, uint32_t count, float* least, float* greatest) noexcept nogil
+
 cdef enum:
     DRAWS_PER_WANTED = 8             # with half of many candidates ineligible, 1 draw of two in 256 comes to the scan
     SCAN_COUNT_MAX = 16              # up to so many candidates a scan is cheaper than drawing again and again
@@ -26,7 +88,6 @@ cdef enum:
     RING_POINTS_MAX = 1 << 20        # 12 MiB; more points a candidate than that buys no evenness
     MAGLEV_CANDIDATES_MAX = 32768    # half the table: with more, weights could not be told apart
 
-cdef uint32_t SIGN = 0x80000000
 cdef uint32_t NOBODY = 0xFF800000                # the ordered bits of infinity: nobody is below or at it
 cdef uint64_t WYRAND_STEP = 0xA0761D6478BD642F
 cdef uint64_t WYRAND_XOR = 0xE7037ED1A0B428DB
@@ -133,20 +194,15 @@ cdef uint32_t draw_positions(
     return min(found, wanted)
 
 
-cdef uint32_t lowest_of_bits(const uint32_t* bits, uint32_t size, uint64_t* state, uint32_t* ties) noexcept nogil:
-    # Bits order like what they stand for, and these loops vectorise. `bits` is readable, but not compared, up to the
-    # next multiple of CHUNK_COUNT: what lies there comes after every tie.
-    cdef uint32_t lowest = 0xFFFFFFFF, tie_count = 0, index, nth, chunk, chunk_end = 0
-    for index in range(size):
-        lowest = bits[index] if bits[index] < lowest else lowest
-    for index in range(size):
-        tie_count += bits[index] == lowest
-    ties[0] = tie_count
-    nth = 0 if tie_count == 1 else random_scale(random_next(state) >> 32, tie_count)
+cdef uint32_t _nth_of(
+    const uint32_t* bits, uint32_t lowest, uint32_t size, uint64_t* state, uint32_t* ties
+) noexcept nogil:
+    # Whole chunks are counted at once; what lies behind `size` comes after every tie.
+    cdef uint32_t index, nth, chunk, chunk_end = 0
+    ties[0] = fl_count(bits, size, lowest)
+    nth = 0 if ties[0] == 1 else random_scale(random_next(state) >> 32, ties[0])
     while True:
-        chunk = 0
-        for index in range(<uint32_t>CHUNK_COUNT):
-            chunk += bits[chunk_end + index] == lowest
+        chunk = fl_count(bits + chunk_end, CHUNK_COUNT, lowest)
         if nth < chunk:
             break
         nth -= chunk
@@ -160,29 +216,33 @@ cdef uint32_t lowest_of_bits(const uint32_t* bits, uint32_t size, uint64_t* stat
         index += 1
 
 
+cdef uint32_t lowest_of_bits(const uint32_t* bits, uint32_t size, uint64_t* state, uint32_t* ties) noexcept nogil:
+    return _nth_of(bits, fl_lowest(bits, size), size, state, ties)
+
+
+cdef void range_of(
+    const float* values, const float* refused, uint32_t count, float* least, float* greatest
+) noexcept nogil:
+    fl_range(values, refused, count, least, greatest)
+
+
 cdef int least_score(const float* score, const float* refused, uint32_t count, uint64_t random) noexcept nogil:
-    cdef float[BLOCK_COUNT] totals
-    cdef uint32_t* bits = <uint32_t*>totals
-    cdef float total
+    cdef uint32_t[BLOCK_COUNT] bits
     cdef uint64_t state = random
-    cdef uint32_t best_bits = NOBODY, ties = 0, ties_total = 0, start = 0, size, index, lowest
+    cdef uint32_t best_bits = NOBODY, ties = 0, ties_total = 0, start = 0, size, lowest, index
     cdef int best = -1
     while start < count:
         size = min(count - start, <uint32_t>BLOCK_COUNT)
-        for index in range(size):
-            total = score[start + index] + refused[start + index]
-            totals[index] = total if total == total else <float>INFINITY
-        for index in range(size):    # numbers below zero have their order turned round
-            bits[index] ^= SIGN if bits[index] < SIGN else <uint32_t>0xFFFFFFFF
-        lowest = lowest_of_bits(bits, size, &state, &ties)
-        if bits[lowest] < NOBODY and bits[lowest] <= best_bits:
-            if bits[lowest] < best_bits:
+        lowest = fl_order(score + start, refused + start, bits, size)
+        if lowest < NOBODY and lowest <= best_bits:
+            index = _nth_of(bits, lowest, size, &state, &ties)
+            if lowest < best_bits:
                 ties_total = 0
             ties_total += ties
-            best_bits = bits[lowest]
+            best_bits = lowest
             # A later block wins with the share of its ties; the first always, without a draw.
             if best < 0 or ties_total == ties or random_scale(random_next(&state) >> 32, ties_total) < ties:
-                best = <int>(start + lowest)
+                best = <int>(start + index)
         start += size
     return best
 

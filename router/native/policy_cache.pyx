@@ -10,9 +10,11 @@ read), policy_memory (rates, polls), router/schema/policies.py (the knobs and wh
 """
 
 from libc.math cimport INFINITY, expf
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
-from router.native.candidates cimport candidate_set_t, least_score, pick_request_t, random_next
+from router.native.candidates cimport (
+    candidate_set_t, float_max, least_score, pick_request_t, random_next, range_of
+)
 from router.native.learner cimport learner_t
 from router.native.policy cimport (
     DYNAMO_BLOCK_TOKENS, DYNAMO_CREDIT_DECAY, DYNAMO_OVERLAP_CREDIT, DYNAMO_PREFILL_SCALE, DYNAMO_REQUEST_WEIGHT,
@@ -30,19 +32,6 @@ cdef inline float _inverse_prompt(const pick_request_t* request) noexcept nogil:
     return 1 / <float>request.prompt_tokens if request.prompt_tokens else <float>0
 
 
-cdef inline void _range_of(const float* values, const view_t* view, float* least, float* greatest) noexcept nogil:
-    """Over those that are not refused; +inf and -inf when all are."""
-    cdef uint32_t position
-    least[0] = INFINITY
-    greatest[0] = -INFINITY
-    for position in range(view.count):
-        if view.refused[position] == 0:
-            if values[position] < least[0]:
-                least[0] = values[position]
-            if values[position] > greatest[0]:
-                greatest[0] = values[position]
-
-
 cdef inline int _least(view_t* view, const pick_request_t* request) noexcept nogil:
     return least_score(view.score, view.refused, view.count, request.random)
 
@@ -55,18 +44,19 @@ cdef int pick_smg_cache_aware(
     # Out of balance (max - min > abs and max > rel * min): the least loaded. Else the longest match when it is more
     # than cache_threshold of the prompt, else the least loaded.
     cdef view_t* view = &decider.view
-    cdef float least, most, hit_least, hit_most
-    cdef uint32_t position
-    _range_of(view.in_flight, view, &least, &most)
-    _range_of(view.hit_tokens, view, &hit_least, &hit_most)
+    cdef float* score = view.score
+    cdef const float* source = view.in_flight
+    cdef float least, most, hit_least, hit_most, sign = 1
+    cdef uint32_t position, count = view.count
+    range_of(view.in_flight, view.refused, count, &least, &most)
+    range_of(view.hit_tokens, view.refused, count, &hit_least, &hit_most)
     if not (most - least > policy.knobs[SMG_CACHE_AWARE_BALANCE_ABS]
             and most > policy.knobs[SMG_CACHE_AWARE_BALANCE_REL] * least) \
             and hit_most * _inverse_prompt(request) > policy.knobs[SMG_CACHE_AWARE_CACHE_THRESHOLD]:
-        for position in range(view.count):
-            view.score[position] = -view.hit_tokens[position]
-    else:
-        for position in range(view.count):
-            view.score[position] = view.in_flight[position]
+        source = view.hit_tokens
+        sign = -1
+    for position in range(count):
+        score[position] = sign * source[position]
     return _least(view, request)
 
 
@@ -77,18 +67,21 @@ cdef int pick_loadaware(
 ) noexcept nogil:
     # argmax of matched / prompt - beta * (load - mean) / max(1, mean), the load being requests in flight.
     cdef view_t* view = &decider.view
+    cdef float* score = view.score
+    cdef const float* in_flight = view.in_flight
+    cdef const float* hit_tokens = view.hit_tokens
+    cdef const float* refused = view.refused
     cdef float inverse_prompt = _inverse_prompt(request), mean = 0, beta
-    cdef double total = 0
-    cdef uint32_t position, eligible_count = 0
-    for position in range(view.count):
-        if view.refused[position] == 0:
-            total += view.in_flight[position]
-            eligible_count += 1
+    cdef int64_t total = 0
+    cdef uint32_t position, count = view.count, eligible_count = 0
+    for position in range(count):
+        total += <int32_t>in_flight[position] if refused[position] == 0 else 0
+        eligible_count += refused[position] == 0
     if eligible_count:
-        mean = <float>(total / eligible_count)
-    beta = policy.knobs[LOADAWARE_BETA] / (mean if mean > 1 else <float>1)
-    for position in range(view.count):
-        view.score[position] = beta * (view.in_flight[position] - mean) - view.hit_tokens[position] * inverse_prompt
+        mean = <float>(<double>total / eligible_count)
+    beta = policy.knobs[LOADAWARE_BETA] / float_max(mean, 1)
+    for position in range(count):
+        score[position] = beta * (in_flight[position] - mean) - hit_tokens[position] * inverse_prompt
     return _least(view, request)
 
 
@@ -117,7 +110,7 @@ cdef int pick_llmd(
         for position in range(view.count):
             remembered_poll(
                 memory, candidates.slots[position], age_us, request.now_us, &waiting[position], &kv_ratio[position])
-    _range_of(waiting, view, &least, &most)
+    range_of(waiting, view.refused, view.count, &least, &most)
     queue_weight = queue_weight / (most - least) if most > least else <float>0
     for position in range(view.count):
         view.score[position] = queue_weight * (waiting[position] - least if queue_weight > 0 else 0) \
@@ -134,21 +127,33 @@ cdef int pick_sticky(
     # more than `saturated_tokens` (then all): the least queued + own uncached tokens.
     cdef view_t* view = &decider.view
     cdef float wanted_tokens = policy.knobs[STICKY_AFFINITY_RATIO] * <float>request.prompt_tokens
-    cdef float least_sticky = INFINITY, least_other = INFINITY
-    cdef bint holds, keeps
-    cdef uint32_t position
-    for position in range(view.count):
-        if view.refused[position] == 0:
-            if view.hit_tokens[position] >= wanted_tokens:
-                least_sticky = min(least_sticky, view.queued_tokens[position])
+    cdef float* score = view.score
+    cdef float* holder_queue = view.scratch[0]
+    cdef float* other_queue = view.scratch[1]
+    cdef const float* queued = view.queued_tokens
+    cdef const float* hit_tokens = view.hit_tokens
+    cdef const float* uncached = view.uncached_tokens
+    cdef float least_sticky, least_other, most
+    cdef bint keeps = False
+    cdef uint32_t position, count = view.count
+    for position in range(count):
+        score[position] = queued[position] + uncached[position]
+    if request.prompt_tokens:
+        for position in range(count):
+            if hit_tokens[position] >= wanted_tokens:
+                holder_queue[position] = queued[position]
+                other_queue[position] = INFINITY
             else:
-                least_other = min(least_other, view.queued_tokens[position])
-    keeps = request.prompt_tokens > 0 and least_sticky < <float>INFINITY \
-        and not least_sticky - least_other > policy.knobs[STICKY_SATURATED_TOKENS]
-    for position in range(view.count):
-        holds = view.hit_tokens[position] >= wanted_tokens
-        view.score[position] = view.queued_tokens[position] + view.uncached_tokens[position] \
-            if holds or not keeps else <float>INFINITY
+                holder_queue[position] = INFINITY
+                other_queue[position] = queued[position]
+        range_of(holder_queue, view.refused, count, &least_sticky, &most)
+        range_of(other_queue, view.refused, count, &least_other, &most)
+        keeps = least_sticky < <float>INFINITY \
+            and not least_sticky - least_other > policy.knobs[STICKY_SATURATED_TOKENS]
+    if keeps:
+        for position in range(count):
+            if hit_tokens[position] < wanted_tokens:
+                score[position] = INFINITY
     return _least(view, request)
 
 
@@ -166,16 +171,21 @@ cdef int pick_dynamo(
     cdef float credit = policy.knobs[DYNAMO_OVERLAP_CREDIT], decay = policy.knobs[DYNAMO_CREDIT_DECAY] / asked
     cdef float scale = policy.knobs[DYNAMO_PREFILL_SCALE] * inverse_block
     cdef float request_weight = policy.knobs[DYNAMO_REQUEST_WEIGHT]
-    cdef float least, most, prefill
-    cdef uint32_t position
-    _range_of(view.queued_tokens, view, &least, &most)
+    cdef float* score = view.score
+    cdef const float* queued = view.queued_tokens
+    cdef const float* hit_tokens = view.hit_tokens
+    cdef const float* kv_tokens = view.kv_tokens
+    cdef const float* in_flight = view.in_flight
+    cdef float least, most
+    cdef uint32_t position, count = view.count
+    range_of(queued, view.refused, count, &least, &most)
     if not least < <float>INFINITY:
         least = 0
-    for position in range(view.count):
-        prefill = view.queued_tokens[position] + asked - credit * view.hit_tokens[position] \
-            / (1 + decay * max(view.queued_tokens[position] - least, <float>0))
-        view.score[position] = scale * max(prefill, <float>0) + inverse_block * view.kv_tokens[position] \
-            + request_weight * view.in_flight[position]
+    for position in range(count):
+        score[position] = scale * float_max(
+            queued[position] + asked
+            - credit * hit_tokens[position] / (1 + decay * float_max(queued[position] - least, 0)), 0
+        ) + inverse_block * kv_tokens[position] + request_weight * in_flight[position]
     if policy.knobs[DYNAMO_TEMPERATURE] > 0:
         return _softmax(view, policy.knobs[DYNAMO_TEMPERATURE], request.random)
     return _least(view, request)
@@ -187,7 +197,7 @@ cdef int _softmax(view_t* view, float temperature, uint64_t random) noexcept nog
     cdef double total = 0, drawn, sum = 0
     cdef uint32_t position
     cdef int last = -1
-    _range_of(view.score, view, &least, &most)
+    range_of(view.score, view.refused, view.count, &least, &most)
     scale = 1 / (temperature * (most - least)) if most > least else <float>0
     for position in range(view.count):
         odds[position] = 0
@@ -211,11 +221,14 @@ cdef int pick_lmetric(
 ) noexcept nogil:
     # (queued + new uncached tokens) * (requests in flight + 1): work by how many wait for it.
     cdef view_t* view = &decider.view
+    cdef float* score = view.score
+    cdef const float* queued = view.queued_tokens
+    cdef const float* uncached = view.uncached_tokens
+    cdef const float* in_flight = view.in_flight
     cdef float queue_weight = policy.knobs[LMETRIC_QUEUE_WEIGHT]
-    cdef uint32_t position
-    for position in range(view.count):
-        view.score[position] = (queue_weight * view.queued_tokens[position] + view.uncached_tokens[position]) \
-            * (view.in_flight[position] + 1)
+    cdef uint32_t position, count = view.count
+    for position in range(count):
+        score[position] = (queue_weight * queued[position] + uncached[position]) * (in_flight[position] + 1)
     return _least(view, request)
 
 
@@ -234,11 +247,15 @@ cdef int pick_smetric(
         policy.knobs[SMETRIC_TTFT_S] + policy.knobs[SMETRIC_TTFT_S_PER_1K] * <float>1e-3 * <float>request.prompt_tokens)
     cdef float hit_least, hit_most, least_work = INFINITY, rate
     cdef bint anybody_meets = False, holder_meets = False, meets
-    cdef uint32_t position
-    for position in range(view.count):
-        work[position] = view.queued_tokens[position] + view.uncached_tokens[position]
-        view.score[position] = work[position] * view.in_flight[position]
-    _range_of(view.hit_tokens, view, &hit_least, &hit_most)
+    cdef float* score = view.score
+    cdef const float* queued = view.queued_tokens
+    cdef const float* uncached = view.uncached_tokens
+    cdef const float* in_flight = view.in_flight
+    cdef uint32_t position, count = view.count
+    for position in range(count):
+        work[position] = queued[position] + uncached[position]
+        score[position] = (queued[position] + uncached[position]) * in_flight[position]
+    range_of(view.hit_tokens, view.refused, count, &hit_least, &hit_most)
     if not hit_most > policy.knobs[SMETRIC_HIT_RATIO] * <float>request.prompt_tokens or not hit_most > 0:
         return _least(view, request)
     for position in range(view.count):
@@ -278,5 +295,5 @@ cdef int pick_mooncake(
         else:
             slot = candidates.slots[position]
             view.score[position] = view.queued_s[position] + uncached * (
-                learner.token_s[slot] + learner.pair_s[slot] * max(prompt - <float>0.5 * uncached, <float>0))
+                learner.token_s[slot] + learner.pair_s[slot] * float_max(prompt - <float>0.5 * uncached, 0))
     return _least(view, request)

@@ -21,6 +21,7 @@ cdef struct slot_memory_t:
     float peak_s
     float rate                       # smetric: p90 of `rates`, 0: not known
     uint32_t rate_count              # ever
+    uint32_t rate_seen               # rate_count when `rate` was worked out
     float[64] rates                  # RATE_WINDOW; tokens per second to the first token
     uint32_t[12] latency_counts      # RIF_BUCKETS; ever
     float[60] latencies_s            # the last RIF_LATENCIES of each bucket

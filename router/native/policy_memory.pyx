@@ -15,7 +15,7 @@ from libc.string cimport memset
 from router.native.loadtable cimport CHARGE_DECODING, CHARGE_PENDING, charge_t, load_in_flight
 
 cdef enum:
-    SORT_MAX = 64                    # RATE_WINDOW
+    NTH_MAX = 6                      # from above, the 90th percentile of 64
 
 cdef float TIME_S_MIN = 1e-6
 cdef float TIME_S_MAX = 86400.0      # no attempt lasts a day
@@ -59,16 +59,19 @@ cdef inline float _clamped(float time_s) noexcept nogil:
     return time_s if time_s < TIME_S_MAX else TIME_S_MAX
 
 
-cdef float _nth_lowest(const float* samples, uint32_t count, uint32_t nth) noexcept nogil:
-    cdef float[SORT_MAX] ordered
-    cdef uint32_t index, place
-    for index in range(count):       # insertion sort: at most 64, at a first token
-        place = index
-        while place > 0 and ordered[place - 1] > samples[index]:
-            ordered[place] = ordered[place - 1]
+cdef float _nth_greatest(const float* samples, uint32_t count, uint32_t nth) noexcept nogil:
+    cdef float[NTH_MAX + 1] greatest
+    cdef uint32_t index, place, kept = 0
+    for index in range(count):       # insertion into those that count
+        if kept > nth and not samples[index] > greatest[nth]:
+            continue
+        place = kept if kept <= nth else nth
+        kept = place + 1 if kept <= nth else kept
+        while place > 0 and greatest[place - 1] < samples[index]:
+            greatest[place] = greatest[place - 1]
             place -= 1
-        ordered[place] = samples[index]
-    return ordered[nth]
+        greatest[place] = samples[index]
+    return greatest[nth]
 
 
 # --- peak EWMA: tower's RttEstimate ---------------------------------------------------------------------------------
@@ -116,7 +119,7 @@ cdef inline uint32_t _bucket(float in_flight) noexcept nogil:
 
 cdef inline float _median_s(const slot_memory_t* slot, uint32_t bucket) noexcept nogil:
     cdef uint32_t count = min(slot.latency_counts[bucket], <uint32_t>RIF_LATENCIES)
-    return _nth_lowest(&slot.latencies_s[bucket * RIF_LATENCIES], count, (count - 1) // 2)
+    return _nth_greatest(&slot.latencies_s[bucket * RIF_LATENCIES], count, count // 2)
 
 
 cdef float remembered_latency_s(policy_memory_t* memory, uint32_t slot_index, float in_flight) noexcept nogil:
@@ -144,19 +147,25 @@ cdef void _observe_latency(slot_memory_t* slot, float in_flight, float latency_s
 # --- smetric: rates -------------------------------------------------------------------------------------------------
 
 cdef float remembered_rate(policy_memory_t* memory, uint32_t slot_index) noexcept nogil:
+    # Worked out when it is asked for: only smetric does, and not for every first token.
     cdef slot_memory_t* slot = _slot(memory, slot_index)
-    return 0.0 if slot == NULL else slot.rate
+    cdef uint32_t count
+    if slot == NULL:
+        return 0.0
+    if slot.rate_seen != slot.rate_count:
+        slot.rate_seen = slot.rate_count
+        count = min(slot.rate_count, <uint32_t>RATE_WINDOW)
+        if count >= RATE_COUNT_MIN:
+            slot.rate = _nth_greatest(
+                slot.rates, count, count - 1 - <uint32_t>(RATE_QUANTILE * <float>(count - 1) + <float>0.5))
+    return slot.rate
 
 
 cdef void _observe_rate(slot_memory_t* slot, float rate) noexcept nogil:
-    cdef uint32_t count
     slot.rates[slot.rate_count % RATE_WINDOW] = rate
     slot.rate_count += 1
     if slot.rate_count == <uint32_t>0xFFFFFFFF:
         slot.rate_count = RATE_WINDOW
-    count = min(slot.rate_count, <uint32_t>RATE_WINDOW)
-    if count >= RATE_COUNT_MIN:
-        slot.rate = _nth_lowest(slot.rates, count, <uint32_t>(RATE_QUANTILE * <float>(count - 1) + <float>0.5))
 
 
 # --- llmd: what a poll gave -----------------------------------------------------------------------------------------
