@@ -37,14 +37,12 @@ cdef inline uint64_t _key_of(const pick_request_t* request) noexcept nogil:
 # are made in 32-bit steps that vectorise (constants: Wellons' lowbias32).
 
 cdef inline uint32_t _mix(uint32_t low, uint32_t high) noexcept nogil:
+    # Two multiplications: a product's upper bits, which decide, depend on all of both halves.
     low ^= low >> 16
     low *= <uint32_t>0x7FEB352D
     low = (low ^ (low >> 15)) + high
     low ^= low >> 16
     low *= <uint32_t>0x846CA68B
-    low ^= low >> 15
-    low *= <uint32_t>0x7FEB352D
-    low ^= low >> 16
     return low >> 1
 
 

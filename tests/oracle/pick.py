@@ -158,9 +158,6 @@ def rendezvous_cost(candidate: Candidate, key: int) -> float:
     low = ((low ^ low >> 15) + high) & 0xFFFFFFFF
     low ^= low >> 16
     low = low * 0x846CA68B & 0xFFFFFFFF
-    low ^= low >> 15
-    low = low * 0x7FEB352D & 0xFFFFFFFF
-    low ^= low >> 16
     return -math.log1p(-min((low >> 1) + 0.5, 2**31 * (1 - 2**-24)) / 2**31) / candidate.weight
 
 
