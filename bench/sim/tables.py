@@ -26,6 +26,9 @@ COLUMNS: tuple[tuple[str, str, str, str], ...] = (
 )
 """(heading, figure, part, unit)"""
 
+WIDTH = 190
+"""Of a table that goes into a file or a pipe."""
+
 FAULT_COLUMNS: tuple[tuple[str, str, str, str], ...] = (
     ("p95 in fault", "fault_ttft_ms", "p95", "ms"),
     ("share", "fault_share", "", "%"),
@@ -35,7 +38,7 @@ FAULT_COLUMNS: tuple[tuple[str, str, str, str], ...] = (
 
 
 def print_runs(runs: list[dict[str, Any]], comparisons: list[dict[str, Any]]) -> None:
-    console = Console(width=None if Console().is_terminal else 160)
+    console = Console(width=None if Console().is_terminal else WIDTH)
     for fleet, speed, fault in dict.fromkeys((run["fleet"], run["speed"], run["fault"]) for run in runs):
         chosen = [run for run in runs if (run["fleet"], run["speed"], run["fault"]) == (fleet, speed, fault)]
         seeds = len({run["seed"] for run in chosen})
