@@ -5,7 +5,7 @@
 PYTHON ?= python3
 CC ?= cc
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
-DEMO_SECONDS ?= 20
+DEMO_SECONDS ?= 10
 DEMO_LOAD ?= 50
 FUZZ_SECONDS ?= 60
 BENCH ?=
@@ -39,8 +39,8 @@ help:  ## list the targets
 run: build  ## four mock engines, the router before them, one answer, a live table; until Ctrl-C
 	@$(BIN)/fairlead demo
 
-demo: build  ## the same under load for DEMO_SECONDS, then a summary
-	@$(BIN)/fairlead demo --seconds $(DEMO_SECONDS) --load $(DEMO_LOAD)
+demo: build  ## the same under load, DEMO_SECONDS each by score and by least in flight, and a comparison
+	@$(BIN)/fairlead demo --seconds $(DEMO_SECONDS) --load $(DEMO_LOAD) --policy five_axis --policy least_in_flight
 
 test: build  ## the whole test suite, micro-benchmarks run once; TEST='...' is passed to pytest
 	@$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal --benchmark-disable tests bench/micro $(TEST)

@@ -14,12 +14,11 @@ import json
 import random
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from rich.live import Live
 from rich.table import Table
 
 from bench.mock.fleet import EngineSpec, Fleet
+from router.schema.policies import policy_names
 
 MODEL = "demo-8b"
 ENGINES = [
@@ -102,6 +102,10 @@ class Load:
     answers: list[Answer] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
+    def ttft_ms(self, quantile: float) -> float:
+        ttft_ms = sorted(answer.ttft_s * 1000 for answer in self.answers)
+        return ttft_ms[int(quantile * (len(ttft_ms) - 1))]
+
     async def _one(self, session: aiohttp.ClientSession, turn: asyncio.Semaphore, number: int) -> None:
         dice = random.Random(number)
         prefix = f"conversation {dice.randrange(SHARED_PREFIXES)}: " + "what was said before. " * 40
@@ -137,10 +141,10 @@ def free_port(preferred: int) -> int:
 
 @contextlib.contextmanager
 def router_process(
-    port: int, admin_port: int, endpoints: list[str], folder: Path
+    port: int, admin_port: int, endpoints: list[str], folder: Path, policy: str
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The router as a subprocess, its log in `folder`; ended with SIGTERM."""
-    command = [sys.executable, "-m", "router", "serve", "--runtime-dir", str(folder)]
+    command = [sys.executable, "-m", "router", "serve", "--runtime-dir", str(folder), "--policy", policy]
     command += ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin_port}"]
     for url in endpoints:
         command += ["--endpoint", url]
@@ -263,10 +267,9 @@ def show_summary(console: Console, table: EndpointTable, load: Load, seconds: fl
         console.print(table.render())
     else:
         print(table.plain_lines())
-    ttft_ms = sorted(answer.ttft_s * 1000 for answer in load.answers)
-    p50, p95 = statistics.median(ttft_ms), ttft_ms[int(0.95 * (len(ttft_ms) - 1))]
+    p50, p95 = load.ttft_ms(0.5), load.ttft_ms(0.95)
     rate = sum(answer.tokens for answer in load.answers) / seconds
-    print(f"{len(ttft_ms)} streams finished, {len(load.failures)} failed", end=", ")
+    print(f"{len(load.answers)} streams finished, {len(load.failures)} failed", end=", ")
     print(f"TTFT p50 {p50:.1f} ms p95 {p95:.1f} ms, {rate:.0f} tokens/s through the router")
     for failure in load.failures[:5]:
         print(f"failed: {failure}")
@@ -308,30 +311,60 @@ async def carry_out(
 
 
 async def run_demo(
-    folder: Path, *, seconds: float | None, rate_per_s: float, port: int, admin_port: int, quiet: bool
+    folder: Path,
+    *,
+    policies: Sequence[str],
+    seconds: float | None,
+    rate_per_s: float,
+    port: int,
+    admin_port: int,
+    quiet: bool,
 ) -> int:
-    """The whole demo, the router's log in `folder`; how many streams failed."""
-    port, admin_port = free_port(port), free_port(admin_port)
-    base_url, admin_url = f"http://127.0.0.1:{port}/v1", f"http://127.0.0.1:{admin_port}"
+    """The whole demo under each policy in turn, on fresh engines, the router's log in `folder`; returns how many
+    streams failed.
+    """
     stopped = asyncio.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(each, stopped.set)
-    load = Load(base_url)
-    session = aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S), connector=aiohttp.TCPConnector(limit=0)
-    )
-    async with session:
-        with Fleet(ENGINES) as fleet, router_process(port, admin_port, fleet.urls, folder) as process:
-            await wait_ready(session, admin_url, process)
-            load.answers.append(await stream_chat(session, base_url, "Tell me about rivers.", 32))
-            if not quiet:
-                show_first_answer(base_url, admin_url, load.answers[0])
-            table = EndpointTable(fleet, admin_url)
-            await table.refresh(session)
-            await carry_out(
-                session, table, load, stopped, seconds=seconds, rate_per_s=rate_per_s, quiet=quiet
-            )
-    return len(load.failures)
+    loads: dict[str, Load] = {}
+    for policy in policies:
+        if stopped.is_set():
+            break
+        place = free_port(port), free_port(admin_port)
+        base_url, admin_url = f"http://127.0.0.1:{place[0]}/v1", f"http://127.0.0.1:{place[1]}"
+        loads[policy] = load = Load(base_url)
+        session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S), connector=aiohttp.TCPConnector(limit=0)
+        )
+        async with session:
+            with Fleet(ENGINES) as fleet, router_process(*place, fleet.urls, folder, policy) as process:
+                await wait_ready(session, admin_url, process)
+                load.answers.append(await stream_chat(session, base_url, "Tell me about rivers.", 32))
+                if len(policies) > 1:
+                    print(f"\n{policy}:")
+                elif not quiet:
+                    show_first_answer(base_url, admin_url, load.answers[0])
+                table = EndpointTable(fleet, admin_url)
+                await table.refresh(session)
+                await carry_out(
+                    session, table, load, stopped, seconds=seconds, rate_per_s=rate_per_s, quiet=quiet
+                )
+    if len(loads) > 1:
+        show_comparison(loads)
+    return sum(len(load.failures) for load in loads.values())
+
+
+def show_comparison(loads: Mapping[str, Load]) -> None:
+    """Every policy beside the first."""
+    (first, reference), *others = loads.items()
+    print("\nTTFT under the same load:")
+    print(f"  {first:18} p50 {reference.ttft_ms(0.5):7.1f} ms   p95 {reference.ttft_ms(0.95):7.1f} ms")
+    for name, load in others:
+        p50, p95 = load.ttft_ms(0.5), load.ttft_ms(0.95)
+        print(
+            f"  {name:18} p50 {p50:7.1f} ms   p95 {p95:7.1f} ms"
+            f"   ({p50 / reference.ttft_ms(0.5):.2f} and {p95 / reference.ttft_ms(0.95):.2f} times as long)"
+        )
 
 
 @click.command()
@@ -339,17 +372,37 @@ async def run_demo(
 @click.option(
     "--load", "rate_per_s", type=click.FloatRange(min=0), default=0, help="Streams begun per second."
 )
+@click.option(
+    "--policy",
+    "policies",
+    type=click.Choice(policy_names()),
+    multiple=True,
+    default=["five_axis"],
+    show_default=True,
+    help="How endpoints are picked; several: one after the other, and a comparison.",
+)
 @click.option("--port", default=8080, show_default=True, help="Where clients connect; a free one if taken.")
 @click.option("--admin-port", default=9090, show_default=True, help="Where operators connect; likewise.")
 @click.option("--quiet", is_flag=True, help="Only the summary.")
-def demo(*, seconds: float | None, rate_per_s: float, port: int, admin_port: int, quiet: bool) -> None:
+def demo(
+    *,
+    seconds: float | None,
+    rate_per_s: float,
+    policies: Sequence[str],
+    port: int,
+    admin_port: int,
+    quiet: bool,
+) -> None:
     """Try it: four mock engines behind the router, an answer streamed through it, a live table."""
+    if len(policies) > 1 and (seconds is None or not rate_per_s):
+        raise click.UsageError("a comparison of policies needs --seconds and --load")
     with tempfile.TemporaryDirectory(prefix="fairlead-demo-") as name:
         folder = Path(name)
         try:
             failed = asyncio.run(
                 run_demo(
                     folder,
+                    policies=policies,
                     seconds=seconds,
                     rate_per_s=rate_per_s,
                     port=port,

@@ -135,7 +135,9 @@ def main() -> None:
     type=click.IntRange(1, limits.WORKERS_MAX),
     help="Processes that carry traffic.  [default: 1]",
 )
-@_option("--policy", type=click.Choice(policy_names()), help="How an endpoint is picked.  [default: p2c]")
+@_option(
+    "--policy", type=click.Choice(policy_names()), help="How an endpoint is picked.  [default: five_axis]"
+)
 @_option("--access-log", metavar="FILE", help="Write one JSON line per request to FILE, or to stdout.")
 @_option("--runtime-dir", metavar="DIR", help="Folder of the control socket.")
 @_option(

@@ -19,7 +19,7 @@ from msgspec.structs import force_setattr
 from router import limits
 from router.schema.address import parse_endpoint_url
 from router.schema.engines import CLASSES, EngineFigures
-from router.schema.policies import HeaderName, P2c, Policy
+from router.schema.policies import FiveAxis, HeaderName, Policy
 from router.schema.secret import Secret
 
 DAY_MS = 86_400_000  # no timer needs to run for longer; also keeps microseconds well inside 64 bits
@@ -364,7 +364,9 @@ class Pool(_Section, frozen=True, kw_only=True):
     endpoints: Annotated[
         tuple[Endpoint, ...], Meta(min_length=1, max_length=limits.ENDPOINTS_MAX, description="At least one.")
     ]
-    policy: Annotated[Policy, Meta(description="How one of them is picked.")] = field(default_factory=P2c)
+    policy: Annotated[Policy, Meta(description="How one of them is picked.")] = field(
+        default_factory=FiveAxis
+    )
     default: Annotated[
         bool,
         Meta(
