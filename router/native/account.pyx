@@ -66,7 +66,6 @@ cdef enum:
     BLOCK_COUNT = 256                # slots whose oldest charges are looked at together, on the stack
 
 
-
 # --- charges ---------------------------------------------------------------------------------------------------------
 
 cdef inline void _add(uint32_t* cell, uint32_t amount) noexcept nogil:

@@ -17,8 +17,8 @@ from router.native.causes cimport (
 )
 from router.native.conn cimport CONN_BLOCKED, CONN_CLOSED
 from router.native.exchange cimport (
-    DOWN_FLUSH, DOWN_IDLE, DOWN_LINGER, EXCHANGE_TUNNEL, X_CLOSE_DOWNSTREAM, X_FAULT, X_UPLOAD_DONE, core_t, downstream_t,
-    exchange_deadline,
+    DOWN_FLUSH, DOWN_IDLE, DOWN_LINGER, EXCHANGE_TUNNEL, X_CLOSE_DOWNSTREAM, X_FAULT, X_UPLOAD_DONE, core_t,
+    downstream_t, exchange_deadline,
     exchange_free, exchange_new, exchange_record, exchange_t,
 )
 from router.native.http1 cimport (

@@ -19,11 +19,11 @@ endpoint.
 """
 
 from libc.math cimport expm1f
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from router.native.atomic cimport (
-    add_u64, and_u64, load_u32, load_u64, or_u64, store_u32, store_u64, swap_u64
+    and_u64, load_u32, load_u64, store_u32, store_u64, swap_u64
 )
 from router.native.account cimport (
     load_cell_at, load_header, load_header_t, load_place, load_queue_t, load_slot, load_slot_t
@@ -364,7 +364,7 @@ cdef class LoadTable:
                 store_u32(load_cell_at(&self.table, column, row, slot), 0)
             store_u64(&self.table.head_begun_us[load_place(&self.table, column, slot)], 0)
         and_u64(&load_header(&self.table).active[column >> 6], ~bit)
-        for held_column, slot in [place for place in self._held if place[0] == column]:
+        for _column, slot in [place for place in self._held if place[0] == column]:
             for held in self._held.pop((column, slot)):
                 (<Charge>held).charge.state = CHARGE_NONE
             memset(&self.table.queues[load_place(&self.table, column, slot)], 0, sizeof(load_queue_t))

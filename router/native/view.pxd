@@ -38,8 +38,8 @@ cdef int view_reserve(view_t* view, uint32_t capacity) noexcept nogil
 cdef void view_free(view_t* view) noexcept nogil
 cdef bint view_is_for(
     const view_t* view, const candidate_set_t* candidates, const pick_request_t* request) noexcept nogil
-# At most `capacity` candidates. Refreshes the learner (NULL: there is none). Does nothing when it is filled for this very
-# pick already.
+# At most `capacity` candidates. Refreshes the learner (NULL: there is none). Does nothing when it is filled for this
+# very pick already.
 cdef void view_fill(
     view_t* view, load_table_t* load, prefix_table_t* prefix, learner_t* learner, candidate_set_t* candidates,
     pick_request_t* request) noexcept nogil
