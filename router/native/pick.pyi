@@ -55,9 +55,9 @@ class CandidateSet:
     ) -> tuple[int, list[float]]:
         """(winner, every candidate's score) of a policy that reads a view, for this view.
 
-        `view` has a list by position under in_flight, pending, queued_tokens, queued_s, kv_tokens and hit_tokens,
-        and the positions that may not be picked under refused; `learner` a list by slot under token_s, pair_s
-        and inverse_kv.
+        `view` has a list by position under in_flight, pending, queued_tokens, queued_s, kv_tokens and
+        hit_tokens, and the positions that may not be picked under refused; `learner` a list by slot under
+        token_s, pair_s and inverse_kv.
         """
     def bench_loop(
         self,

@@ -51,7 +51,9 @@ cdef inline float _remainder(uint32_t mixed) noexcept nogil:
     return remainder if remainder < REMAINDER_MAX else REMAINDER_MAX
 
 
-cdef inline uint32_t _mix_many(const uint32_t* words, uint32_t size, uint64_t mixed_key, uint32_t* mixed) noexcept nogil:
+cdef inline uint32_t _mix_many(
+    const uint32_t* words, uint32_t size, uint64_t mixed_key, uint32_t* mixed
+) noexcept nogil:
     cdef uint32_t key_low = <uint32_t>mixed_key, key_high = <uint32_t>(mixed_key >> 32), lowest = NOBODY, index
     for index in range(size):        # an identity's two halves lie beside each other; both orders of them do
         mixed[index] = _mix(words[2 * index] ^ key_low, words[2 * index + 1] ^ key_high)

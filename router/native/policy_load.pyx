@@ -8,7 +8,7 @@ Invariant: nothing here writes but round robin's place and the view's score. Nei
 eligibility), policy_memory (latencies), pick (which calls these).
 """
 
-from libc.math cimport INFINITY, ceilf, expf
+from libc.math cimport INFINITY, ceilf
 from libc.stdint cimport uint32_t, uint64_t
 from router.native.candidates cimport (
     SHAPE_EQUAL_WEIGHTS, candidate_set_t, draw_positions, is_eligible, least_score, lowest_of_bits, pick_request_t,
