@@ -46,6 +46,7 @@ class LearnerView(TypedDict):
     barrier: float
     error: float
     ramp: float
+    share_s: float
 
 class Learner:
     """What is known and learnt of all endpoints, shared between processes.

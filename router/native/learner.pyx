@@ -536,7 +536,7 @@ cdef class Learner:
                       self.learner.theta3_s[slot]],
             "sigma": self.learner.sigma[slot], "bias_s": self.learner.bias_s[slot],
             "barrier": self.learner.barrier[slot], "error": self.learner.error[slot],
-            "ramp": self.learner.ramp[slot],
+            "ramp": self.learner.ramp[slot], "share_s": self.learner.share_s[slot],
         }
 
 

@@ -1,0 +1,120 @@
+"""The five-axis score, slow and obvious: what native/policy_five_axis must answer for the same accounts and figures.
+
+Plain floats and one candidate at a time, from the formulas of docs/explanation/decision.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+RUNNING_WEIGHT = 0.02
+PRESSURE_GAIN = 2.0
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """In the order of native code."""
+
+    beta: float = 0.25
+    gamma: float = 0.05
+    kappa: float = -1.0
+    band_ratio: float = 0.02
+    band_ms: float = 2.0
+    cost_weight: float = 0.0
+    barrier_s: float = 0.15
+    error_s: float = 1.0
+    ratio_mode: float = 0.0
+    slo_penalty: float = 100.0
+
+    def in_order(self) -> tuple[float, ...]:
+        return tuple(getattr(self, name) for name in self.__dataclass_fields__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One endpoint as a pick sees it: its account, its figures, and what was learnt of it."""
+
+    in_flight: float
+    decoding: float
+    queued_s: float
+    queued_tokens: float
+    kv_tokens: float
+    hit_tokens: float
+    token_s: float
+    pair_s: float
+    floor_s: float
+    base_s: float
+    context_s: float
+    input_price: float
+    output_price: float
+    second_price: float
+    theta: Sequence[float]
+    residual: float
+    step_residual: float
+    sigma: float
+    bias_s: float
+    barrier: float
+    error: float
+    ramp: float
+    share_s: float
+
+    def uncached(self, prompt_tokens: float) -> float:
+        return max(1.0, prompt_tokens - min(self.hit_tokens, prompt_tokens))
+
+
+@dataclass
+class Running:
+    """What the score remembers of the picks before: how much was cached, how much waited."""
+
+    prompt: float = 0.0
+    hit: float = 0.0
+    queued_s: float = 0.0
+    waited_s: float = 0.0
+    picks: list[int] = field(default_factory=list)
+
+    @property
+    def hit_ratio(self) -> float:
+        return min(1.0, self.hit / max(self.prompt, 1.0))
+
+    @property
+    def pressure(self) -> float:
+        return min(1.0, self.queued_s / max(self.waited_s, 0.001))
+
+    def note(self, winner: Candidate, prompt_tokens: float) -> None:
+        waited_s = winner.queued_s + winner.token_s * winner.uncached(prompt_tokens) + 0.05
+        self.prompt += (prompt_tokens - self.prompt) * RUNNING_WEIGHT
+        self.hit += (winner.hit_tokens - self.hit) * RUNNING_WEIGHT
+        self.queued_s += (winner.queued_s - self.queued_s) * RUNNING_WEIGHT
+        self.waited_s += (waited_s - self.waited_s) * RUNNING_WEIGHT
+
+
+def score(
+    knobs: Knobs,
+    one: Candidate,
+    running: Running,
+    prompt_tokens: float,
+    output_tokens: float,
+    target_s: float,
+) -> float:
+    n = one.uncached(prompt_tokens)
+    if knobs.ratio_mode:
+        return (one.queued_tokens + n) * (one.in_flight + 1) * one.token_s * one.residual
+    work = (one.token_s * n + one.pair_s * n * (prompt_tokens - n / 2)) * one.ramp
+    fitted = one.theta[0] + one.theta[1] * one.queued_s + one.theta[2] * work + one.theta[3] * one.decoding
+    ttft = max(0.3 * (one.queued_s + work) + one.theta[0], fitted) * one.residual + one.bias_s
+    step = max(one.floor_s, one.base_s + one.token_s * (one.in_flight + 1))
+    step = (step + one.context_s * (one.kv_tokens + prompt_tokens)) * one.step_residual
+    cost = one.input_price * prompt_tokens + one.output_price * output_tokens
+    cost += one.second_price * (work + output_tokens * one.share_s)
+    if target_s:
+        late = max(0.0, ttft * math.exp(1.645 * one.sigma) - target_s)
+        total = 0.01 * ttft + knobs.slo_penalty * late
+    else:
+        total = ttft
+    total += knobs.beta * min(1.0, PRESSURE_GAIN * running.pressure) * work * one.in_flight * one.ramp
+    total += knobs.gamma * output_tokens * step
+    total += (knobs.kappa if knobs.kappa >= 0 else running.hit_ratio) * work
+    total += knobs.cost_weight * cost
+    return total + knobs.barrier_s * one.barrier + knobs.error_s * one.error

@@ -1,0 +1,198 @@
+"""The five-axis score against its oracle: the same fleet, the same history, the same scores and winner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.native.decision import Decider
+from router.native.explain import ExplainRing
+from router.native.learner import Learner
+from router.native.loadtable import LoadTable
+from router.native.prefix import PrefixTable
+from tests.oracle import five_axis as oracle
+
+FIVE_AXIS = 19
+KEYS = [(position + 1) * 0x9E3779B97F4A7C15 & (1 << 64) - 1 for position in range(4)]
+STEP_US = 20_000  # more than a refresh is apart: both sides read the same arrays
+
+
+@dataclass(frozen=True)
+class Figures:
+    engine_class: int
+    token_s: float
+    pair_s: float
+    floor_s: float
+    base_s: float
+    context_s: float
+    kv_capacity_tokens: float
+    input_price: float
+    output_price: float
+    second_price: float
+    rtt_s: float
+
+
+figures = st.builds(
+    Figures,
+    engine_class=st.integers(0, 1),
+    token_s=st.floats(1e-5, 2e-4),
+    pair_s=st.floats(0, 5e-9),
+    floor_s=st.floats(0.004, 0.03),
+    base_s=st.floats(0.002, 0.01),
+    context_s=st.floats(0, 3e-7),
+    kv_capacity_tokens=st.sampled_from([0.0, 50_000.0, 400_000.0]),
+    input_price=st.floats(0, 1e-5),
+    output_price=st.floats(0, 1e-5),
+    second_price=st.floats(0, 0.01),
+    rtt_s=st.floats(0, 0.1),
+)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request, and what became of it."""
+
+    prompt_tokens: int
+    depth: int  # blocks of a quarter of the prompt
+    output_tokens: int
+    target_s: float
+    stays: int  # 0: ends at once, 1: is decoding when the next one comes, 2: is still pending then
+    ttft_s: float
+
+
+asks = st.lists(
+    st.builds(
+        Ask,
+        prompt_tokens=st.integers(4, 20_000),
+        depth=st.integers(0, 4),
+        output_tokens=st.integers(1, 1000),
+        target_s=st.sampled_from([0.0, 0.0, 0.05, 2.0]),
+        stays=st.integers(0, 2),
+        ttft_s=st.floats(0.001, 20),
+    ),
+    min_size=1,
+    max_size=12,
+)
+knobs = st.builds(
+    oracle.Knobs,
+    beta=st.floats(0, 1),
+    gamma=st.floats(0, 1),
+    kappa=st.sampled_from([-1.0, 0.0, 0.7]),
+    cost_weight=st.sampled_from([0.0, 100.0]),
+    barrier_s=st.floats(0, 1),
+    error_s=st.floats(0, 2),
+    ratio_mode=st.sampled_from([0.0, 0.0, 0.0, 1.0]),
+    slo_penalty=st.floats(0, 200),
+)
+
+
+class Fleet:
+    """A decider over endpoints of these figures, and the oracle's idea of it."""
+
+    def __init__(self, fleet: list[Figures]) -> None:
+        self.figures = fleet
+        self.load = LoadTable.create(len(fleet), 1)
+        self.learner = Learner.create(self.load.slot_count)
+        for slot, one in enumerate(fleet):
+            self.learner.set_figures(slot, one)
+        prefix = PrefixTable.create(1 << 16, self.load.slot_count)
+        self.decider = Decider(self.load, prefix, self.learner)
+        self.decider.reserve(len(fleet))
+        self.ring = ExplainRing.create(1)
+        self.slots = list(range(len(fleet)))
+        self.running = oracle.Running()
+
+    def candidates(self, now_us: int, request: dict[str, Any]) -> list[oracle.Candidate]:
+        learnt = [self.learner.view(slot, now_us, self.load) for slot in self.slots]
+        view = self.decider.view(self.slots, now_us=now_us, **request)
+        return [
+            oracle.Candidate(
+                in_flight=view["in_flight"][slot],
+                decoding=view["decoding"][slot],
+                queued_s=view["queued_s"][slot],
+                queued_tokens=view["queued_tokens"][slot],
+                kv_tokens=view["kv_tokens"][slot],
+                hit_tokens=view["hit_tokens"][slot],
+                **{
+                    name: getattr(self.figures[slot], name)
+                    for name in (
+                        "token_s pair_s floor_s base_s context_s input_price output_price second_price"
+                    ).split()
+                },
+                **learnt[slot],
+            )
+            for slot in self.slots
+        ]
+
+
+@given(st.lists(figures, min_size=1, max_size=4), asks, knobs)
+def test_scores_are_the_oracles(fleet: list[Figures], history: list[Ask], knobs: oracle.Knobs) -> None:
+    play(Fleet(fleet), history, knobs)
+
+
+def play(fleet: Fleet, history: list[Ask], knobs: oracle.Knobs) -> list[int]:
+    """Every decision of the history; returns who won each."""
+    winners = []
+    for turn, ask in enumerate(history):
+        now_us = (turn + 1) * STEP_US
+        request: dict[str, Any] = {
+            "prompt_tokens": ask.prompt_tokens,
+            "output_tokens": ask.output_tokens,
+            "blocks": KEYS[: ask.depth],
+            "block_tokens": [ask.prompt_tokens * (place + 1) // 4 for place in range(ask.depth)],
+        }
+        candidates = fleet.candidates(now_us, request)
+        expected = [
+            oracle.score(knobs, one, fleet.running, ask.prompt_tokens, ask.output_tokens, ask.target_s)
+            for one in candidates
+        ]
+        fleet.ring.explain(
+            fleet.decider, FIVE_AXIS, fleet.slots, str(turn), knobs=knobs.in_order(), now_us=now_us, random=turn,
+            ttft_target_s=ask.target_s, **request,
+        )  # fmt: skip
+        shown = fleet.ring.find(str(turn))[0]["shown"]
+        fleet.running.note(candidates[shown[0]["slot"]], ask.prompt_tokens)
+        for one in shown:
+            assert one["score"] == pytest.approx(expected[one["slot"]], rel=2e-3, abs=1e-5)
+        limit = min(expected) * (1 + knobs.band_ratio) + knobs.band_ms / 1000
+        assert expected[shown[0]["slot"]] <= limit * 1.004 + 1e-5
+        winners.append(shown[0]["slot"])
+
+        decision = fleet.decider.decide(
+            FIVE_AXIS, fleet.slots, knobs=knobs.in_order(), now_us=now_us, random=turn, **request
+        )
+        fleet.running.note(candidates[decision.position], ask.prompt_tokens)
+        if ask.stays < 2:
+            fleet.decider.first_token(decision, now_us + int(ask.ttft_s * 1e6))
+        if ask.stays < 1:
+            fleet.decider.end(decision, now_us + int(ask.ttft_s * 1e6))
+    return winners
+
+
+PLAIN = Figures(0, 1e-4, 0, 0.01, 0.005, 0, 0, 0, 0, 0, 0)
+ASK = Ask(prompt_tokens=4000, depth=4, output_tokens=100, target_s=0, stays=2, ttft_s=1)
+
+
+def test_a_prompt_goes_where_it_is_cached_until_waiting_there_takes_longer() -> None:
+    winners = play(Fleet([PLAIN] * 3), [ASK] * 2, oracle.Knobs())
+    assert winners[0] == winners[1]
+    fresh = [replace(ASK, depth=0)] * 3
+    assert sorted(play(Fleet([PLAIN] * 3), fresh, oracle.Knobs(band_ratio=0, band_ms=0))) == [0, 1, 2]
+
+
+def test_a_faster_endpoint_is_preferred_and_a_far_one_is_not() -> None:
+    quick, far = replace(PLAIN, token_s=5e-5), replace(PLAIN, rtt_s=0.06)
+    assert play(Fleet([PLAIN, quick, far]), [ASK], oracle.Knobs()) == [1]
+    assert play(Fleet([far, PLAIN]), [ASK], oracle.Knobs()) == [1]
+
+
+def test_with_a_target_the_cheapest_that_keeps_it_wins_and_without_money_at_stake_the_fastest() -> None:
+    dear, cheap = replace(PLAIN, token_s=5e-5, second_price=0.01), replace(PLAIN, second_price=0.001)
+    target = [replace(ASK, target_s=5.0)]
+    assert play(Fleet([dear, cheap]), target, oracle.Knobs(cost_weight=100)) == [1]
+    assert play(Fleet([dear, cheap]), [replace(ASK, target_s=0.3)], oracle.Knobs(cost_weight=1)) == [0]
+    assert play(Fleet([dear, cheap]), [ASK], oracle.Knobs()) == [0]
