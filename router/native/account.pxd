@@ -30,6 +30,7 @@ cdef struct charge_t:                # one attempt's share of an account; zero-f
     charge_t* older                  # pending charges of this worker at this slot, oldest first
     charge_t* newer
     uint64_t begun_us
+    uint64_t model                   # that takes a place among those loaded there; 0: none does
     uint32_t slot
     uint32_t prompt_tokens           # all of the prompt
     uint32_t uncached_tokens         # of these not believed cached there
@@ -40,6 +41,7 @@ cdef struct charge_t:                # one attempt's share of an account; zero-f
     float queued_s                   # what the prediction was made of: work queued before this
     float work_s                     # its own work
     float decoding                   # streams decoding there
+    float load_s                     # until its model is loaded there
     uint8_t state                    # charge_state
 
 cdef struct load_queue_t:            # a worker's own: its pending charges at one slot

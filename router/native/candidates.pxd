@@ -43,7 +43,7 @@ cdef enum:
     EXCLUDABLE_COUNT = 256           # pick_request_t.excluded has a bit for so many positions
     MAGLEV_ENTRIES = 65537           # Envoy's table: prime, and 100 times as large as all but the largest pools
 
-cdef struct candidate_set_t:       # built aside from zeroes, read-only while requests use it (but for `turn`, `shape`)
+cdef struct candidate_set_t:         # built aside from zeroes, then read-only (but for `turn` and `shape`)
     uint32_t count
     uint32_t* slots                  # slots[count] in the load table; this and the arrays below come from malloc
     float* weights                   # weights[count], > 0
@@ -54,6 +54,8 @@ cdef struct candidate_set_t:       # built aside from zeroes, read-only while re
     uint32_t ring_count
     uint32_t ring_shift              # 64 - number of those bits
     uint16_t* maglev                 # position by key, MAGLEV_ENTRIES; maglev only, else NULL
+    float* load_s                    # load_s[count]: seconds that loading the model takes there; NULL: it is there
+    uint32_t* models_max             # models_max[count]: held at once there; 0: the model takes no place. With load_s
     double weight_total              # of all candidates; set by candidate_set_build_ring
     uint32_t turn                    # round robin's place
     uint32_t shape                   # found by the first pick: slots in a row, equal weights
@@ -61,6 +63,7 @@ cdef struct candidate_set_t:       # built aside from zeroes, read-only while re
 cdef struct pick_request_t:
     uint64_t key                     # hash of the affinity key (session); 0: none (hash policies then use `random`)
     uint64_t random                  # a random word, given by the caller
+    uint64_t model                   # hash of the name it is configured under; 0: none
     uint64_t now_us
     uint64_t excluded[4]             # bit per candidate position < 256: already tried
     uint32_t prompt_tokens           # estimate; 0: not a request with a prompt
@@ -76,6 +79,8 @@ cdef uint64_t hash_pair(uint64_t a, uint64_t b) noexcept nogil
 cdef int candidate_set_build_ring(candidate_set_t* candidates, uint32_t points_per_weight) noexcept nogil
 # Allocates the Maglev table; 0, or -1 when there is no memory or there are more candidates than positions have numbers.
 cdef int candidate_set_build_maglev(candidate_set_t* candidates) noexcept nogil
+# Allocates load_s and models_max, all 0; 0, or -1 when there is no memory.
+cdef int candidate_set_reserve_loads(candidate_set_t* candidates) noexcept nogil
 cdef void candidate_set_free(candidate_set_t* candidates) noexcept nogil     # frees the arrays
 cdef uint32_t candidate_set_shape(candidate_set_t* candidates) noexcept nogil
 

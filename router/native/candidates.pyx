@@ -12,7 +12,7 @@ by what is here), routes (which builds the sets of a snapshot).
 
 from libc.math cimport INFINITY
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, qsort
+from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memset
 from router.native.loadtable cimport (
     load_ejections_end_us, load_is_ejected, load_row, load_row_many, load_table_t
@@ -22,7 +22,7 @@ cdef extern from *:
     """
     #include <math.h>
     #include <string.h>
-    /* Bits that order as the sums do: those of numbers below zero turned round, NaN like infinity. The lowest of them. */
+    /* Bits that order as the sums do: numbers below zero turned round, NaN like infinity. The lowest of them. */
     static uint32_t fl_order(const float* __restrict score, const float* __restrict refused, uint32_t* __restrict bits,
                              uint32_t count) {
         uint32_t lowest = UINT32_MAX;
@@ -327,7 +327,7 @@ cdef int candidate_set_build_ring(candidate_set_t* candidates, uint32_t points_p
 # --- Maglev ---------------------------------------------------------------------------------------------------------
 # Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), 3.4: every candidate fills
 # the entries of its own permutation of the table in turn; with weights, a candidate whose turns are more than its
-# share waits (as Envoy does). Candidates take turns by identity, so that the order of the configuration does not matter.
+# share waits (as Envoy does). Candidates take turns by identity: the order they are listed in does not matter.
 
 cdef struct maglev_turn_t:
     uint64_t identity
@@ -387,10 +387,20 @@ cdef int candidate_set_build_maglev(candidate_set_t* candidates) noexcept nogil:
     return 0
 
 
+cdef int candidate_set_reserve_loads(candidate_set_t* candidates) noexcept nogil:
+    if candidates.load_s == NULL:
+        candidates.load_s = <float*>calloc(candidates.count + 1, sizeof(float))
+    if candidates.models_max == NULL:
+        candidates.models_max = <uint32_t*>calloc(candidates.count + 1, sizeof(uint32_t))
+    return 0 if candidates.load_s != NULL and candidates.models_max != NULL else -1
+
+
 cdef void candidate_set_free(candidate_set_t* candidates) noexcept nogil:
     free(candidates.slots)
     free(candidates.weights)
     free(candidates.identities)
+    free(candidates.load_s)
+    free(candidates.models_max)
     _free_ring(candidates)
     free(candidates.maglev)
     memset(candidates, 0, sizeof(candidate_set_t))

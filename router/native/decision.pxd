@@ -9,6 +9,7 @@ from router.native.loadtable cimport LoadTable, charge_t
 from router.native.pick cimport candidate_set_t, decider_t, pick_request_t
 from router.native.policy_memory cimport policy_memory_t
 from router.native.prefix cimport PrefixTable
+from router.native.residency cimport ResidencyTable
 
 # What a pick (pick_endpoint) chose is charged: accounts, prefix claims and the prediction that the first token will be
 # compared with. A charge already held is released first.
@@ -32,6 +33,7 @@ cdef class Decider:                  # owns a decider_t over its tables; see dec
     cdef readonly LoadTable load
     cdef readonly PrefixTable prefix
     cdef readonly Learner learner
+    cdef readonly ResidencyTable residency
     cdef policy_memory_t* _memory
     cdef set _held                   # decisions that Python made and has not ended
 

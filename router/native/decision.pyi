@@ -6,6 +6,7 @@ from typing import Literal, TypedDict
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
+from router.native.residency import ResidencyTable
 
 class DecisionFigures(TypedDict):
     prompt_tokens: int
@@ -38,8 +39,14 @@ class Decider:
     load: LoadTable
     prefix: PrefixTable | None
     learner: Learner
+    residency: ResidencyTable | None
     def __init__(
-        self, load: LoadTable, prefix: PrefixTable | None, learner: Learner, column: int = 0
+        self,
+        load: LoadTable,
+        prefix: PrefixTable | None,
+        learner: Learner,
+        column: int = 0,
+        residency: ResidencyTable | None = None,
     ) -> None: ...
     def reserve(self, candidate_count: int) -> None:
         """Picks among so many candidates are to be weighed. Raises: MemoryError."""
@@ -59,6 +66,9 @@ class Decider:
         blocks: Sequence[int] = (),
         block_tokens: Sequence[int] = (),
         excluded: Sequence[int] = (),
+        model: int = 0,
+        load_s: Sequence[float] = (),
+        models_max: Sequence[int] = (),
     ) -> Decision:
         """A pick by policy `kind` and its charge. Raises: IndexError for a slot that is not there."""
     def view(
@@ -73,6 +83,9 @@ class Decider:
         blocks: Sequence[int] = (),
         block_tokens: Sequence[int] = (),
         excluded: Sequence[int] = (),
+        model: int = 0,
+        load_s: Sequence[float] = (),
+        models_max: Sequence[int] = (),
     ) -> dict[str, list[float]]:
         """What a weighing policy would read, by name, padded to a multiple of 16.
 

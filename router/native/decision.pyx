@@ -2,12 +2,11 @@
 
 Invariant: a charge is released exactly once, whatever becomes of the attempt, and what is learnt from it is learnt
 before. Weighing policies have read all candidates into the view, so the winner's share is copied from there; for the
-others it is computed for the one slot. Neighbours: pick (chooses), loadtable (accounts), prefix (claims), learner
-(predictions), policy_memory (what rivals remember); the exchange and the simulator call it.
+others it is computed for the one slot. Neighbours: pick (chooses), loadtable (accounts), prefix (claims), residency
+(loads), learner (predictions), policy_memory (what rivals remember); the exchange and the simulator call it.
 """
 
 from libc.math cimport ceilf
-from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -19,13 +18,14 @@ from router.native.loadtable cimport (
     WORK_TICKS_MAX, load_charge, load_first_token, load_progress, load_release, load_sum,
 )
 from router.native.pick cimport (
-    POLICY_LLMD, POLICY_PEAK_EWMA, POLICY_PREQUAL, POLICY_SMETRIC, candidate_set_free, pick_endpoint, policy_t,
-    random_next,
+    POLICY_LLMD, POLICY_PEAK_EWMA, POLICY_PREQUAL, POLICY_SMETRIC, candidate_set_free, candidate_set_reserve_loads,
+    pick_endpoint, policy_t, random_next,
 )
 from router.native.policy_memory cimport (
-    policy_memory_create, policy_memory_free, policy_memory_t, policy_observe_end, policy_observe_first_token,
+    policy_memory_create, policy_memory_free, policy_observe_end, policy_observe_first_token,
 )
 from router.native.prefix cimport prefix_insert, prefix_match, prefix_reported
+from router.native.residency cimport ResidencyTable, residency_seen, residency_used, residency_wait_s
 from router.native.view cimport view_fill, view_free, view_is_for, view_reserve, view_t
 
 cdef enum:
@@ -68,6 +68,12 @@ cdef void decision_charge(
     memset(charge, 0, sizeof(charge_t))
     charge.slot = slot
     charge.kv_tokens = prompt_tokens + min(request.output_tokens, <uint32_t>CHARGE_TOKENS_MAX)
+    if decider.residency != NULL and candidates.load_s != NULL and candidates.models_max[position]:
+        charge.model = request.model
+        charge.load_s = residency_wait_s(
+            decider.residency, slot, request.model, candidates.load_s[position], candidates.models_max[position],
+            request.now_us)
+        residency_used(decider.residency, slot, request.model, charge.load_s, request.now_us)
     if prompt_tokens:
         if view_is_for(&decider.view, candidates, request):
             hit_tokens = decider.view.hit_tokens[position]
@@ -97,7 +103,9 @@ cdef void decision_first_token(decider_t* decider, charge_t* charge, uint64_t no
     if charge.state != CHARGE_PENDING:
         return
     ttft_s = <float>(now_us - charge.begun_us) * <float>1e-6 if now_us > charge.begun_us else 0
-    if charge.predicted_s > 0:
+    if charge.model:
+        residency_seen(decider.residency, charge.slot, charge.model, now_us)
+    if charge.predicted_s > 0 and charge.load_s <= 0:        # a load says nothing of the engine's speed
         learner_first_token(decider.learner, charge, ttft_s, now_us)
     if decider.memory != NULL:
         policy_observe_first_token(decider, charge, ttft_s, now_us)
@@ -112,7 +120,9 @@ cdef void decision_whole_answer(
     cdef float step_s, decode_s, elapsed_s
     if charge.state != CHARGE_PENDING:
         return
-    if charge.predicted_s > 0:
+    if charge.model:
+        residency_seen(decider.residency, charge.slot, charge.model, now_us)
+    if charge.predicted_s > 0 and charge.load_s <= 0:
         if output_tokens < 0:
             output_tokens = charge.kv_tokens - charge.prompt_tokens
         step_s = max(learner.floor_s[slot], learner.base_s[slot] + learner.token_s[slot] * (charge.decoding + 1)) \
@@ -162,7 +172,7 @@ cdef class Question:
 
     def __cinit__(
         self, Decider decider, slots, *, uint64_t key=0, uint64_t random=0, uint64_t now_us=1, uint32_t prompt_tokens=0,
-        uint32_t output_tokens=0, blocks=(), block_tokens=(), excluded=()
+        uint32_t output_tokens=0, blocks=(), block_tokens=(), excluded=(), uint64_t model=0, load_s=(), models_max=()
     ):
         cdef uint32_t index, count = <uint32_t>len(slots), depth = <uint32_t>len(blocks)
         self.candidates.slots = <uint32_t*>calloc(count + 1, sizeof(uint32_t))
@@ -179,6 +189,11 @@ cdef class Question:
             self.candidates.slots[index] = self.candidates.identities[index] = slot
             self.candidates.weights[index] = 1
         self.candidates.count = count
+        if load_s and candidate_set_reserve_loads(&self.candidates) < 0:
+            raise MemoryError
+        for index, (seconds, places) in enumerate(zip(load_s, models_max, strict=True)):
+            self.candidates.load_s[index], self.candidates.models_max[index] = seconds, places
+        self.request.model = model
         for index, (block, end) in enumerate(zip(blocks, block_tokens, strict=True)):
             self.keys[index], self.ends[index] = block, end
         for position in excluded:
@@ -196,17 +211,20 @@ cdef class Question:
 cdef class Decider:
     """Everything a decision reads and writes, for one process; see decision.pyi for the Python side."""
 
-    def __cinit__(self, LoadTable load not None, PrefixTable prefix, Learner learner not None, uint32_t column=0):
+    def __cinit__(self, LoadTable load not None, PrefixTable prefix, Learner learner not None, uint32_t column=0,
+                  ResidencyTable residency=None):
         if column >= load.table.column_count:
             raise IndexError(f"column {column} of {load.table.column_count}")
         if learner.learner.slot_count < load.table.slot_count \
-                or (prefix is not None and prefix.table.slot_count < load.table.slot_count):
+                or (prefix is not None and prefix.table.slot_count < load.table.slot_count) \
+                or (residency is not None and residency.table.slot_count < load.table.slot_count):
             raise ValueError(f"all tables must have the {load.table.slot_count} slots of the load table")
-        self.load, self.prefix, self.learner = load, prefix, learner
+        self.load, self.prefix, self.learner, self.residency = load, prefix, learner, residency
         self._held = set()
         self.decider.load = &load.table
         self.decider.prefix = NULL if prefix is None else &prefix.table
         self.decider.learner = &learner.learner
+        self.decider.residency = NULL if residency is None else &residency.table
         self.decider.column = column
         self._memory = policy_memory_create(load.table.slot_count)
         if self._memory == NULL:

@@ -37,7 +37,7 @@ cdef extern from *:
     void fence_acquire() noexcept nogil
 
 cdef enum:
-    LAYOUT_VERSION = 1
+    LAYOUT_VERSION = 2
     PAGE_BYTES = 4096
     COLUMN_COUNT_MAX = 256           # as many as a load table has
     READ_TRIES_MAX = 1000            # a record takes far less than a microsecond to write; its writer may have died
@@ -95,12 +95,12 @@ cdef bint _is_scored_in_seconds(
 
 
 cdef inline float _sum(const terms_t* terms) noexcept nogil:
-    return terms.queue + terms.prefill + terms.residual + terms.proximity + terms.externality + terms.decode \
-        + terms.duplication + terms.cost + terms.headroom + terms.health
+    return terms.queue + terms.load + terms.prefill + terms.residual + terms.proximity + terms.externality \
+        + terms.decode + terms.duplication + terms.cost + terms.headroom + terms.health
 
 
 cdef inline float _first_token_s(const terms_t* terms) noexcept nogil:
-    return terms.queue + terms.prefill + terms.residual + terms.proximity
+    return terms.queue + terms.load + terms.prefill + terms.residual + terms.proximity
 
 
 cdef uint32_t _as_good_count(const policy_t* policy, const view_t* view) noexcept nogil:

@@ -8,6 +8,7 @@ from libc.stdint cimport uint32_t
 from router.native.learner cimport learner_t
 from router.native.loadtable cimport load_table_t
 from router.native.prefix cimport prefix_table_t
+from router.native.residency cimport residency_table_t
 from router.native.view cimport view_t
 
 cdef enum policy_kind:
@@ -44,6 +45,7 @@ cdef struct decider_t:               # one per worker (or replica): everything a
     load_table_t* load
     prefix_table_t* prefix           # NULL: no prefix is known
     learner_t* learner
+    residency_table_t* residency     # NULL: no model is ever loaded
     uint32_t column
     view_t view
     void* memory                     # what policies remember between picks: policy_memory.pxd; NULL: nothing

@@ -19,10 +19,11 @@ cdef enum:                           # order in router/schema/policies.py
     KNOB_SLO_PENALTY = 9             # seconds for each second by which the target would be missed
 
 cdef enum:
-    TERM_COUNT = 10
+    TERM_COUNT = 11
 
 cdef struct terms_t:                 # of one candidate, seconds; their sum is its score
     float queue
+    float load
     float prefill
     float residual
     float proximity

@@ -3,17 +3,18 @@
 For a prompt of l tokens of which n are not cached at the candidate, with E[out] tokens expected back:
 
     w    = (token_s n + pair_s n (l - n / 2)) ramp             prefill work there
-    ttft = max(0.3 (Wq + w) + t0, theta . [1, Wq, w, D]) r + rtt
+    ttft = max(0.3 (Wq + w) + t0, theta . [1, Wq, w, D]) r + rtt + load
     step = (max(floor_s, base_s + token_s A) + context_s kv) r'     a decode step with this stream in it
     S    = ttft + beta min(2 pressure, 1) w A + gamma E[out] step + kappa w
          + cost (price_in n + price_out E[out] + price_s (w + E[out] share))
          + barrier_s b + error_s e                              and infinity for who may not be picked
 
-where A requests are in flight, D of them decoding, and Wq seconds of prefill are queued; pressure is the running share
-of queue in what the picked ones wait for. With a target for the first token its predicted 95 % quantile is held under
-it by a soft penalty, and the time itself no longer counts: any endpoint that keeps the promise is good enough. Within a
-band above the least score the choice is by rendezvous hashing of the session, or random. Neighbours: view (accounts),
-learner (figures), explain (asks for the terms).
+where A requests are in flight, D of them decoding, Wq seconds of prefill are queued, and load seconds pass until the
+model is in memory there; pressure is the running share of queue in what the picked ones wait for. With a target for the
+first token its predicted 95 % quantile is held under it by a soft penalty, and the time itself no longer counts: any
+endpoint that keeps the promise is good enough. Within a band above the least score the choice is by rendezvous hashing
+of the session, or random. Neighbours: view (accounts), residency (loads), learner (figures), explain (asks for the
+terms).
 """
 
 from libc.math cimport INFINITY
@@ -21,9 +22,11 @@ from libc.stdint cimport uint32_t, uint64_t
 from router.native.candidates cimport SHAPE_IN_A_ROW, candidate_set_t, multiply_fold, pick_request_t, random_next
 from router.native.learner cimport learner_refresh, learner_t
 from router.native.policy cimport decider_t, policy_t
+from router.native.residency cimport residency_wait_s, residency_waits
 from router.native.view cimport view_fill, view_t
 
 cdef enum:
+    ROW_COUNT = 21                   # of coefficients_t; the view has scratch for so many, and for waits behind them
     WIDTH = 16                       # candidates are scored in whole blocks of so many
     TARGET_TTFT_PERCENT = 1          # with a target, what is left of the TTFT term: enough to break ties
 
@@ -74,7 +77,7 @@ cdef void _coefficients(
 ) noexcept nogil:
     cdef bint in_a_row = candidates.shape & SHAPE_IN_A_ROW != 0
     cdef const float** row = &rows.token_s
-    cdef const float* columns[21]
+    cdef const float* columns[21]    # ROW_COUNT
     cdef int index
     columns[0], columns[1], columns[2] = learner.token_s, learner.pair_s, learner.floor_s
     columns[3], columns[4], columns[5] = learner.base_s, learner.context_s, learner.input_price
@@ -83,8 +86,29 @@ cdef void _coefficients(
     columns[12], columns[13], columns[14] = learner.theta2, learner.theta3_s, learner.bias_s
     columns[15], columns[16], columns[17] = learner.barrier, learner.error, learner.ramp
     columns[18], columns[19], columns[20] = learner.quantile, learner.share_s, learner.speed
-    for index in range(21):
+    for index in range(ROW_COUNT):
         row[index] = _row(columns[index], candidates, in_a_row, view.scratch[index])
+
+
+cdef inline bint _loads(const decider_t* decider, const candidate_set_t* candidates) noexcept nogil:
+    return candidates.load_s != NULL and decider.residency != NULL
+
+
+cdef void _read_loads(
+    const decider_t* decider, const candidate_set_t* candidates, view_t* view, const pick_request_t* request,
+    coefficients_t* rows
+) noexcept nogil:
+    # A round trip and a load both come on top of a first token, so the score's loop is the same for those that load.
+    cdef float* load_s = view.scratch[ROW_COUNT]
+    cdef float* bias_s = view.scratch[ROW_COUNT + 1]
+    cdef uint32_t i
+    residency_waits(decider.residency, candidates.slots, candidates.count, request.model, candidates.load_s,
+                    candidates.models_max, request.now_us, load_s)
+    for i in range(candidates.count):
+        bias_s[i] = rows.bias_s[i] + load_s[i]
+    for i in range(candidates.count, (candidates.count + WIDTH - 1) // WIDTH * WIDTH):
+        load_s[i] = bias_s[i] = 0
+    rows.bias_s = bias_s
 
 
 cdef void _score_times(
@@ -123,6 +147,13 @@ cdef void _score_ratios(const coefficients_t* c, view_t* view) noexcept nogil:
     for i in range((view.count + WIDTH - 1) // WIDTH * WIDTH):
         view.score[i] = (view.queued_tokens[i] + view.uncached_tokens[i]) * (view.in_flight[i] + 1) \
             * c.token_s[i] * c.residual[i] + view.refused[i]
+
+
+cdef void _add_loads(view_t* view) noexcept nogil:
+    cdef const float* load_s = view.scratch[ROW_COUNT]
+    cdef uint32_t i
+    for i in range((view.count + WIDTH - 1) // WIDTH * WIDTH):
+        view.score[i] += load_s[i]
 
 
 cdef int _choose(
@@ -180,8 +211,12 @@ cdef int pick_five_axis(
     learner_refresh(learner, decider.load, request.now_us)
     view_fill(view, decider.load, decider.prefix, learner, candidates, request)
     _coefficients(learner, candidates, view, &rows)
+    if _loads(decider, candidates):
+        _read_loads(decider, candidates, view, request, &rows)
     if policy.knobs[KNOB_RATIO_MODE] > 0:
         _score_ratios(&rows, view)
+        if _loads(decider, candidates):
+            _add_loads(view)
     else:
         _score_times(policy, &rows, view, request, _kappa(policy, learner), _externality(learner))
     winner = _choose(policy, candidates, view, request)
@@ -209,11 +244,15 @@ cdef void five_axis_terms(
     cdef float step = learner.step_residual[slot] * (
         max(learner.floor_s[slot], learner.base_s[slot] + learner.token_s[slot] * (view.in_flight[position] + 1))
         + learner.context_s[slot] * (view.kv_tokens[position] + prompt))
-    cdef float late = max(<float>0, (ttft * learner.residual[slot] + learner.bias_s[slot]) * learner.quantile[slot]
-                          - request.ttft_target_s) if request.ttft_target_s > 0 else 0.0
+    cdef float load = residency_wait_s(
+        decider.residency, slot, request.model, candidates.load_s[position], candidates.models_max[position],
+        request.now_us) if _loads(decider, candidates) else 0.0
+    cdef float late = max(<float>0, (ttft * learner.residual[slot] + learner.bias_s[slot] + load)
+                          * learner.quantile[slot] - request.ttft_target_s) if request.ttft_target_s > 0 else 0.0
     cdef float weight = TARGET_TTFT_PERCENT * <float>0.01 if request.ttft_target_s > 0 else 1.0
     terms.prefill = min(work * learner.theta2[slot], ttft) * weight
     terms.queue = ttft * weight - terms.prefill
+    terms.load = load * weight
     terms.residual = ttft * weight * (learner.residual[slot] - 1) + late * policy.knobs[KNOB_SLO_PENALTY]
     terms.proximity = learner.bias_s[slot] * weight
     terms.externality = policy.knobs[KNOB_BETA] * _externality(learner) * work * view.in_flight[position] * learner.ramp[slot]

@@ -1,0 +1,216 @@
+"""Which models each endpoint should have in memory; see residency.pxd.
+
+A slot has RESIDENT_MODELS_MAX entries: a model, when it was last asked for there, and when its load should be over. A
+model counts as resident when fewer than `models_max` others were asked for since. Models are loaded one after the
+other, so a load begins when the one under way is over.
+
+Invariant: whatever the words hold (two processes that replace one entry, clocks that go back), answers are finite, 0 or
+more, and at most LOAD_S_MAX for each of the two loads. Neighbours: policy_five_axis (adds the wait to the first token),
+decision (notes uses and first tokens), shared_state (forgets slots that change hands).
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from router.native.atomic cimport load_u64, store_u64
+from router.native.segment cimport Segment, segment_attach, segment_create
+
+cdef enum:
+    LAYOUT_VERSION = 1
+    HEADER_BYTES = 4096              # a page
+    SLOT_COUNT_MAX = 65536
+
+cdef uint64_t MAGIC = 0x3153455250464C31     # "1LFPRES1"
+cdef float LOAD_S_MAX = 3600.0       # the largest models come from slow disks in minutes
+
+cdef struct header_t:
+    uint64_t magic
+    uint32_t layout_version
+    uint32_t slot_count
+
+cdef struct entry_t:
+    uint64_t model                   # 0: the entry is empty
+    uint64_t used_us
+    uint64_t ready_us
+    uint64_t padding
+
+
+cdef inline entry_t* _entries(const residency_table_t* table, uint32_t slot) noexcept nogil:
+    return <entry_t*>table.entries + <size_t>slot * RESIDENT_MODELS_MAX
+
+
+cdef inline float _clamp(float seconds) noexcept nogil:
+    return min(seconds, LOAD_S_MAX) if seconds > 0 else 0.0      # NaN: 0
+
+
+cdef inline float _left_s(uint64_t ready_us, uint64_t now_us) noexcept nogil:
+    return _clamp(<float>(ready_us - now_us) * <float>1e-6) if ready_us > now_us else 0.0
+
+
+cdef inline entry_t* _find(entry_t* entries, uint64_t model) noexcept nogil:
+    """The one of `model` that was used last; a race may have made two."""
+    cdef entry_t* found = NULL
+    cdef uint32_t index
+    for index in range(RESIDENT_MODELS_MAX):
+        if load_u64(&entries[index].model) == model \
+                and (found == NULL or load_u64(&entries[index].used_us) > load_u64(&found.used_us)):
+            found = &entries[index]
+    return found
+
+
+cdef inline uint32_t _later_count(const entry_t* entries, uint64_t model, uint64_t used_us) noexcept nogil:
+    """How many other models were used later."""
+    cdef uint32_t index, count = 0
+    cdef uint64_t other
+    for index in range(RESIDENT_MODELS_MAX):
+        other = load_u64(&entries[index].model)
+        if other and other != model and load_u64(&entries[index].used_us) > used_us:
+            count += 1
+    return count
+
+
+cdef bint residency_is(
+    const residency_table_t* table, uint32_t slot, uint64_t model, uint32_t models_max
+) noexcept nogil:
+    cdef entry_t* entries = _entries(table, slot)
+    cdef entry_t* entry
+    if model == 0:
+        return False
+    entry = _find(entries, model)
+    return entry != NULL and _later_count(entries, model, load_u64(&entry.used_us)) < models_max
+
+
+cdef float residency_wait_s(
+    const residency_table_t* table, uint32_t slot, uint64_t model, float load_s, uint32_t models_max, uint64_t now_us
+) noexcept nogil:
+    cdef entry_t* entries = _entries(table, slot)
+    cdef entry_t* entry
+    cdef uint32_t index
+    cdef float wait_s = 0
+    if model == 0 or models_max == 0:
+        return 0
+    load_s = _clamp(load_s)
+    entry = _find(entries, model)
+    if entry != NULL and _later_count(entries, model, load_u64(&entry.used_us)) < models_max:
+        return _left_s(load_u64(&entry.ready_us), now_us)
+    if load_s > 0:
+        for index in range(RESIDENT_MODELS_MAX):
+            if load_u64(&entries[index].model):
+                wait_s = max(wait_s, _left_s(load_u64(&entries[index].ready_us), now_us))
+    return wait_s + load_s
+
+
+cdef void residency_waits(
+    const residency_table_t* table, const uint32_t* slots, uint32_t count, uint64_t model, const float* load_s,
+    const uint32_t* models_max, uint64_t now_us, float* waits
+) noexcept nogil:
+    cdef uint32_t index
+    for index in range(count):
+        waits[index] = residency_wait_s(table, slots[index], model, load_s[index], models_max[index], now_us)
+
+
+cdef void residency_used(
+    residency_table_t* table, uint32_t slot, uint64_t model, float wait_s, uint64_t now_us
+) noexcept nogil:
+    cdef entry_t* entries = _entries(table, slot)
+    cdef entry_t* entry
+    cdef uint32_t index
+    if model == 0:
+        return
+    entry = _find(entries, model)
+    if entry == NULL:
+        entry = &entries[0]
+        for index in range(1, RESIDENT_MODELS_MAX):
+            if load_u64(&entry.model) and (load_u64(&entries[index].model) == 0 or
+                                           load_u64(&entries[index].used_us) < load_u64(&entry.used_us)):
+                entry = &entries[index]
+    store_u64(&entry.ready_us, now_us + <uint64_t>(_clamp(wait_s) * <float>1e6))
+    store_u64(&entry.used_us, now_us)
+    store_u64(&entry.model, model)
+
+
+cdef void residency_seen(residency_table_t* table, uint32_t slot, uint64_t model, uint64_t now_us) noexcept nogil:
+    cdef entry_t* entry
+    if model == 0:
+        return
+    entry = _find(_entries(table, slot), model)
+    if entry != NULL and load_u64(&entry.ready_us) > now_us:
+        store_u64(&entry.ready_us, now_us)
+
+
+cdef void residency_forget(residency_table_t* table, uint32_t slot) noexcept nogil:
+    cdef entry_t* entries = _entries(table, slot)
+    cdef uint32_t index
+    for index in range(RESIDENT_MODELS_MAX):
+        store_u64(&entries[index].model, 0)
+        store_u64(&entries[index].used_us, 0)
+        store_u64(&entries[index].ready_us, 0)
+
+
+# --- the door --------------------------------------------------------------------------------------------------------
+
+cdef class ResidencyTable:
+    """One table; see residency.pyi for the Python side."""
+
+    @staticmethod
+    def create(uint32_t slot_count):
+        if not 1 <= slot_count <= SLOT_COUNT_MAX:
+            raise ValueError(f"slot_count must be 1..{SLOT_COUNT_MAX}, not {slot_count}")
+        cdef Segment segment = segment_create(b"fairlead-residency", _size_bytes(slot_count))
+        cdef header_t* header = <header_t*>segment.base
+        header.layout_version = LAYOUT_VERSION
+        header.slot_count = slot_count
+        store_u64(&header.magic, MAGIC)
+        return _open(segment)
+
+    @staticmethod
+    def attach(int fd):
+        cdef Segment segment = segment_attach(fd)
+        cdef header_t* header = <header_t*>segment.base
+        if segment.size_bytes < HEADER_BYTES or load_u64(&header.magic) != MAGIC \
+                or header.layout_version != LAYOUT_VERSION or header.slot_count == 0 \
+                or segment.size_bytes != _size_bytes(header.slot_count):
+            raise ValueError(f"descriptor {fd} is no residency table, or one of another layout")
+        return _open(segment)
+
+    @property
+    def slot_count(self):
+        return self.table.slot_count
+
+    def wait_s(self, uint32_t slot, uint64_t model, float load_s, uint32_t models_max, uint64_t now_us):
+        _check(self, slot)
+        return residency_wait_s(&self.table, slot, model, load_s, models_max, now_us)
+
+    def is_resident(self, uint32_t slot, uint64_t model, uint32_t models_max):
+        _check(self, slot)
+        return residency_is(&self.table, slot, model, models_max)
+
+    def used(self, uint32_t slot, uint64_t model, float wait_s, uint64_t now_us):
+        _check(self, slot)
+        residency_used(&self.table, slot, model, wait_s, now_us)
+
+    def seen(self, uint32_t slot, uint64_t model, uint64_t now_us):
+        _check(self, slot)
+        residency_seen(&self.table, slot, model, now_us)
+
+    def forget(self, uint32_t slot):
+        _check(self, slot)
+        residency_forget(&self.table, slot)
+
+
+cdef int _check(ResidencyTable self, uint32_t slot) except -1:
+    if slot >= self.table.slot_count:
+        raise IndexError(f"slot {slot} of {self.table.slot_count}")
+    return 0
+
+
+cdef inline size_t _size_bytes(uint32_t slot_count) noexcept nogil:
+    return HEADER_BYTES + <size_t>slot_count * RESIDENT_MODELS_MAX * sizeof(entry_t)
+
+
+cdef ResidencyTable _open(Segment segment):
+    cdef ResidencyTable self = ResidencyTable.__new__(ResidencyTable)
+    self._mapping = segment
+    self.fd = segment.fd
+    self.table.base = segment.base
+    self.table.slot_count = (<header_t*>segment.base).slot_count
+    self.table.entries = segment.base + HEADER_BYTES
+    return self
