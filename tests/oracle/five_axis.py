@@ -1,4 +1,4 @@
-"""The five-axis score, slow and obvious: what native/policy_five_axis must answer for the same accounts and figures.
+"""The five-axis score, slow and obvious: what native/policy_five_axis must answer for the same accounts.
 
 Plain floats and one candidate at a time, from the formulas of docs/explanation/decision.md.
 """

@@ -18,6 +18,10 @@ from tests.oracle import five_axis as oracle
 
 FIVE_AXIS = 19
 KEYS = [(position + 1) * 0x9E3779B97F4A7C15 & (1 << 64) - 1 for position in range(4)]
+FIGURES = (
+    *("token_s", "pair_s", "floor_s", "base_s", "context_s"),
+    *("input_price", "output_price", "second_price"),
+)
 STEP_US = 20_000  # more than a refresh is apart: both sides read the same arrays
 
 
@@ -117,12 +121,7 @@ class Fleet:
                 queued_tokens=view["queued_tokens"][slot],
                 kv_tokens=view["kv_tokens"][slot],
                 hit_tokens=view["hit_tokens"][slot],
-                **{
-                    name: getattr(self.figures[slot], name)
-                    for name in (
-                        "token_s pair_s floor_s base_s context_s input_price output_price second_price"
-                    ).split()
-                },
+                **{name: getattr(self.figures[slot], name) for name in FIGURES},
                 **learnt[slot],
             )
             for slot in self.slots
@@ -150,10 +149,10 @@ def play(fleet: Fleet, history: list[Ask], knobs: oracle.Knobs) -> list[int]:
             oracle.score(knobs, one, fleet.running, ask.prompt_tokens, ask.output_tokens, ask.target_s)
             for one in candidates
         ]
+        told: dict[str, Any] = {"knobs": knobs.in_order(), "now_us": now_us, "random": turn, **request}
         fleet.ring.explain(
-            fleet.decider, FIVE_AXIS, fleet.slots, str(turn), knobs=knobs.in_order(), now_us=now_us, random=turn,
-            ttft_target_s=ask.target_s, **request,
-        )  # fmt: skip
+            fleet.decider, FIVE_AXIS, fleet.slots, str(turn), ttft_target_s=ask.target_s, **told
+        )
         shown = fleet.ring.find(str(turn))[0]["shown"]
         fleet.running.note(candidates[shown[0]["slot"]], ask.prompt_tokens)
         for one in shown:
@@ -162,9 +161,7 @@ def play(fleet: Fleet, history: list[Ask], knobs: oracle.Knobs) -> list[int]:
         assert expected[shown[0]["slot"]] <= limit * 1.004 + 1e-5
         winners.append(shown[0]["slot"])
 
-        decision = fleet.decider.decide(
-            FIVE_AXIS, fleet.slots, knobs=knobs.in_order(), now_us=now_us, random=turn, **request
-        )
+        decision = fleet.decider.decide(FIVE_AXIS, fleet.slots, **told)
         fleet.running.note(candidates[decision.position], ask.prompt_tokens)
         if ask.stays < 2:
             fleet.decider.first_token(decision, now_us + int(ask.ttft_s * 1e6))
