@@ -59,9 +59,11 @@ class EndpointGroup(Struct, frozen=True, forbid_unknown_fields=True, rename={"en
     weight: _Positive = 1.0
     """For policies that go by configured weights."""
     models: dict[str, _NotNegative] = {}
-    """Seconds to load each; 0: resident from the beginning. Empty: every model of the trace, resident."""
+    """Seconds to load each. Empty: every model of the trace, always there."""
+    resident: tuple[str, ...] = ()
+    """Of these, those in memory from the beginning."""
     models_max: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    """In memory at once; None: those resident from the beginning."""
+    """In memory at once; None: as many as are resident from the beginning."""
     chunk_tokens: Annotated[int, Meta(ge=16, le=1 << 20)] = 2048
     """Computed in one step: vLLM's default of max_num_batched_tokens."""
     sequences_max: Annotated[int, Meta(ge=1, le=65536)] = 256
@@ -180,6 +182,13 @@ def read_fleet(value: Any, source: str, name: str = "") -> Fleet:
             raise FleetError(f"{where}: {_unknown('class', group.engine_class, list(CLASSES))}")
         if group.region not in fleet.regions:
             raise FleetError(f"{where}: {_unknown('region', group.region, list(fleet.regions))}")
+        for model in group.resident:
+            if model not in group.models:
+                raise FleetError(f"{where}: resident: {_unknown('model', model, list(group.models))}")
+        if group.models_max is not None and len(group.resident) > group.models_max:
+            raise FleetError(
+                f"{where}: {len(group.resident)} models are resident, models_max {group.models_max}"
+            )
     return fleet
 
 

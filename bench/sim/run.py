@@ -29,6 +29,7 @@ from router.native.decision import Decider
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
+from router.native.residency import ResidencyTable
 from router.schema.engines import EngineFigures, figures_of
 from router.schema.policies import parse_policy
 
@@ -136,6 +137,7 @@ def simulate(
         cost_weight_s=asking.cost_weight_s,
     )
     _set_endpoints(simulation, fleet, trace)
+    _tell_residents(deciders, fleet, trace)
     _set_requests(simulation, trace)
     simulation.set_faults(
         [(kind, at, round(start * 1e6), round(end * 1e6)) for kind, at, start, end in faults]
@@ -154,7 +156,8 @@ def _deciders(fleet: Fleet) -> list[Decider]:
     for column in range(count):
         load = LoadTable.create(fleet.endpoint_count(), count)
         prefix = PrefixTable.create(PREFIX_TABLE_BYTES, load.slot_count)
-        found.append(Decider(load, prefix, Learner.create(load.slot_count), column))
+        residency = ResidencyTable.create(load.slot_count)
+        found.append(Decider(load, prefix, Learner.create(load.slot_count), column, residency))
     return found
 
 
@@ -163,10 +166,9 @@ def _set_endpoints(simulation: Simulation, fleet: Fleet, trace: Trace) -> None:
     names = fleet.endpoint_names()
     candidates: list[list[int]] = [[] for _ in trace.models]
     for index, group in enumerate(groups):
-        loads_us = [_load_us(group, model) for model in trace.models]
-        for model, load_us in enumerate(loads_us):
-            if load_us >= 0:
-                candidates[model].append(index)
+        for number, name in enumerate(trace.models):
+            if not group.models or not name or name in group.models:
+                candidates[number].append(index)
         simulation.set_endpoint(
             index,
             timing=fleets.timing(group),
@@ -174,8 +176,9 @@ def _set_endpoints(simulation: Simulation, fleet: Fleet, trace: Trace) -> None:
             sequences_max=group.sequences_max,
             chunk_tokens=group.chunk_tokens,
             rtt_us=round(fleet.regions[group.region] * 1000),
-            loads_us=loads_us,
-            resident_max=group.models_max or max(1, sum(load_us == 0 for load_us in loads_us)),
+            loads_us=[round(group.models.get(name, 0.0) * 1e6) for name in trace.models],
+            resident=[not group.models or not name or name in group.resident for name in trace.models],
+            resident_max=_models_max(group, trace.models),
         )
         figures = figures_of(
             group.engine_class if group.known else None,
@@ -188,19 +191,40 @@ def _set_endpoints(simulation: Simulation, fleet: Fleet, trace: Trace) -> None:
         )
         simulation.set_figures(index, **msgspec.structs.asdict(figures))
     identities = [zlib.crc32(name.encode()) * 0x9E3779B97F4A7C15 % (1 << 64) for name in names]
-    for model, slots in enumerate(candidates):
+    for number, slots in enumerate(candidates):
+        model = trace.models[number]
         if not slots:
-            raise fleets.FleetError(f"no endpoint of fleet {fleet.name!r} can serve {trace.models[model]!r}")
+            raise fleets.FleetError(f"no endpoint of fleet {fleet.name!r} can serve {model!r}")
+        loads = model and any(groups[slot].models for slot in slots)
         simulation.set_candidates(
-            model, slots, [groups[slot].weight for slot in slots], [identities[slot] for slot in slots]
+            number,
+            slots,
+            [groups[slot].weight for slot in slots],
+            [identities[slot] for slot in slots],
+            [groups[slot].models.get(model, 0.0) for slot in slots] if loads else (),
+            [_places(groups[slot], trace.models) for slot in slots] if loads else (),
         )
 
 
-def _load_us(group: fleets.EndpointGroup, model: str) -> int:
-    """0: resident; -1: this group never serves it. A trace without models asks for whatever is there."""
-    if not group.models or not model:
-        return 0
-    return round(group.models[model] * 1e6) if model in group.models else -1
+def _tell_residents(deciders: Sequence[Decider], fleet: Fleet, trace: Trace) -> None:
+    """What is loaded when a run begins the routers have seen in use before."""
+    for decider in deciders:
+        for slot, group in enumerate(fleet.groups()):
+            for number, model in enumerate(trace.models):
+                if model in group.resident and decider.residency is not None:
+                    decider.residency.used(slot, number + 1, 0.0, 1)
+
+
+def _places(group: fleets.EndpointGroup, models: tuple[str, ...]) -> int:
+    """How many models take turns in its memory; 0: none has to."""
+    return _models_max(group, models) if group.models else 0
+
+
+def _models_max(group: fleets.EndpointGroup, models: tuple[str, ...]) -> int:
+    """How many models are in memory at once. A trace without models asks for whatever is there."""
+    if not group.models or models == ("",):
+        return len(models)
+    return group.models_max or max(1, len(group.resident))
 
 
 def _set_requests(simulation: Simulation, trace: Trace) -> None:

@@ -42,6 +42,7 @@ class Simulation:
         chunk_tokens: int,
         rtt_us: int,
         loads_us: Sequence[int],
+        resident: Sequence[bool],
         resident_max: int,
     ) -> None: ...
     def set_figures(
@@ -61,7 +62,13 @@ class Simulation:
         rtt_s: float,
     ) -> None: ...
     def set_candidates(
-        self, model: int, slots: Sequence[int], weights: Sequence[float], identities: Sequence[int]
+        self,
+        model: int,
+        slots: Sequence[int],
+        weights: Sequence[float],
+        identities: Sequence[int],
+        loads_s: Sequence[float] = (),
+        models_max: Sequence[int] = (),
     ) -> None: ...
     def set_policy(
         self,

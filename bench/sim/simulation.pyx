@@ -20,7 +20,7 @@ from router.native.decision cimport Decider
 from router.native.learner cimport engine_figures_t, learner_set_figures
 from router.native.pick cimport (
     KNOBS_MAX, POLICY_BOUNDED_RING, POLICY_MAGLEV, POLICY_RING, candidate_set_build_maglev, candidate_set_build_ring,
-    candidate_set_free, candidate_set_t, decider_t,
+    candidate_set_free, candidate_set_reserve_loads, candidate_set_t, decider_t,
 )
 from router.native.prefix cimport prefix_set_capacity
 
@@ -104,9 +104,9 @@ cdef class Simulation:
 
     def set_endpoint(
         self, uint32_t index, *, timing, int block_tokens, int sequences_max, int chunk_tokens, uint64_t rtt_us,
-        loads_us, uint32_t resident_max,
+        loads_us, resident, uint32_t resident_max,
     ):
-        """`loads_us[model]`: how long it takes to load; 0: it is there, -1: it never will be."""
+        """`loads_us[model]`: how long it takes to load; `resident[model]`: it is there from the beginning."""
         cdef endpoint_t* endpoint = &self.world.endpoints[index]
         cdef engine_t* engine = &endpoint.engine
         cdef step_class_t values
@@ -119,9 +119,9 @@ cdef class Simulation:
         endpoint.half_rtt_us = rtt_us // 2
         engine.resident_max = resident_max
         for model, load_us in enumerate(loads_us):
-            engine.models[model].state = MODEL_RESIDENT if load_us == 0 else MODEL_ABSENT
-            engine.models[model].load_us = max(load_us, 0)
-            engine.resident_count += load_us == 0
+            engine.models[model].state = MODEL_RESIDENT if resident[model] else MODEL_ABSENT
+            engine.models[model].load_us = load_us
+            engine.resident_count += resident[model]
 
     def set_figures(self, uint32_t index, *, uint16_t engine_class, float token_s, float pair_s, float floor_s,
                     float base_s, float context_s, float kv_capacity_tokens, float input_price, float output_price,
@@ -139,7 +139,8 @@ cdef class Simulation:
             if self.world.deciders[replica].prefix != NULL:
                 prefix_set_capacity(self.world.deciders[replica].prefix, index, <uint32_t>kv_capacity_tokens)
 
-    def set_candidates(self, uint32_t model, slots, weights, identities):
+    def set_candidates(self, uint32_t model, slots, weights, identities, loads_s=(), models_max=()):
+        """`loads_s` and `models_max` of each candidate, where some do not always have the model; else empty."""
         cdef candidate_set_t* candidates
         cdef uint32_t count = <uint32_t>len(slots)
         for replica in range(self.world.replica_count):
@@ -150,6 +151,12 @@ cdef class Simulation:
             candidates.identities = <uint64_t*>calloc(count + 1, sizeof(uint64_t))
             if candidates.slots == NULL or candidates.weights == NULL or candidates.identities == NULL:
                 raise MemoryError
+            if loads_s:
+                if candidate_set_reserve_loads(candidates) < 0:
+                    raise MemoryError
+                for position in range(count):
+                    candidates.load_s[position] = loads_s[position]
+                    candidates.models_max[position] = models_max[position]
             for position in range(count):
                 candidates.slots[position] = slots[position]
                 candidates.weights[position] = weights[position]

@@ -35,6 +35,7 @@ from router.native.loadtable cimport (
 )
 from router.native.pick cimport decider_t, pick_endpoint
 from router.native.prefix cimport prefix_forget
+from router.native.residency cimport residency_forget
 
 cdef enum:
     ATTEMPTS_MAX = 3
@@ -82,6 +83,7 @@ cdef void _send(world_t* world, request_t* request) noexcept nogil:
     memset(&asked, 0, sizeof(asked))
     asked.key = request.session
     asked.random = _word(world.seed, request.index, request.attempt_count)
+    asked.model = request.model + 1
     asked.now_us = world.now_us
     asked.prompt_tokens = request.prompt_tokens
     asked.output_tokens = learner_expected_output(decider.learner, request.model + 1, -1)
@@ -301,6 +303,8 @@ cdef void _join(world_t* world, int32_t index) noexcept nogil:
         learner_joined(world.deciders[replica].learner, <uint32_t>index, world.now_us)
         if world.deciders[replica].prefix != NULL:
             prefix_forget(world.deciders[replica].prefix, <uint32_t>index)
+        if world.deciders[replica].residency != NULL:
+            residency_forget(world.deciders[replica].residency, <uint32_t>index)
 
 
 cdef void _turn_fault(world_t* world, const fault_t* fault, int32_t place, bint begins) noexcept nogil:

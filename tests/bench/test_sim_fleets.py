@@ -95,6 +95,18 @@ def test_timing_is_that_of_the_class_with_the_groups_cache() -> None:
             "unknown key 'cout'; 'count' perhaps",
         ),
         ({"endpoints": [{"class": "8b-a100"}], "defaults": {"chunktokens": 2}}, "'chunk_tokens' perhaps"),
+        (
+            {"endpoints": [{"class": "8b-a100", "models": {"chat": 9}, "resident": ["chta"]}]},
+            "resident: unknown model 'chta'; 'chat' perhaps",
+        ),
+        (
+            {
+                "endpoints": [
+                    {"class": "8b-a100", "models": {"a": 9, "b": 9}, "resident": ["a", "b"], "models_max": 1}
+                ]
+            },
+            "2 models are resident, models_max 1",
+        ),
         ({"endpoints": [], "regions": {"near": 1}}, "Expected `array` of length >= 1 in `endpoints`"),
         ({"endpoints": {}}, "endpoints is not a list of groups"),
         ({}, "endpoints is not a list of groups"),
