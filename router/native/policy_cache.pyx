@@ -5,6 +5,10 @@ old as its original's polls are. None knows that endpoints differ but mooncake, 
 None divides by weights. Loops run over whole arrays in float32 without branches where they can; a request without a
 prompt (prompt_tokens 0) hits nothing anywhere and is placed by load.
 
+What engines report corrects the view's hits by a factor for each endpoint (trust), and factors are never quite equal.
+An argmin over idle endpoints would send whatever is cached everywhere to the most trusted one: no original does that,
+for theirs count whole blocks. So here hits have the mean factor of all candidates, and are whole tokens.
+
 Invariant: nothing here writes but the view's score and scratch and llmd's polled copies. Neighbours: view (what is
 read), policy_memory (rates, polls), router/schema/policies.py (the knobs and where each formula is from).
 """
@@ -26,10 +30,56 @@ from router.native.policy cimport (
 from router.native.policy_memory cimport policy_memory_t, remembered_poll, remembered_rate
 from router.native.view cimport view_t
 
+cdef enum:                           # of view.scratch; 0 and 1 are each policy's own
+    SCRATCH_HITS = 2
+    SCRATCH_UNCACHED = 3
+    SCRATCH_TRUST = 4
+
 
 cdef inline float _inverse_prompt(const pick_request_t* request) noexcept nogil:
     """1 / prompt_tokens; 0 without a prompt, so that ratios of it are 0."""
     return 1 / <float>request.prompt_tokens if request.prompt_tokens else <float>0
+
+
+cdef extern from *:
+    """
+    #include <math.h>
+    static void fl_even_hits(const float* __restrict hit_tokens, const float* __restrict trust, float mean,
+                             float prompt, float* __restrict hits, float* __restrict uncached, uint32_t count) {
+        for (uint32_t i = 0; i < count; i++) {
+            float found = rintf(hit_tokens[i] / float_max(trust[i], 0.01f));
+            hits[i] = rintf(float_min(found, prompt) * mean);
+            uncached[i] = float_max(prompt - hits[i], 1.0f);
+        }
+    }
+    """
+    void fl_even_hits(const float* hit_tokens, const float* trust, float mean, float prompt, float* hits,
+                      float* uncached, uint32_t count) noexcept nogil
+
+
+cdef inline void _even_hits(
+    const decider_t* decider, const candidate_set_t* candidates, const pick_request_t* request, const float** hits,
+    const float** uncached
+) noexcept nogil:
+    """hits[count] and uncached[count], every endpoint's hits trusted alike; without a prefix table the view's own."""
+    cdef const view_t* view = &decider.view
+    cdef const float* trust
+    cdef float* gathered = view.scratch[SCRATCH_TRUST]
+    cdef float total = 0
+    cdef uint32_t position, count = view.count
+    hits[0] = view.hit_tokens
+    uncached[0] = view.uncached_tokens
+    if decider.prefix == NULL or request.block_count == 0:
+        return
+    trust = decider.prefix.trust
+    for position in range(count):
+        gathered[position] = trust[candidates.slots[position]]
+        total += gathered[position]
+    fl_even_hits(
+        view.hit_tokens, gathered, total / <float>count, <float>request.prompt_tokens, view.scratch[SCRATCH_HITS],
+        view.scratch[SCRATCH_UNCACHED], count)
+    hits[0] = view.scratch[SCRATCH_HITS]
+    uncached[0] = view.scratch[SCRATCH_UNCACHED]
 
 
 cdef inline int _least(view_t* view, const pick_request_t* request) noexcept nogil:
@@ -46,14 +96,17 @@ cdef int pick_smg_cache_aware(
     cdef view_t* view = &decider.view
     cdef float* score = view.score
     cdef const float* source = view.in_flight
+    cdef const float* hit_tokens
+    cdef const float* uncached
     cdef float least, most, hit_least, hit_most, sign = 1
     cdef uint32_t position, count = view.count
+    _even_hits(decider, candidates, request, &hit_tokens, &uncached)
     range_of(view.in_flight, view.refused, count, &least, &most)
-    range_of(view.hit_tokens, view.refused, count, &hit_least, &hit_most)
+    range_of(hit_tokens, view.refused, count, &hit_least, &hit_most)
     if not (most - least > policy.knobs[SMG_CACHE_AWARE_BALANCE_ABS]
             and most > policy.knobs[SMG_CACHE_AWARE_BALANCE_REL] * least) \
             and hit_most * _inverse_prompt(request) > policy.knobs[SMG_CACHE_AWARE_CACHE_THRESHOLD]:
-        source = view.hit_tokens
+        source = hit_tokens
         sign = -1
     for position in range(count):
         score[position] = sign * source[position]
@@ -69,11 +122,13 @@ cdef int pick_loadaware(
     cdef view_t* view = &decider.view
     cdef float* score = view.score
     cdef const float* in_flight = view.in_flight
-    cdef const float* hit_tokens = view.hit_tokens
+    cdef const float* hit_tokens
+    cdef const float* uncached
     cdef const float* refused = view.refused
     cdef float inverse_prompt = _inverse_prompt(request), mean = 0, beta
     cdef int64_t total = 0
     cdef uint32_t position, count = view.count, eligible_count = 0
+    _even_hits(decider, candidates, request, &hit_tokens, &uncached)
     for position in range(count):
         total += <int32_t>in_flight[position] if refused[position] == 0 else 0
         eligible_count += refused[position] == 0
@@ -95,6 +150,8 @@ cdef int pick_llmd(
     cdef view_t* view = &decider.view
     cdef learner_t* learner = decider.learner
     cdef policy_memory_t* memory = <policy_memory_t*>decider.memory
+    cdef const float* hit_tokens
+    cdef const float* uncached
     cdef float* waiting = view.scratch[0]
     cdef float* kv_ratio = view.scratch[1]
     cdef float prefix_weight = policy.knobs[LLMD_PREFIX_WEIGHT] * _inverse_prompt(request)
@@ -102,6 +159,7 @@ cdef int pick_llmd(
     cdef float least, most, kv
     cdef uint64_t age_us = <uint64_t>(policy.knobs[LLMD_POLL_MS] * 1000)
     cdef uint32_t position
+    _even_hits(decider, candidates, request, &hit_tokens, &uncached)
     for position in range(view.count):
         waiting[position] = view.pending[position]
         kv = 0 if learner == NULL else view.kv_tokens[position] * learner.inverse_kv[candidates.slots[position]]
@@ -114,7 +172,7 @@ cdef int pick_llmd(
     queue_weight = queue_weight / (most - least) if most > least else <float>0
     for position in range(view.count):
         view.score[position] = queue_weight * (waiting[position] - least if queue_weight > 0 else 0) \
-            + kv_weight * kv_ratio[position] - prefix_weight * view.hit_tokens[position]
+            + kv_weight * kv_ratio[position] - prefix_weight * hit_tokens[position]
     return _least(view, request)
 
 
@@ -131,11 +189,12 @@ cdef int pick_sticky(
     cdef float* holder_queue = view.scratch[0]
     cdef float* other_queue = view.scratch[1]
     cdef const float* queued = view.queued_tokens
-    cdef const float* hit_tokens = view.hit_tokens
-    cdef const float* uncached = view.uncached_tokens
+    cdef const float* hit_tokens
+    cdef const float* uncached
     cdef float least_sticky, least_other, most
     cdef bint keeps = False
     cdef uint32_t position, count = view.count
+    _even_hits(decider, candidates, request, &hit_tokens, &uncached)
     for position in range(count):
         score[position] = queued[position] + uncached[position]
     if request.prompt_tokens:
@@ -173,11 +232,13 @@ cdef int pick_dynamo(
     cdef float request_weight = policy.knobs[DYNAMO_REQUEST_WEIGHT]
     cdef float* score = view.score
     cdef const float* queued = view.queued_tokens
-    cdef const float* hit_tokens = view.hit_tokens
+    cdef const float* hit_tokens
+    cdef const float* uncached
     cdef const float* kv_tokens = view.kv_tokens
     cdef const float* in_flight = view.in_flight
     cdef float least, most
     cdef uint32_t position, count = view.count
+    _even_hits(decider, candidates, request, &hit_tokens, &uncached)
     range_of(queued, view.refused, count, &least, &most)
     if not least < <float>INFINITY:
         least = 0
@@ -223,10 +284,12 @@ cdef int pick_lmetric(
     cdef view_t* view = &decider.view
     cdef float* score = view.score
     cdef const float* queued = view.queued_tokens
-    cdef const float* uncached = view.uncached_tokens
+    cdef const float* hit_tokens
+    cdef const float* uncached
     cdef const float* in_flight = view.in_flight
     cdef float queue_weight = policy.knobs[LMETRIC_QUEUE_WEIGHT]
     cdef uint32_t position, count = view.count
+    _even_hits(decider, candidates, request, &hit_tokens, &uncached)
     for position in range(count):
         score[position] = (queue_weight * queued[position] + uncached[position]) * (in_flight[position] + 1)
     return _least(view, request)
@@ -249,13 +312,15 @@ cdef int pick_smetric(
     cdef bint anybody_meets = False, holder_meets = False, meets
     cdef float* score = view.score
     cdef const float* queued = view.queued_tokens
-    cdef const float* uncached = view.uncached_tokens
+    cdef const float* hit_tokens
+    cdef const float* uncached
     cdef const float* in_flight = view.in_flight
     cdef uint32_t position, count = view.count
+    _even_hits(decider, candidates, request, &hit_tokens, &uncached)
     for position in range(count):
         work[position] = queued[position] + uncached[position]
         score[position] = (queued[position] + uncached[position]) * in_flight[position]
-    range_of(view.hit_tokens, view.refused, count, &hit_least, &hit_most)
+    range_of(hit_tokens, view.refused, count, &hit_least, &hit_most)
     if not hit_most > policy.knobs[SMETRIC_HIT_RATIO] * <float>request.prompt_tokens or not hit_most > 0:
         return _least(view, request)
     for position in range(view.count):
@@ -264,7 +329,7 @@ cdef int pick_smetric(
         rate = remembered_rate(memory, candidates.slots[position])
         meets = not rate > 0 or work[position] <= target_s * rate
         anybody_meets = anybody_meets or meets
-        if view.hit_tokens[position] == hit_most:
+        if hit_tokens[position] == hit_most:
             if work[position] < least_work:
                 least_work = work[position]
                 holder_meets = meets
@@ -272,7 +337,7 @@ cdef int pick_smetric(
                 holder_meets = holder_meets or meets
     if holder_meets or not anybody_meets:
         for position in range(view.count):
-            view.score[position] = work[position] if view.hit_tokens[position] == hit_most else <float>INFINITY
+            view.score[position] = work[position] if hit_tokens[position] == hit_most else <float>INFINITY
     return _least(view, request)
 
 
@@ -286,14 +351,17 @@ cdef int pick_mooncake(
     # Without a learner work is counted in tokens.
     cdef view_t* view = &decider.view
     cdef learner_t* learner = decider.learner
-    cdef float prompt = <float>request.prompt_tokens, uncached
+    cdef const float* hit_tokens
+    cdef const float* uncached
+    cdef float prompt = <float>request.prompt_tokens, new
     cdef uint32_t position, slot
+    _even_hits(decider, candidates, request, &hit_tokens, &uncached)
     for position in range(view.count):
-        uncached = view.uncached_tokens[position]
+        new = uncached[position]
         if learner == NULL:
-            view.score[position] = view.queued_tokens[position] + uncached
+            view.score[position] = view.queued_tokens[position] + new
         else:
             slot = candidates.slots[position]
-            view.score[position] = view.queued_s[position] + uncached * (
-                learner.token_s[slot] + learner.pair_s[slot] * float_max(prompt - <float>0.5 * uncached, 0))
+            view.score[position] = view.queued_s[position] + new * (
+                learner.token_s[slot] + learner.pair_s[slot] * float_max(prompt - <float>0.5 * new, 0))
     return _least(view, request)
