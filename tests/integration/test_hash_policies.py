@@ -8,27 +8,24 @@ from collections.abc import Iterator
 import pytest
 
 from bench.mock.fleet import EngineSpec, Fleet
+from router.schema.policies import policy_names
 from tests.integration.processes import wait_until
 from tests.support.raw_peer import BOUND_S, Endpoint, Peer, chat, dial, request
 from tests.support.router_process import RouterProcess, one_pool, running_router
 
 ENGINES = 4
-POLICIES: dict[str, dict[str, object]] = {
-    "by-header": {"type": "rendezvous", "key": "header", "header": "x-session-id"},
-    "by-user": {"type": "rendezvous", "key": "user"},
-    "by-prompt": {"type": "rendezvous", "key": "prompt"},
+HASHES: dict[str, dict[str, object]] = {
+    "rendezvous": {},
     # The other worker may pick before the last answer's charge is released: one must not reach the bound.
-    "ring-by-header": {
-        "type": "bounded_ring",
-        "key": "header",
-        "header": "x-session-id",
-        "load_factor": 10.0,
-    },
-    "ring-by-user": {"type": "bounded_ring", "key": "user", "load_factor": 10.0},
-    "ring-by-prompt": {"type": "bounded_ring", "key": "prompt", "load_factor": 10.0},
-    "in-turn": {"type": "round_robin"},
-    "by-chance": {"type": "random"},
+    "bounded_ring": {"load_factor": 10.0},
+    "ring": {},
+    "maglev": {},
 }
+POLICIES: dict[str, dict[str, object]] = {
+    f"{name}-by-{key}": {"type": name, "key": key, **knobs}
+    for name, knobs in HASHES.items()
+    for key in ("header", "user", "prompt")
+} | {name: {"type": name} for name in policy_names()}
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +62,13 @@ def ask(router: RouterProcess, route: str, session: str = "", user: str = "", pr
         return post(client, route, body_of(user, messages=[{"role": "user", "content": prompt}]), **headers)
 
 
-@pytest.mark.parametrize("policy", ["by", "ring-by"])
+@pytest.mark.parametrize("policy", HASHES)
 @pytest.mark.parametrize("kind", ["header", "user", "prompt"])
 def test_a_key_stays_at_its_endpoint_whoever_picks(router: RouterProcess, policy: str, kind: str) -> None:
     name = {"header": "session", "user": "user", "prompt": "prompt"}[kind]
     homes = {}
     for key in (f"key-{index}" for index in range(24)):
-        homes[key] = {ask(router, f"{policy}-{kind}", **{name: key}) for _ in range(4)}
+        homes[key] = {ask(router, f"{policy}-by-{kind}", **{name: key}) for _ in range(4)}
     assert all(len(home) == 1 for home in homes.values()), homes
     assert len({endpoint for home in homes.values() for endpoint in home}) > 1
     # A kept connection and other fields make no difference.
@@ -80,7 +77,16 @@ def test_a_key_stays_at_its_endpoint_whoever_picks(router: RouterProcess, policy
             messages = [{"role": "user", "content": key}] if kind == "prompt" else []
             body = body_of(key if kind == "user" else "", top_p=0.5, messages=messages)
             headers = {"X_Session_Id": key} if kind == "header" else {}
-            assert {post(client, f"{policy}-{kind}", body, **headers)} == homes[key]
+            assert {post(client, f"{policy}-by-{kind}", body, **headers)} == homes[key]
+
+
+@pytest.mark.parametrize("policy", policy_names())
+def test_every_policy_serves_prompts_and_what_has_none(router: RouterProcess, policy: str) -> None:
+    for prompt in ("hi", "tell me " * 2000):
+        assert ask(router, policy, prompt=prompt)
+    with dial(router.address) as client:
+        client.send(request(b"", method="GET", path=f"/{policy}"))
+        assert client.take_response()[1]["x-fairlead-endpoint"]
 
 
 def test_a_conversation_that_grows_stays_at_its_endpoint(router: RouterProcess) -> None:
@@ -92,16 +98,16 @@ def test_a_conversation_that_grows_stays_at_its_endpoint(router: RouterProcess) 
     for turn in range(6):
         messages = opening + [{"role": "user", "content": f"turn {index}"} for index in range(turn)]
         with dial(router.address) as client:
-            homes.add(post(client, "by-prompt", body_of(messages=messages)))
+            homes.add(post(client, "rendezvous-by-prompt", body_of(messages=messages)))
     assert len(homes) == 1
 
 
 def test_a_request_without_a_key_goes_anywhere(router: RouterProcess) -> None:
-    assert len({ask(router, "by-header") for _ in range(40)}) > 1
+    assert len({ask(router, "rendezvous-by-header") for _ in range(40)}) > 1
 
 
 def test_turns_are_even(router: RouterProcess) -> None:
-    counts = Counter(ask(router, "in-turn") for _ in range(20 * ENGINES))
+    counts = Counter(ask(router, "round_robin") for _ in range(20 * ENGINES))
     assert len(counts) == ENGINES
     # Each worker has turns of its own, which begin anywhere.
     assert max(counts.values()) - min(counts.values()) <= 4

@@ -1,4 +1,4 @@
-"""Rivals with all that a decision has: a prefix table, a learner, and what they remember of their attempts."""
+"""Rivals with all that a decision has: a prefix table, a learner, a memory of their attempts."""
 
 from __future__ import annotations
 
