@@ -8,6 +8,7 @@ from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
 from router.native.prefix import PrefixTable
+from router.native.residency import ResidencyTable
 
 class Hooks(Protocol):
     """What the native core asks off the common path; router/dispatch.py answers."""
@@ -28,7 +29,7 @@ class Core:
     """The native half of one worker. One thread uses it.
 
     `options` is a router.snapshot.CoreOptions; `driver` replaces the epoll driver in tests. A core that is
-    given no prefix table, learner or ring makes its own and shares them with nobody. Raises:
+    given no prefix table, learner, ring or residency table makes its own and shares them with nobody. Raises:
     ValueError for a network that is none, MemoryError.
     """
 
@@ -44,6 +45,7 @@ class Core:
         prefix_table: PrefixTable | None = None,
         learner: Learner | None = None,
         explained: ExplainRing | None = None,
+        residency: ResidencyTable | None = None,
         driver: ScriptDriver | None = None,
     ) -> None: ...
     def fileno(self) -> int:

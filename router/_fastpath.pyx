@@ -42,6 +42,7 @@ from router.native.metrics cimport (
 from router.native.peer cimport network_parse
 from router.native.pool cimport Endpoint, endpoint_t, text_t, upstream_t
 from router.native.prefix cimport PrefixTable, prefix_set_capacity
+from router.native.residency cimport ResidencyTable
 from router.native.rewrite cimport compose_local_head
 from router.native.routes cimport Snapshot
 from router.native.slab cimport slab_give, slab_take
@@ -79,7 +80,7 @@ cdef class Core:
 
     def __cinit__(self, *, LoadTable load_table, MetricsTable metrics, int column, hooks, options,
                   PrefixTable prefix_table=None, Learner learner=None, ExplainRing explained=None,
-                  ScriptDriver driver=None):
+                  ResidencyTable residency=None, ScriptDriver driver=None):
         cdef int index
         cdef core_t* core = <core_t*>calloc(1, sizeof(core_t))
         if core == NULL:
@@ -96,6 +97,7 @@ cdef class Core:
             PrefixTable.create(LONE_PREFIX_BYTES, load_table.slot_count) if prefix_table is None else prefix_table,
             Learner.create(load_table.slot_count) if learner is None else learner,
             column,
+            ResidencyTable.create(load_table.slot_count) if residency is None else residency,
         )
         core.decider = &self._decider.decider
         self._explained = ExplainRing.create(column + 1) if explained is None else explained

@@ -78,6 +78,7 @@ ADMIN_CONNECTIONS_MAX = 64
 # ---- tables
 WORKERS_MAX = 64  # columns of the load table are twice this: two generations live during a takeover
 ENDPOINTS_MAX = 4096  # slots of the load table: with 128 columns 17 MiB of shared memory, once all are used
+MODELS_RESIDENT_MAX = 8  # remembered of an endpoint, as in native/residency.pxd
 PREFIX_TABLE_BYTES = 64 * MIB  # a million beginnings of prompts, once there were so many
 POOLS_MAX = 256
 ROUTES_MAX = 256  # matched in order, so the time of a match is bounded too

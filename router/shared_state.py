@@ -4,8 +4,8 @@ lost.
 
 Invariant: a column has one writer at a time, and a slot or route index is reset before it goes to another
 owner. The tables hold columns for two generations of workers, so that a takeover goes on counting in the same
-memory. Neighbours: slots.py (the directories), native/loadtable, native/metrics, native/prefix and
-native/learner (the tables), supervisor.py, takeover.py (which passes them on).
+memory. Neighbours: slots.py (the directories), native/loadtable, native/metrics, native/prefix,
+native/residency and native/learner (the tables), supervisor.py, takeover.py (which passes them on).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
 from router.native.prefix import PrefixTable
+from router.native.residency import ResidencyTable
 from router.schema.config import Config
 from router.slots import SlotDirectory
 from router.snapshot import route_names
@@ -51,6 +52,7 @@ class Tables(NamedTuple):
     prefix: PrefixTable
     learner: Learner
     explained: ExplainRing
+    residency: ResidencyTable
 
     @classmethod
     def create(cls, column_count: int) -> Tables:
@@ -61,6 +63,7 @@ class Tables(NamedTuple):
             PrefixTable.create(limits.PREFIX_TABLE_BYTES, limits.ENDPOINTS_MAX),
             Learner.create(limits.ENDPOINTS_MAX),
             ExplainRing.create(column_count),
+            ResidencyTable.create(limits.ENDPOINTS_MAX),
         )
 
     @classmethod
@@ -79,11 +82,15 @@ class Tables(NamedTuple):
             tables = tables._replace(explained=ExplainRing.attach(fds[4]))
         except (IndexError, OSError, ValueError) as exc:
             logger.warning("takeover: %s; decisions recorded before are gone", exc)
+        try:
+            tables = tables._replace(residency=ResidencyTable.attach(fds[5]))
+        except (IndexError, OSError, ValueError) as exc:
+            logger.warning("takeover: %s; which models are loaded where is not known", exc)
         return tables
 
     def fds(self) -> list[int]:
         """Descriptors that stay the tables'."""
-        return [self.load.fd, self.metrics.fd, self.prefix.fd, self.learner.fd, self.explained.fd]
+        return [table.fd for table in self]
 
 
 class SharedState:
@@ -166,6 +173,7 @@ class SharedState:
             self.load.reset_slot(slot)
             self.metrics.reset_slot(slot)
             self.tables.prefix.forget(slot)
+            self.tables.residency.forget(slot)
             self.tables.learner.joined(slot, time.monotonic_ns() // 1000)
         for index in routes.reused:
             self.metrics.reset_route(index)

@@ -60,6 +60,8 @@ class EndpointTables(Struct, frozen=True, kw_only=True):
     rewrites: dict[str, str]
     addresses: tuple[tuple[str, int], ...]
     figures: FigureTables | None = None
+    loads_s: dict[str, float] = {}
+    models_max: int = 0
 
 
 class PolicyTables(Struct, frozen=True, kw_only=True):
@@ -248,9 +250,13 @@ def _endpoint(endpoint: schema.Endpoint, bounds: schema.Limits, slots: Mapping[s
         addresses=((url.host, url.port),) if is_literal(url.host) else (),
     )
     digest = hashlib.sha256(json.encode(tables)).hexdigest()
-    # Figures come after the digest: connections outlive what is believed of an engine.
+    # Figures and loads come after the digest: connections outlive what is believed of an engine.
     return structs.replace(
-        tables, identity=f"{endpoint.name}#{digest[:32]}", figures=_figures(endpoint, tables.slot)
+        tables,
+        identity=f"{endpoint.name}#{digest[:32]}",
+        figures=_figures(endpoint, tables.slot),
+        loads_s={model: load_ms / 1e3 for model, load_ms in endpoint.model_load_ms.items()},
+        models_max=(endpoint.models_resident_max or 1) if endpoint.model_load_ms else 0,
     )
 
 

@@ -32,6 +32,7 @@ from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
 from router.native.prefix import PrefixTable
+from router.native.residency import ResidencyTable
 from router.resolver import Resolver
 from router.schema.config import Config
 from router.snapshot import CoreOptions, build_tables
@@ -67,6 +68,7 @@ def make_core(
         prefix_table=PrefixTable.attach(start.table_fds[2]),
         learner=Learner.attach(start.table_fds[3]),
         explained=ExplainRing.attach(start.table_fds[4]),
+        residency=ResidencyTable.attach(start.table_fds[5]),
         column=start.column,
         hooks=hooks,
         options=CoreOptions.of(config),

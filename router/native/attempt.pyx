@@ -144,6 +144,8 @@ cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil:
     request.key = x.key
     request.now_us = core.driver.now_us
     describe_prompt(core, x, &request)
+    if x.target.candidates.load_s != NULL:
+        request.model = exchange_model_hash(x)
     for _turn in range(EXCLUDABLE_MAX + 1):
         request.random = random_next(&core.random_state)
         request.excluded[0] = x.excluded[0]

@@ -87,5 +87,6 @@ cdef class Snapshot:
     cdef readonly list endpoints     # list[Endpoint], kept alive
     cdef list _kept
     cdef text_t keep(self, bytes data)
-    cdef target_t* make_target(self, object pool, int pool_index, list members, bytes model, set kinds) except NULL
+    cdef target_t* make_target(
+        self, object pool, int pool_index, list members, str name, set kinds, tuple entries) except NULL
     cdef void put_entry(self, int pool, target_t* target) noexcept

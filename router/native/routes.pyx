@@ -14,7 +14,7 @@ from router.native.body cimport hash_bytes
 from router.native.http1 cimport HTTP1_OK, head_t, parse_request_head
 from router.native.pick cimport (
     KNOBS_MAX, POLICY_BOUNDED_RING, POLICY_MAGLEV, POLICY_RING, candidate_set_build_maglev, candidate_set_build_ring,
-    candidate_set_free, candidate_set_t,
+    candidate_set_free, candidate_set_reserve_loads, candidate_set_t,
 )
 from router.native.pool cimport Endpoint, endpoint_t, text_t
 
@@ -188,18 +188,18 @@ cdef class Snapshot:
 
         for index, pool in enumerate(tables.pools):
             fill_policy(self, &self.snapshot.policies[index], pool.policy)
-            self.snapshot.whole[index] = self.make_target(pool, index, list(pool.endpoints), b"", kinds)
+            self.snapshot.whole[index] = self.make_target(pool, index, list(pool.endpoints), "", kinds, tables.endpoints)
             if pool.is_default and self.snapshot.default_whole == NULL:
                 self.snapshot.default_whole = self.snapshot.whole[index]
             unnamed = [member for member in pool.endpoints if not tables.endpoints[member].models]
             if unnamed:
-                self.snapshot.any_model[index] = self.make_target(pool, index, unnamed, b"", kinds)
+                self.snapshot.any_model[index] = self.make_target(pool, index, unnamed, "", kinds, tables.endpoints)
                 if self.snapshot.any_model_of_all == NULL or pool.is_default:
                     self.snapshot.any_model_of_all = self.snapshot.any_model[index]
             for name in names[index]:
                 members = [member for member in pool.endpoints
                            if not tables.endpoints[member].models or name in tables.endpoints[member].models]
-                target = self.make_target(pool, index, members, name.encode(), kinds)
+                target = self.make_target(pool, index, members, name, kinds, tables.endpoints)
                 self.put_entry(index, target)
                 if look_up(&self.snapshot, ANY_POOL, target.model) == NULL:
                     self.put_entry(ANY_POOL, target)
@@ -226,7 +226,9 @@ cdef class Snapshot:
         text.length = <uint32_t>len(data)
         return text
 
-    cdef target_t* make_target(self, object pool, int pool_index, list members, bytes model, set kinds) except NULL:
+    cdef target_t* make_target(
+        self, object pool, int pool_index, list members, str name, set kinds, tuple entries
+    ) except NULL:
         cdef target_t* target = &self.snapshot.targets[self.snapshot.target_count]
         cdef candidate_set_t* candidates = &target.candidates
         cdef endpoint_t* endpoint
@@ -247,8 +249,13 @@ cdef class Snapshot:
             candidates.slots[position] = endpoint.slot
             candidates.weights[position] = endpoint.weight
             candidates.identities[position] = endpoint.identity
+            entry = entries[member]
+            if name in entry.loads_s:
+                if candidate_set_reserve_loads(candidates) < 0:
+                    raise MemoryError
+                candidates.load_s[position], candidates.models_max[position] = entry.loads_s[name], entry.models_max
         target.policy = &self.snapshot.policies[pool_index]
-        target.model = self.keep(model)
+        target.model = self.keep(name.encode())
         target.pool_name = self.keep(pool.name.encode())
         kinds = kinds | {target.policy.pick.kind}
         if kinds & {POLICY_RING, POLICY_BOUNDED_RING} and candidate_set_build_ring(candidates, RING_POINTS) < 0:

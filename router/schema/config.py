@@ -325,6 +325,18 @@ class Endpoint(_Section, frozen=True, kw_only=True):
     figures: Annotated[EngineFigures, Meta(description="Its speed, where it is known better.")] = field(
         default_factory=EngineFigures
     )
+    model_load_ms: Annotated[
+        dict[ModelName, MillisecondsOrOff],
+        Meta(
+            max_length=limits.MODELS_MAX,
+            description="Models that are loaded when they are asked for, and how long that takes; the others "
+            "are always in memory.",
+        ),
+    ] = field(default_factory=dict)
+    models_resident_max: Annotated[
+        Annotated[int, Meta(ge=1, le=limits.MODELS_RESIDENT_MAX)] | None,
+        Meta(description="How many of those are in memory at once; absent: 1."),
+    ] = None
     rtt_ms: Annotated[
         float, Meta(ge=0, le=60_000, description="Round trip to it, until one has been measured.")
     ] = 0.0

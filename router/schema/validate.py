@@ -244,6 +244,19 @@ def _endpoint_faults(path: Path, endpoint: Endpoint) -> Iterator[Fault]:
                     f"{name!r} is not among this endpoint's models, so that nobody can ask for it",
                     _among(name, known),
                 )
+    for name in endpoint.model_load_ms:
+        if name not in known:
+            yield Fault(
+                (*path, "model_load_ms", name),
+                f"{name!r} is not among this endpoint's models, so that nobody can ask for it",
+                _among(name, known) if known else "a model that is listed under models",
+            )
+    if endpoint.models_resident_max is not None and not endpoint.model_load_ms:
+        yield Fault(
+            (*path, "models_resident_max"),
+            "no model is loaded on demand here",
+            "model_load_ms with the models that are",
+        )
     price = endpoint.price
     if price.gpu_hour is not None and (price.input_per_million_tokens, price.output_per_million_tokens) != (
         None,
