@@ -25,8 +25,85 @@ from router.native.policy cimport decider_t, policy_t
 from router.native.residency cimport residency_wait_s, residency_waits
 from router.native.view cimport view_fill, view_t
 
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    /* In C because a compiler has to be told that the arrays lie apart before it scores several candidates in one step.
+       `rows` is coefficients_t, in its order; `accounts` as _score_times lists them. */
+    static inline float fl_greater(float a, float b) { return a > b ? a : b; }
+    static void fl_score(
+            const float* const* rows, const float* const* accounts, float* __restrict score, uint32_t count,
+            float prompt, float beta, float gamma, float kappa, float queue_share, float barrier_s, float error_s) {
+        const float *__restrict token_s = rows[0], *__restrict pair_s = rows[1], *__restrict floor_s = rows[2];
+        const float *__restrict base_s = rows[3], *__restrict context_s = rows[4], *__restrict residual = rows[8];
+        const float *__restrict step_residual = rows[9], *__restrict theta0_s = rows[10], *__restrict theta1 = rows[11];
+        const float *__restrict theta2 = rows[12], *__restrict theta3_s = rows[13], *__restrict bias_s = rows[14];
+        const float *__restrict barrier = rows[15], *__restrict error = rows[16], *__restrict ramp = rows[17];
+        const float *__restrict uncached = accounts[0], *__restrict queued_s = accounts[1];
+        const float *__restrict decoding = accounts[2], *__restrict in_flight = accounts[3];
+        const float *__restrict kv_tokens = accounts[4], *__restrict refused = accounts[5];
+        float *__restrict ttft_s = (float*)accounts[6], *__restrict work_s = (float*)accounts[7];
+        #pragma GCC ivdep
+        for (uint32_t i = 0; i < count; i++) {
+            float n = uncached[i];
+            float work = (token_s[i] * n + pair_s[i] * n * (prompt - 0.5f * n)) * ramp[i];
+            float least = queue_share * (queued_s[i] + work) + theta0_s[i];
+            float fitted = theta0_s[i] + theta1[i] * queued_s[i] + theta2[i] * work + theta3_s[i] * decoding[i];
+            float ttft = fl_greater(least, fitted) * residual[i] + bias_s[i];
+            float step = (fl_greater(floor_s[i], base_s[i] + token_s[i] * (in_flight[i] + 1.0f))
+                          + context_s[i] * (kv_tokens[i] + prompt)) * step_residual[i];
+            ttft_s[i] = ttft;
+            work_s[i] = work;
+            score[i] = ttft + beta * work * in_flight[i] * ramp[i] + gamma * step + kappa * work
+                       + barrier_s * barrier[i] + error_s * error[i] + refused[i];
+        }
+    }
+    /* What only some requests ask for, on top: money, and a target in place of the time itself. */
+    static void fl_score_cost(const float* const* rows, const float* __restrict work_s, float* __restrict score,
+                              uint32_t count, float cost, float prompt, float output) {
+        const float *__restrict input_price = rows[5], *__restrict output_price = rows[6];
+        const float *__restrict second_price = rows[7], *__restrict share_s = rows[19];
+        #pragma GCC ivdep
+        for (uint32_t i = 0; i < count; i++)
+            score[i] += cost * (input_price[i] * prompt + output_price[i] * output
+                                + second_price[i] * (work_s[i] + output * share_s[i]));
+    }
+    static void fl_score_target(const float* const* rows, const float* __restrict ttft_s, float* __restrict score,
+                                uint32_t count, float target_s, float penalty, float ttft_weight) {
+        const float *__restrict quantile = rows[18];
+        #pragma GCC ivdep
+        for (uint32_t i = 0; i < count; i++)
+            score[i] += penalty * fl_greater(0.0f, ttft_s[i] * quantile[i] - target_s)
+                        - (1.0f - ttft_weight) * ttft_s[i];
+    }
+    /* Floats that are not negative compare as their bits do, and integers have a minimum in vectors. */
+    static float fl_least(const float* __restrict score, uint32_t count) {
+        int32_t least = 0x7F800000;
+        float value;
+        for (uint32_t i = 0; i < count; i++) {
+            int32_t bits;
+            memcpy(&bits, &score[i], 4);
+            least = bits < least ? bits : least;
+        }
+        memcpy(&value, &least, 4);
+        return value;
+    }
+    """
+    void fl_score(const float** rows, const float** accounts, float* score, uint32_t count, float prompt, float beta,
+                  float gamma, float kappa, float queue_share, float barrier_s, float error_s)
+    void fl_score_cost(const float** rows, const float* work_s, float* score, uint32_t count, float cost, float prompt,
+                       float output)
+    void fl_score_target(const float** rows, const float* ttft_s, float* score, uint32_t count, float target_s,
+                         float penalty, float ttft_weight)
+    float fl_least(const float* score, uint32_t count)
+
 cdef enum:
-    ROW_COUNT = 21                   # of coefficients_t; the view has scratch for so many, and for waits behind them
+    COEFFICIENT_COUNT = 20           # rows of coefficients_t, and the first of the view's scratch
+    LOAD_SCRATCH = 20                # what a load would take, ...
+    BIAS_SCRATCH = 21                # ... and with the way there
+    TTFT_SCRATCH = 22
+    WORK_SCRATCH = 23
     WIDTH = 16                       # candidates are scored in whole blocks of so many
     TARGET_TTFT_PERCENT = 1          # with a target, what is left of the TTFT term: enough to break ties
 
@@ -58,7 +135,6 @@ cdef struct coefficients_t:          # rows of the learner for these candidates
     const float* ramp
     const float* quantile
     const float* share_s
-    const float* speed
 
 
 cdef inline const float* _row(
@@ -77,7 +153,7 @@ cdef void _coefficients(
 ) noexcept nogil:
     cdef bint in_a_row = candidates.shape & SHAPE_IN_A_ROW != 0
     cdef const float** row = &rows.token_s
-    cdef const float* columns[21]    # ROW_COUNT
+    cdef const float* columns[20]    # COEFFICIENT_COUNT
     cdef int index
     columns[0], columns[1], columns[2] = learner.token_s, learner.pair_s, learner.floor_s
     columns[3], columns[4], columns[5] = learner.base_s, learner.context_s, learner.input_price
@@ -85,8 +161,8 @@ cdef void _coefficients(
     columns[9], columns[10], columns[11] = learner.step_residual, learner.theta0_s, learner.theta1
     columns[12], columns[13], columns[14] = learner.theta2, learner.theta3_s, learner.bias_s
     columns[15], columns[16], columns[17] = learner.barrier, learner.error, learner.ramp
-    columns[18], columns[19], columns[20] = learner.quantile, learner.share_s, learner.speed
-    for index in range(ROW_COUNT):
+    columns[18], columns[19] = learner.quantile, learner.share_s
+    for index in range(COEFFICIENT_COUNT):
         row[index] = _row(columns[index], candidates, in_a_row, view.scratch[index])
 
 
@@ -99,8 +175,8 @@ cdef void _read_loads(
     coefficients_t* rows
 ) noexcept nogil:
     # A round trip and a load both come on top of a first token, so the score's loop is the same for those that load.
-    cdef float* load_s = view.scratch[ROW_COUNT]
-    cdef float* bias_s = view.scratch[ROW_COUNT + 1]
+    cdef float* load_s = view.scratch[LOAD_SCRATCH]
+    cdef float* bias_s = view.scratch[BIAS_SCRATCH]
     cdef uint32_t i
     residency_waits(decider.residency, candidates.slots, candidates.count, request.model, candidates.load_s,
                     candidates.models_max, request.now_us, load_s)
@@ -112,33 +188,25 @@ cdef void _read_loads(
 
 
 cdef void _score_times(
-    const policy_t* policy, const coefficients_t* c, view_t* view, const pick_request_t* request, float kappa,
+    const policy_t* policy, coefficients_t* c, view_t* view, const pick_request_t* request, float kappa,
     float externality
 ) noexcept nogil:
+    cdef const float** rows = &c.token_s
+    cdef const float* accounts[8]
     cdef float prompt = request.prompt_tokens, output = request.output_tokens
-    cdef float beta = policy.knobs[KNOB_BETA] * externality, gamma = policy.knobs[KNOB_GAMMA] * output
-    cdef float barrier_s = policy.knobs[KNOB_BARRIER_S], error_s = policy.knobs[KNOB_ERROR_S]
     cdef float cost = request.cost_weight_s if request.cost_weight_s > 0 else policy.knobs[KNOB_COST_WEIGHT]
-    cdef float target = request.ttft_target_s
-    cdef float penalty = policy.knobs[KNOB_SLO_PENALTY] if target > 0 else 0.0
-    cdef float ttft_weight = TARGET_TTFT_PERCENT * <float>0.01 if target > 0 else 1.0
-    cdef float uncached, work, queued, ttft, step, late
-    cdef uint32_t i
-    for i in range((view.count + WIDTH - 1) // WIDTH * WIDTH):
-        uncached = view.uncached_tokens[i]
-        work = (c.token_s[i] * uncached + c.pair_s[i] * uncached * (prompt - <float>0.5 * uncached)) * c.ramp[i]
-        queued = view.queued_s[i]
-        ttft = max(QUEUE_SHARE_MIN * (queued + work) + c.theta0_s[i],
-                   c.theta0_s[i] + c.theta1[i] * queued + c.theta2[i] * work + c.theta3_s[i] * view.decoding[i])
-        ttft = ttft * c.residual[i] + c.bias_s[i]
-        step = (max(c.floor_s[i], c.base_s[i] + c.token_s[i] * (view.in_flight[i] + 1))
-                + c.context_s[i] * (view.kv_tokens[i] + prompt)) * c.step_residual[i]
-        late = max(<float>0, ttft * c.quantile[i] - target)
-        view.score[i] = ttft * ttft_weight + late * penalty \
-            + beta * work * view.in_flight[i] * c.ramp[i] + gamma * step + kappa * work \
-            + cost * (c.input_price[i] * prompt + c.output_price[i] * output
-                      + c.second_price[i] * (work + output * c.share_s[i])) \
-            + barrier_s * c.barrier[i] + error_s * c.error[i] + view.refused[i]
+    cdef uint32_t count = (view.count + WIDTH - 1) // WIDTH * WIDTH
+    accounts[0], accounts[1], accounts[2] = view.uncached_tokens, view.queued_s, view.decoding
+    accounts[3], accounts[4], accounts[5] = view.in_flight, view.kv_tokens, view.refused
+    accounts[6], accounts[7] = view.scratch[TTFT_SCRATCH], view.scratch[WORK_SCRATCH]
+    fl_score(rows, accounts, view.score, count, prompt, policy.knobs[KNOB_BETA] * externality,
+             policy.knobs[KNOB_GAMMA] * output, kappa, QUEUE_SHARE_MIN, policy.knobs[KNOB_BARRIER_S],
+             policy.knobs[KNOB_ERROR_S])
+    if cost > 0:
+        fl_score_cost(rows, accounts[7], view.score, count, cost, prompt, output)
+    if request.ttft_target_s > 0:
+        fl_score_target(rows, accounts[6], view.score, count, request.ttft_target_s, policy.knobs[KNOB_SLO_PENALTY],
+                        TARGET_TTFT_PERCENT * <float>0.01)
 
 
 cdef void _score_ratios(const coefficients_t* c, view_t* view) noexcept nogil:
@@ -150,7 +218,7 @@ cdef void _score_ratios(const coefficients_t* c, view_t* view) noexcept nogil:
 
 
 cdef void _add_loads(view_t* view) noexcept nogil:
-    cdef const float* load_s = view.scratch[ROW_COUNT]
+    cdef const float* load_s = view.scratch[LOAD_SCRATCH]
     cdef uint32_t i
     for i in range((view.count + WIDTH - 1) // WIDTH * WIDTH):
         view.score[i] += load_s[i]
@@ -159,12 +227,10 @@ cdef void _add_loads(view_t* view) noexcept nogil:
 cdef int _choose(
     const policy_t* policy, candidate_set_t* candidates, const view_t* view, const pick_request_t* request
 ) noexcept nogil:
-    cdef float least = INFINITY, limit
+    cdef float least = fl_least(view.score, view.count), limit
     cdef uint64_t rank, best_rank = 0, random = request.random
     cdef uint32_t i
     cdef int winner = -1
-    for i in range(view.count):
-        least = min(least, view.score[i])
     if not least < INFINITY:
         return -1
     limit = least + least * policy.knobs[KNOB_BAND_RATIO] + policy.knobs[KNOB_BAND_MS] * <float>0.001
@@ -255,7 +321,8 @@ cdef void five_axis_terms(
     terms.load = load * weight
     terms.residual = ttft * weight * (learner.residual[slot] - 1) + late * policy.knobs[KNOB_SLO_PENALTY]
     terms.proximity = learner.bias_s[slot] * weight
-    terms.externality = policy.knobs[KNOB_BETA] * _externality(learner) * work * view.in_flight[position] * learner.ramp[slot]
+    terms.externality = policy.knobs[KNOB_BETA] * _externality(learner) * work * view.in_flight[position] \
+        * learner.ramp[slot]
     terms.decode = policy.knobs[KNOB_GAMMA] * output * step
     terms.duplication = _kappa(policy, learner) * work
     terms.cost = cost * (learner.input_price[slot] * prompt + learner.output_price[slot] * output
