@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 from bench import measure, report, scenarios
-from bench.goals import PICK_BOUNDS_NS, Scenario, figures_of
+from bench.goals import PICK_BOUNDS_NS, SCORE_BOUNDS_NS, Scenario, figures_of
 from bench.measure import Series, Slice, SliceFailed, SliceLost, Summary
 from bench.messages import messages
 from bench.native.peer import Peer
@@ -272,13 +272,17 @@ def _add_ratios(by_peer: dict[str, Outcome]) -> None:
 def run_pick() -> dict[str, dict[str, Outcome]]:
     """Nanoseconds per pick, of Fairlead only."""
     try:
-        from bench.micro.pick_cost import POLICY_LEAST_IN_FLIGHT, POLICY_P2C, pick_ns
+        from bench.micro.pick_cost import POLICY_LEAST_IN_FLIGHT, POLICY_P2C, pick_ns, score_ns
     except ImportError as exc:
         return {figure.key: {"fairlead": f"not built: {exc}"} for figure in figures_of(Scenario.PICK)}
     results: dict[str, dict[str, Outcome]] = {}
     for count, _, _ in PICK_BOUNDS_NS:
         results[f"pick_{count}"] = {"fairlead": _single(pick_ns(POLICY_P2C, count))}
         results[f"scan_{count}"] = {"fairlead": _single(pick_ns(POLICY_LEAST_IN_FLIGHT, count))}
+    for count, _, _ in SCORE_BOUNDS_NS:
+        p50_ns, p99_ns = score_ns(count)
+        results[f"score_{count}_p50"] = {"fairlead": _single(p50_ns)}
+        results[f"score_{count}_p99"] = {"fairlead": _single(p99_ns)}
     return results
 
 

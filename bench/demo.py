@@ -320,8 +320,9 @@ async def run_demo(
     admin_port: int,
     quiet: bool,
 ) -> int:
-    """The whole demo under each policy in turn, on fresh engines, the router's log in `folder`; returns how many
-    streams failed.
+    """The whole demo under each policy in turn, on fresh engines, the router's log in `folder`.
+
+    Returns how many streams failed.
     """
     stopped = asyncio.Event()
     for each in (signal.SIGINT, signal.SIGTERM):

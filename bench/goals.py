@@ -56,17 +56,24 @@ class Figure:
         return "missed"
 
 
+SCORE_BOUNDS_NS = ((100, 1000.0, 3000.0), (1000, 6000.0, None))  # endpoints, must of p50 and of p99
 PICK_BOUNDS_NS = ((8, 50.0, 20.0), (64, 100.0, 40.0), (1024, 1000.0, 400.0))  # endpoints, must, aim
 
 
-def _nanoseconds(key: str, text: str, must: float, aim: float) -> Figure:
+def _nanoseconds(key: str, text: str, must: float | None, aim: float | None) -> Figure:
+    judged_by = JudgedBy.VALUE if must is not None else JudgedBy.NOTHING
     return Figure(
-        key=key, scenario=Scenario.PICK, text=text, unit="ns", judged_by=JudgedBy.VALUE, must=must, aim=aim
+        key=key, scenario=Scenario.PICK, text=text, unit="ns", judged_by=judged_by, must=must, aim=aim
     )
 
 
 def _pick(count: int, must: float, aim: float) -> Figure:
-    return _nanoseconds(f"pick_{count}", f"pick over {count:,} endpoints, default policy", must, aim)
+    return _nanoseconds(f"pick_{count}", f"pick over {count:,} endpoints, p2c", must, aim)
+
+
+def _score(count: int, quantile: str, must: float | None) -> Figure:
+    text = f"pick by score over {count:,} endpoints with prefix match, {quantile}"
+    return _nanoseconds(f"score_{count}_{quantile}", text, must, None)
 
 
 def _scan(count: int, must: float, aim: float) -> Figure:
@@ -158,6 +165,8 @@ FIGURES = (
     Figure(key="many_cpu", scenario=Scenario.MANY, text="CPU per event with these", unit="us"),
     *(_pick(count, must, aim) for count, must, aim in PICK_BOUNDS_NS),
     *(_scan(count, must, aim) for count, must, aim in PICK_BOUNDS_NS),
+    *(_score(count, "p50", must) for count, must, _ in SCORE_BOUNDS_NS),
+    *(_score(count, "p99", must) for count, _, must in SCORE_BOUNDS_NS),
     Figure(
         key="soak",
         scenario=Scenario.SOAK,

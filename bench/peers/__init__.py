@@ -8,7 +8,7 @@ kept-alive upstreams, no buffering of answers and no access log. Order here is t
 from bench.peers.base import PeerProxy
 from bench.peers.direct import Direct
 from bench.peers.envoy import Envoy
-from bench.peers.fairlead import Fairlead
+from bench.peers.fairlead import Fairlead, FairleadP2c
 from bench.peers.floor import Floor
 from bench.peers.haproxy import HAProxy
 from bench.peers.litellm import LiteLLM
@@ -24,6 +24,7 @@ def all_peers() -> list[PeerProxy]:
     return [
         Nginx(),
         Fairlead(),
+        FairleadP2c(),
         Floor(),
         HAProxy(),
         Envoy(),

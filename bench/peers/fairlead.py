@@ -11,9 +11,10 @@ from bench.peers.base import PYTHON, PeerProxy, Running, Site, free_ports, pytho
 
 
 class Fairlead(PeerProxy):
-    """One worker, the default policy (less in flight of two), no access log; the supervisor is told apart."""
+    """One worker, the default policy (the score), no access log; the supervisor is told apart."""
 
     name = "fairlead"
+    policy = "five_axis"
 
     def missing(self, installs: bool) -> str | None:
         found = all(importlib.util.find_spec(name) for name in ("router._fastpath", "router.__main__"))
@@ -43,6 +44,7 @@ class Fairlead(PeerProxy):
             "pools": [
                 {
                     "name": "engines",
+                    "policy": {"type": self.policy},
                     "endpoints": [
                         {"url": f"http://127.0.0.1:{engine_port}", "models": [MODEL]}
                         for engine_port in site.engine_ports
@@ -62,3 +64,10 @@ class Fairlead(PeerProxy):
             log=log,
             has_master=True,
         )
+
+
+class FairleadP2c(Fairlead):
+    """The same picking the less busy of two: what the score costs is the difference."""
+
+    name = "fairlead-p2c"
+    policy = "p2c"
