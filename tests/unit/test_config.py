@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from router import limits
 from router.config import ConfigError, config_from_options, load_config, parse_config, redacted
 from router.schema.config import Config, Engine, TlsVersion
-from router.schema.policies import BoundedRing, HashKey, P2c, Rendezvous, policy_names
+from router.schema.policies import BoundedRing, FiveAxis, HashKey, Rendezvous, policy_names
 from router.schema.secret import MASK
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "fairlead.example.yaml"
@@ -48,7 +48,7 @@ def test_smallest_file_gets_every_default() -> None:
     assert config.timeouts.connect_ms == 2000
     assert config.limits.head_bytes_max == limits.HEAD_BYTES_DEFAULT
     assert config.pools[0].endpoints[0].name == "10.0.0.1:8000"
-    assert config.pools[0].policy == P2c()
+    assert config.pools[0].policy == FiveAxis()
     assert config.default_pool is config.pools[0]
 
 
