@@ -212,7 +212,7 @@ def _tell_residents(deciders: Sequence[Decider], fleet: Fleet, trace: Trace) -> 
         for slot, group in enumerate(fleet.groups()):
             for number, model in enumerate(trace.models):
                 if model in group.resident and decider.residency is not None:
-                    decider.residency.used(slot, number + 1, 0.0, 1)
+                    decider.residency.used(slot, number + 1, group.models[model], 0.0, 1)
 
 
 def _places(group: fleets.EndpointGroup, models: tuple[str, ...]) -> int:

@@ -62,7 +62,7 @@ cdef void decision_charge(
 ) noexcept nogil:
     cdef uint32_t slot = candidates.slots[position]
     cdef uint32_t prompt_tokens = min(request.prompt_tokens, <uint32_t>CHARGE_TOKENS_MAX)
-    cdef float hit_tokens = 0, uncached_tokens, trust
+    cdef float hit_tokens = 0, uncached_tokens, trust, _harm_s
     if charge.state != CHARGE_NONE:
         load_release(decider.load, decider.column, charge)
     memset(charge, 0, sizeof(charge_t))
@@ -72,8 +72,9 @@ cdef void decision_charge(
         charge.model = request.model
         charge.load_s = residency_wait_s(
             decider.residency, slot, request.model, candidates.load_s[position], candidates.models_max[position],
-            request.now_us)
-        residency_used(decider.residency, slot, request.model, charge.load_s, request.now_us)
+            request.now_us, &_harm_s)
+        residency_used(decider.residency, slot, request.model, candidates.load_s[position], charge.load_s,
+                       request.now_us)
     if prompt_tokens:
         if view_is_for(&decider.view, candidates, request):
             hit_tokens = decider.view.hit_tokens[position]

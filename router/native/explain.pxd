@@ -28,6 +28,7 @@ cdef enum explain_reason:            # the first that holds; texts in explain.py
     REASON_CHEAPER = 9               # what it is better at than the fastest: cost,
     REASON_HEADROOM = 10             # room: streams and prompts that it disturbs less, KV and power,
     REASON_HEALTHIER = 11            # attempts that failed less often
+    REASON_LOADED = 12               # with the model in memory everywhere another would have won
 
 cdef struct shown_t:                 # a candidate as the decision saw it
     uint32_t slot

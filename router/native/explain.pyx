@@ -17,7 +17,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset, strlen
 from router.native.atomic cimport load_u64, store_u64
 from router.native.candidates cimport (
-    CHECK_EJECTED, candidate_checks, candidate_set_free, candidate_set_t, is_eligible, pick_request_t,
+    CHECK_EJECTED, candidate_checks, candidate_set_free, candidate_set_reserve_loads, candidate_set_t, is_eligible,
+    pick_request_t,
 )
 from router.native.decision cimport Decider
 from router.native.loadtable cimport load_in_flight, load_is_ejected
@@ -46,6 +47,7 @@ cdef uint64_t MAGIC = 0x31504C584C4C4644     # "DFLLXPL1"
 
 REASONS = (
     "", "retry", "panic", "only", "policy", "session", "tie", "cached", "fastest", "cheaper", "headroom", "healthier",
+    "loaded",
 )
 
 cdef struct header_t:
@@ -61,11 +63,12 @@ cdef struct header_t:
 # --- what workers call ----------------------------------------------------------------------------------------------
 
 cdef text_t explain_reason_text(int reason) noexcept nogil:
-    cdef const char* texts[12]
+    cdef const char* texts[13]
     cdef text_t text
     texts[0], texts[1], texts[2], texts[3] = b"", b"retry", b"panic", b"only"
     texts[4], texts[5], texts[6], texts[7] = b"policy", b"session", b"tie", b"cached"
     texts[8], texts[9], texts[10], texts[11] = b"fastest", b"cheaper", b"headroom", b"healthier"
+    texts[12] = b"loaded"
     text.data = <const uint8_t*>texts[reason]
     text.length = <uint32_t>strlen(texts[reason])
     return text
@@ -150,6 +153,8 @@ cdef int _five_axis_reason(
         if looks_uncached and _sum_uncached(decider, policy, candidates, request, position) < winner_uncached:
             return REASON_CACHED
         five_axis_terms(decider, policy, candidates, request, position, &terms)
+        if terms.load > mine.load and _sum(&terms) - terms.load < _sum(&mine) - mine.load:
+            return REASON_LOADED
         if _first_token_s(&terms) < least_s:
             fastest = terms
             least_s = _first_token_s(&terms)
@@ -427,6 +432,7 @@ cdef class ExplainRing:
         self, Decider decider not None, int kind, slots, str request_id, *, knobs=(), uint64_t key=0,
         uint64_t random=0, uint64_t now_us=1, uint32_t prompt_tokens=0, uint32_t output_tokens=0, blocks=(),
         block_tokens=(), excluded=(), float ttft_target_s=0, uint32_t column=0, uint64_t wall_us=1, uint8_t attempt=1,
+        uint64_t model=0, load_s=(), models_max=(),
     ):
         cdef candidate_set_t candidates
         cdef pick_request_t request
@@ -454,6 +460,11 @@ cdef class ExplainRing:
                     raise IndexError(f"slot {slot} of {decider.load.slot_count}")
                 candidates.slots[index] = candidates.identities[index] = slot
                 candidates.weights[index] = 1
+            if load_s and candidate_set_reserve_loads(&candidates) < 0:
+                raise MemoryError
+            for index, (seconds, places) in enumerate(zip(load_s, models_max, strict=True)):
+                candidates.load_s[index], candidates.models_max[index] = seconds, places
+            request.model = model
             for index, (block, end) in enumerate(zip(blocks, block_tokens, strict=True)):
                 block_keys[index], block_ends[index] = block, end
             for index, knob in enumerate(knobs[:16]):

@@ -100,8 +100,8 @@ cdef extern from * nogil:
 
 cdef enum:
     COEFFICIENT_COUNT = 20           # rows of coefficients_t, and the first of the view's scratch
-    LOAD_SCRATCH = 20                # what a load would take, ...
-    BIAS_SCRATCH = 21                # ... and with the way there
+    HARM_SCRATCH = 20                # what a load costs others
+    BIAS_SCRATCH = 21                # the way there, and the load
     TTFT_SCRATCH = 22
     WORK_SCRATCH = 23
     WIDTH = 16                       # candidates are scored in whole blocks of so many
@@ -175,16 +175,22 @@ cdef void _read_loads(
     coefficients_t* rows
 ) noexcept nogil:
     # A round trip and a load both come on top of a first token, so the score's loop is the same for those that load.
-    cdef float* load_s = view.scratch[LOAD_SCRATCH]
     cdef float* bias_s = view.scratch[BIAS_SCRATCH]
     cdef uint32_t i
     residency_waits(decider.residency, candidates.slots, candidates.count, request.model, candidates.load_s,
-                    candidates.models_max, request.now_us, load_s)
+                    candidates.models_max, request.now_us, bias_s, view.scratch[HARM_SCRATCH])
     for i in range(candidates.count):
-        bias_s[i] = rows.bias_s[i] + load_s[i]
+        bias_s[i] += rows.bias_s[i]
     for i in range(candidates.count, (candidates.count + WIDTH - 1) // WIDTH * WIDTH):
-        load_s[i] = bias_s[i] = 0
+        bias_s[i] = 0
     rows.bias_s = bias_s
+
+
+cdef void _add_harms(view_t* view) noexcept nogil:
+    cdef const float* harm_s = view.scratch[HARM_SCRATCH]
+    cdef uint32_t i
+    for i in range(view.count):
+        view.score[i] += harm_s[i]
 
 
 cdef void _score_times(
@@ -209,19 +215,15 @@ cdef void _score_times(
                         TARGET_TTFT_PERCENT * <float>0.01)
 
 
-cdef void _score_ratios(const coefficients_t* c, view_t* view) noexcept nogil:
+cdef void _score_ratios(const coefficients_t* c, view_t* view, bint loads) noexcept nogil:
     # LMetric's product, in time of this endpoint: what is left when the other replicas' share of the load is not known.
     cdef uint32_t i
     for i in range((view.count + WIDTH - 1) // WIDTH * WIDTH):
         view.score[i] = (view.queued_tokens[i] + view.uncached_tokens[i]) * (view.in_flight[i] + 1) \
             * c.token_s[i] * c.residual[i] + view.refused[i]
-
-
-cdef void _add_loads(view_t* view) noexcept nogil:
-    cdef const float* load_s = view.scratch[LOAD_SCRATCH]
-    cdef uint32_t i
-    for i in range((view.count + WIDTH - 1) // WIDTH * WIDTH):
-        view.score[i] += load_s[i]
+    if loads:
+        for i in range(view.count):
+            view.score[i] += c.bias_s[i]
 
 
 cdef int _choose(
@@ -280,11 +282,11 @@ cdef int pick_five_axis(
     if _loads(decider, candidates):
         _read_loads(decider, candidates, view, request, &rows)
     if policy.knobs[KNOB_RATIO_MODE] > 0:
-        _score_ratios(&rows, view)
-        if _loads(decider, candidates):
-            _add_loads(view)
+        _score_ratios(&rows, view, _loads(decider, candidates))
     else:
         _score_times(policy, &rows, view, request, _kappa(policy, learner), _externality(learner))
+    if _loads(decider, candidates):
+        _add_harms(view)
     winner = _choose(policy, candidates, view, request)
     if winner >= 0 and request.prompt_tokens:
         _remember(learner, view, &rows, request, winner)
@@ -310,9 +312,10 @@ cdef void five_axis_terms(
     cdef float step = learner.step_residual[slot] * (
         max(learner.floor_s[slot], learner.base_s[slot] + learner.token_s[slot] * (view.in_flight[position] + 1))
         + learner.context_s[slot] * (view.kv_tokens[position] + prompt))
+    cdef float harm = 0
     cdef float load = residency_wait_s(
         decider.residency, slot, request.model, candidates.load_s[position], candidates.models_max[position],
-        request.now_us) if _loads(decider, candidates) else 0.0
+        request.now_us, &harm) if _loads(decider, candidates) else 0.0
     cdef float late = max(<float>0, (ttft * learner.residual[slot] + learner.bias_s[slot] + load)
                           * learner.quantile[slot] - request.ttft_target_s) if request.ttft_target_s > 0 else 0.0
     cdef float weight = TARGET_TTFT_PERCENT * <float>0.01 if request.ttft_target_s > 0 else 1.0
@@ -321,7 +324,7 @@ cdef void five_axis_terms(
     terms.load = load * weight
     terms.residual = ttft * weight * (learner.residual[slot] - 1) + late * policy.knobs[KNOB_SLO_PENALTY]
     terms.proximity = learner.bias_s[slot] * weight
-    terms.externality = policy.knobs[KNOB_BETA] * _externality(learner) * work * view.in_flight[position] \
+    terms.externality = harm + policy.knobs[KNOB_BETA] * _externality(learner) * work * view.in_flight[position] \
         * learner.ramp[slot]
     terms.decode = policy.knobs[KNOB_GAMMA] * output * step
     terms.duplication = _kappa(policy, learner) * work

@@ -17,20 +17,22 @@ cdef struct residency_table_t:       # process-local view of the shared segment
     uint32_t slot_count
 
 # Seconds until `model` (a hash; 0: none) can answer at `slot`, where loading it takes `load_s` and `models_max` models
-# are held at once: 0 when it should be there; what is left of its load; or a whole load, after the one under way.
+# are held at once (0: it takes no place): 0 when it should be there; what is left of a load that is planned; or a whole
+# one, after those. `harm_s`: what the model that it drives out will cost the others who ask for that one, in seconds.
 cdef float residency_wait_s(
-    const residency_table_t* table, uint32_t slot, uint64_t model, float load_s, uint32_t models_max, uint64_t now_us
-) noexcept nogil
-# The same for many: waits[i] of slots[i], with load_s[i] and models_max[i]; models_max[i] == 0: nothing is counted there.
+    const residency_table_t* table, uint32_t slot, uint64_t model, float load_s, uint32_t models_max, uint64_t now_us,
+    float* harm_s) noexcept nogil
+# The same for many: waits[i] and harms[i] at slots[i], with load_s[i] and models_max[i].
 cdef void residency_waits(
     const residency_table_t* table, const uint32_t* slots, uint32_t count, uint64_t model, const float* load_s,
-    const uint32_t* models_max, uint64_t now_us, float* waits) noexcept nogil
-# Whether it should be there, loaded or loading: among the `models_max` that were used last.
+    const uint32_t* models_max, uint64_t now_us, float* waits, float* harms) noexcept nogil
+# Whether it should be there: loaded, and among the `models_max` that were used last.
 cdef bint residency_is(
-    const residency_table_t* table, uint32_t slot, uint64_t model, uint32_t models_max) noexcept nogil
-# A request for `model` goes to `slot`, where it will be there in `wait_s`.
+    const residency_table_t* table, uint32_t slot, uint64_t model, uint32_t models_max, uint64_t now_us) noexcept nogil
+# A request for `model`, which takes `load_s` to load, goes to `slot`, where it will be there in `wait_s`.
 cdef void residency_used(
-    residency_table_t* table, uint32_t slot, uint64_t model, float wait_s, uint64_t now_us) noexcept nogil
+    residency_table_t* table, uint32_t slot, uint64_t model, float load_s, float wait_s, uint64_t now_us
+) noexcept nogil
 # It has answered: whatever was believed, it is there now.
 cdef void residency_seen(residency_table_t* table, uint32_t slot, uint64_t model, uint64_t now_us) noexcept nogil
 # The endpoint (re)joins, or the slot goes to another: nothing is known.

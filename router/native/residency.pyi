@@ -22,10 +22,12 @@ class ResidencyTable:
     def slot_count(self) -> int: ...
     def wait_s(self, slot: int, model: int, load_s: float, models_max: int, now_us: int) -> float:
         """Seconds until the model can answer there, if it was asked for now."""
-    def is_resident(self, slot: int, model: int, models_max: int) -> bool:
-        """Whether it is among the `models_max` that were used last there."""
-    def used(self, slot: int, model: int, wait_s: float, now_us: int) -> None:
-        """A request for the model goes there, and will be served in `wait_s`."""
+    def harm_s(self, slot: int, model: int, load_s: float, models_max: int, now_us: int) -> float:
+        """Seconds that the model it would drive out then costs those who ask for that one."""
+    def is_resident(self, slot: int, model: int, models_max: int, now_us: int) -> bool:
+        """Whether it is loaded, and among the `models_max` that were used last there."""
+    def used(self, slot: int, model: int, load_s: float, wait_s: float, now_us: int) -> None:
+        """A request for the model, which takes `load_s` to load, goes there and is served in `wait_s`."""
     def seen(self, slot: int, model: int, now_us: int) -> None:
         """The model has answered there."""
     def forget(self, slot: int) -> None:
