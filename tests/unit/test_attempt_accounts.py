@@ -172,3 +172,20 @@ def test_debug_page_shows_the_account() -> None:
     assert row["queued_work_us"] > 0
     assert row["oldest_pending_age_us"] >= 0
     scripted.finish()
+
+
+def test_models_that_load_stay_where_they_were_loaded() -> None:
+    loading = {"models": ["a", "b"], "model_load_ms": {"a": 20_000, "b": 10_000}}
+    endpoints = [{"url": f"http://127.0.0.1:{9000 + index}", **loading} for index in range(2)]
+    scripted = Scripted(pools=[{"name": "main", "policy": {"type": "five_axis"}, "endpoints": endpoints}])
+    homes: dict[str, set[int]] = {"a": set(), "b": set()}
+    for model in "abbabaab":
+        client = begin(scripted, model=model)
+        homes[model].update(busy_slots(scripted))
+        scripted.establish_all()
+        (upstream,) = [number for number in scripted.driver.upstreams() if b"POST" in scripted.driver.take(number)]
+        scripted.driver.receive(upstream, answer(usage={"prompt_tokens": 300, "completion_tokens": 7}))
+        scripted.driver.end(client)
+    assert sorted(map(len, homes.values())) == [1, 1]
+    assert homes["a"] != homes["b"]
+    scripted.finish()

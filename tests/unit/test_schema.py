@@ -239,6 +239,20 @@ FAULTS: dict[str, tuple[str, list[tuple[int, str, str]]]] = {
             )
         ],
     ),
+    "load of a model that is not served": (
+        "pools: [{name: a, endpoints: [{url: 'http://h:1', models: [x],\n model_load_ms: {y: 1}}]}]",
+        [
+            (
+                2,
+                "pools[0].endpoints[0].model_load_ms.y",
+                "'y' is not among this endpoint's models, so that nobody can ask for it",
+            )
+        ],
+    ),
+    "places for models that never load": (
+        "pools: [{name: a, endpoints: [{url: 'http://h:1',\n models_resident_max: 2}]}]",
+        [(2, "pools[0].endpoints[0].models_resident_max", "no model is loaded on demand here")],
+    ),
     "model named twice": (
         "pools: [{name: a, endpoints: [{url: 'http://h:1', models: [x, x]}]}]",
         [(1, "pools[0].endpoints[0].models", "a model is named twice")],
