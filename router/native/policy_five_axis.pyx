@@ -215,15 +215,15 @@ cdef void _score_times(
                         TARGET_TTFT_PERCENT * <float>0.01)
 
 
-cdef void _score_ratios(const coefficients_t* c, view_t* view, bint loads) noexcept nogil:
+cdef void _score_ratios(const coefficients_t* c, view_t* view, const float* way_s) noexcept nogil:
     # LMetric's product, in time of this endpoint: what is left when the other replicas' share of the load is not known.
     cdef uint32_t i
     for i in range((view.count + WIDTH - 1) // WIDTH * WIDTH):
         view.score[i] = (view.queued_tokens[i] + view.uncached_tokens[i]) * (view.in_flight[i] + 1) \
             * c.token_s[i] * c.residual[i] + view.refused[i]
-    if loads:
+    if c.bias_s != way_s:
         for i in range(view.count):
-            view.score[i] += c.bias_s[i]
+            view.score[i] += c.bias_s[i] - way_s[i]      # the load
 
 
 cdef int _choose(
@@ -275,14 +275,16 @@ cdef int pick_five_axis(
     cdef view_t* view = &decider.view
     cdef learner_t* learner = decider.learner
     cdef coefficients_t rows
+    cdef const float* way_s
     cdef int winner
     learner_refresh(learner, decider.load, request.now_us)
     view_fill(view, decider.load, decider.prefix, learner, candidates, request)
     _coefficients(learner, candidates, view, &rows)
+    way_s = rows.bias_s
     if _loads(decider, candidates):
         _read_loads(decider, candidates, view, request, &rows)
     if policy.knobs[KNOB_RATIO_MODE] > 0:
-        _score_ratios(&rows, view, _loads(decider, candidates))
+        _score_ratios(&rows, view, way_s)
     else:
         _score_times(policy, &rows, view, request, _kappa(policy, learner), _externality(learner))
     if _loads(decider, candidates):

@@ -59,6 +59,8 @@ class Candidate:
     error: float
     ramp: float
     share_s: float
+    load_s: float = 0.0  # until the model is in memory there
+    harm_s: float = 0.0  # what that load costs others
 
     def uncached(self, prompt_tokens: float) -> float:
         return max(1.0, prompt_tokens - min(self.hit_tokens, prompt_tokens))
@@ -100,10 +102,11 @@ def score(
 ) -> float:
     n = one.uncached(prompt_tokens)
     if knobs.ratio_mode:
-        return (one.queued_tokens + n) * (one.in_flight + 1) * one.token_s * one.residual
+        ratio = (one.queued_tokens + n) * (one.in_flight + 1) * one.token_s * one.residual
+        return ratio + one.load_s + one.harm_s
     work = (one.token_s * n + one.pair_s * n * (prompt_tokens - n / 2)) * one.ramp
     fitted = one.theta[0] + one.theta[1] * one.queued_s + one.theta[2] * work + one.theta[3] * one.decoding
-    ttft = max(0.3 * (one.queued_s + work) + one.theta[0], fitted) * one.residual + one.bias_s
+    ttft = max(0.3 * (one.queued_s + work) + one.theta[0], fitted) * one.residual + one.bias_s + one.load_s
     step = max(one.floor_s, one.base_s + one.token_s * (one.in_flight + 1))
     step = (step + one.context_s * (one.kv_tokens + prompt_tokens)) * one.step_residual
     cost = one.input_price * prompt_tokens + one.output_price * output_tokens
@@ -113,6 +116,7 @@ def score(
         total = 0.01 * ttft + knobs.slo_penalty * late
     else:
         total = ttft
+    total += one.harm_s
     total += knobs.beta * min(1.0, PRESSURE_GAIN * running.pressure) * work * one.in_flight * one.ramp
     total += knobs.gamma * output_tokens * step
     total += (knobs.kappa if knobs.kappa >= 0 else running.hit_ratio) * work

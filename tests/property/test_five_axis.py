@@ -14,6 +14,7 @@ from router.native.explain import ExplainRing
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
+from router.native.residency import ResidencyTable
 from tests.oracle import five_axis as oracle
 
 FIVE_AXIS = 19
@@ -64,6 +65,7 @@ class Ask:
     depth: int  # blocks of a quarter of the prompt
     output_tokens: int
     target_s: float
+    model: int  # 0: none; the others take turns in memory
     stays: int  # 0: ends at once, 1: is decoding when the next one comes, 2: is still pending then
     ttft_s: float
 
@@ -75,6 +77,7 @@ asks = st.lists(
         depth=st.integers(0, 4),
         output_tokens=st.integers(1, 1000),
         target_s=st.sampled_from([0.0, 0.0, 0.05, 2.0]),
+        model=st.integers(0, 3),
         stays=st.integers(0, 2),
         ttft_s=st.floats(0.001, 20),
     ),
@@ -104,11 +107,17 @@ class Fleet:
         for slot, one in enumerate(fleet):
             self.learner.set_figures(slot, one)
         prefix = PrefixTable.create(1 << 16, self.load.slot_count)
-        self.decider = Decider(self.load, prefix, self.learner)
+        self.residency = ResidencyTable.create(self.load.slot_count)
+        self.decider = Decider(self.load, prefix, self.learner, 0, self.residency)
         self.decider.reserve(len(fleet))
         self.ring = ExplainRing.create(1)
         self.slots = list(range(len(fleet)))
         self.running = oracle.Running()
+
+    @staticmethod
+    def loads(slot: int) -> tuple[float, int]:
+        """Seconds, and places: at the last endpoint nothing ever has to be loaded."""
+        return ((0.01, 1), (3.0, 2), (0.5, 1), (0.0, 0))[slot]
 
     def candidates(self, now_us: int, request: dict[str, Any]) -> list[oracle.Candidate]:
         learnt = [self.learner.view(slot, now_us, self.load) for slot in self.slots]
@@ -123,6 +132,8 @@ class Fleet:
                 hit_tokens=view["hit_tokens"][slot],
                 **{name: getattr(self.figures[slot], name) for name in FIGURES},
                 **learnt[slot],
+                load_s=self.residency.wait_s(slot, request["model"], *self.loads(slot), now_us),
+                harm_s=self.residency.harm_s(slot, request["model"], *self.loads(slot), now_us),
             )
             for slot in self.slots
         ]
@@ -141,6 +152,9 @@ def play(fleet: Fleet, history: list[Ask], knobs: oracle.Knobs) -> list[int]:
         request: dict[str, Any] = {
             "prompt_tokens": ask.prompt_tokens,
             "output_tokens": ask.output_tokens,
+            "model": ask.model,
+            "load_s": [fleet.loads(slot)[0] for slot in fleet.slots],
+            "models_max": [fleet.loads(slot)[1] for slot in fleet.slots],
             "blocks": KEYS[: ask.depth],
             "block_tokens": [ask.prompt_tokens * (place + 1) // 4 for place in range(ask.depth)],
         }
@@ -171,7 +185,7 @@ def play(fleet: Fleet, history: list[Ask], knobs: oracle.Knobs) -> list[int]:
 
 
 PLAIN = Figures(0, 1e-4, 0, 0.01, 0.005, 0, 0, 0, 0, 0, 0)
-ASK = Ask(prompt_tokens=4000, depth=4, output_tokens=100, target_s=0, stays=2, ttft_s=1)
+ASK = Ask(prompt_tokens=4000, depth=4, output_tokens=100, target_s=0, model=0, stays=2, ttft_s=1)
 
 
 def test_a_prompt_goes_where_it_is_cached_until_waiting_there_takes_longer() -> None:
