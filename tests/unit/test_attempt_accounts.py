@@ -183,7 +183,9 @@ def test_models_that_load_stay_where_they_were_loaded() -> None:
         client = begin(scripted, model=model)
         homes[model].update(busy_slots(scripted))
         scripted.establish_all()
-        (upstream,) = [number for number in scripted.driver.upstreams() if b"POST" in scripted.driver.take(number)]
+        (upstream,) = [
+            number for number in scripted.driver.upstreams() if b"POST" in scripted.driver.take(number)
+        ]
         scripted.driver.receive(upstream, answer(usage={"prompt_tokens": 300, "completion_tokens": 7}))
         scripted.driver.end(client)
     assert sorted(map(len, homes.values())) == [1, 1]
