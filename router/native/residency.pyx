@@ -83,8 +83,9 @@ cdef inline float _harm_s(const entry_t* entry, uint64_t now_us) noexcept nogil:
     cdef float load_s = <float>(habit >> 32) * <float>1e-3
     cdef uint64_t interval_us = habit & INTERVAL_MAX_US
     cdef uint64_t since_us = now_us - used_us if now_us > used_us else 0
-    if interval_us < since_us or interval_us == INTERVAL_MAX_US:
-        interval_us = since_us
+    if interval_us == INTERVAL_MAX_US:               # asked for once: one more, perhaps, in a load
+        interval_us = <uint64_t>(load_s * <float>1e6)
+    interval_us = max(interval_us, since_us)
     return load_s * min(load_s / (<float>interval_us * <float>1e-6 + <float>1e-3), HARMED_MAX)
 
 
@@ -107,6 +108,7 @@ cdef float residency_wait_s(
     cdef entry_t* entries = _entries(table, slot)
     cdef entry_t* entry
     cdef uint32_t index, held = 0, later
+    cdef uint64_t oldest_us = ~<uint64_t>0
     cdef float wait_s = 0
     harm_s[0] = 0
     if model == 0 or models_max == 0:
@@ -127,8 +129,9 @@ cdef float residency_wait_s(
         wait_s = max(wait_s, _left_s(load_u64(&entry.ready_us), now_us))
         if load_u64(&entry.model) != model:
             later = _later_count(entries, load_u64(&entry.model), load_u64(&entry.used_us), now_us)
-            if later + 1 == models_max:              # the last that has a place
-                harm_s[0] = max(harm_s[0], _harm_s(entry, now_us))
+            if later + 1 == models_max and load_u64(&entry.used_us) <= oldest_us:    # the last that has a place
+                oldest_us = load_u64(&entry.used_us)
+                harm_s[0] = _harm_s(entry, now_us)
     return wait_s + load_s if load_s > 0 else 0
 
 

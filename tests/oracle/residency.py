@@ -62,13 +62,12 @@ class Slot:
 
     def harm_s(self, model: int, models_max: int, now_us: int) -> float:
         """Of a model that must be loaded."""
-        out = [
-            use
-            for other, use in self.uses.items()
-            if other != model and self._later(other, now_us) == models_max - 1
-        ]
-        harms = [use.load_s * min(use.load_s / self._interval_s(use, now_us), HARMED_MAX) for use in out]
-        return max(harms, default=0.0)
+        others = [other for other in self.uses if other != model]
+        last = [self.uses[other] for other in others if self._later(other, now_us) == models_max - 1]
+        if not last:
+            return 0.0
+        out = min(last, key=lambda use: use.used_us)
+        return out.load_s * min(out.load_s / self._interval_s(out, now_us), HARMED_MAX)
 
     def used(self, model: int, load_s: float, wait_s: float, now_us: int) -> None:
         if not model:
@@ -104,6 +103,5 @@ class Slot:
 
     @staticmethod
     def _interval_s(use: Use, now_us: int) -> float:
-        since_us = now_us - use.used_us
-        known = use.interval_us < INTERVAL_MAX_US
-        return max(use.interval_us if known else 0, since_us) / 1e6 + 1e-3
+        known_us = use.interval_us if use.interval_us < INTERVAL_MAX_US else use.load_s * 1e6
+        return max(known_us, now_us - use.used_us) / 1e6 + 1e-3
