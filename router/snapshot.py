@@ -107,6 +107,7 @@ class RouteTables(Struct, frozen=True, kw_only=True):
     policy: PolicyTables | None
     timeouts: TimeoutsTables
     exposes_endpoint: bool
+    ttft_target_s: float
 
 
 class Tables(Struct, frozen=True, kw_only=True):
@@ -311,4 +312,5 @@ def _route(
         policy=None if route.policy is None else _policy(route.policy),
         timeouts=_timeouts(schema.effective_timeouts(timeouts, route.timeouts)),
         exposes_endpoint=route.expose_endpoint,
+        ttft_target_s=(route.ttft_target_ms or 0) / 1000,
     )

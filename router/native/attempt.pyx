@@ -143,6 +143,7 @@ cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil:
     memset(&request, 0, sizeof(request))
     request.key = x.key
     request.now_us = core.driver.now_us
+    request.ttft_target_s = x.route.ttft_target_s
     describe_prompt(core, x, &request)
     if x.target.candidates.load_s != NULL:
         request.model = exchange_model_hash(x)

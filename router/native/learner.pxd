@@ -46,7 +46,6 @@ cdef struct learner_t:               # arrays by slot, 64-byte aligned; those fr
     float* input_price
     float* output_price
     float* second_price
-    float* speed                     # tokens of prefill a second, for ratio scores
     float* residual                  # r, now
     float* step_residual             # the same for decode steps
     float* theta0_s                  # the class's theta: constant, per queued s, per own s, per decoding stream

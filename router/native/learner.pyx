@@ -57,7 +57,7 @@ cdef extern from *:
 
 cdef enum:
     FEATURES = 4                     # [1, queued_s, work_s, decoding]
-    ARRAY_COUNT = 23
+    ARRAY_COUNT = 22
     ALIGNMENT = 64
     LAYOUT_VERSION = 1
     LOCK_STALE_US = 1000000          # a worker was killed inside an update
@@ -161,7 +161,6 @@ cdef void learner_set_figures(learner_t* learner, uint32_t slot, const engine_fi
     learner.input_price[slot] = _clamp(figures.input_price, 0.0, 1e6)
     learner.output_price[slot] = _clamp(figures.output_price, 0.0, 1e6)
     learner.second_price[slot] = _clamp(figures.second_price, 0.0, 1e6)
-    learner.speed[slot] = 1 / kept.token_s
     learner.refreshed_us = 0
     for index in range(learner.known_count):
         if learner.known[index] == slot:
@@ -569,7 +568,7 @@ cdef Learner _open(Segment segment):
     memset(learner.figures, 0, stride * sizeof(engine_figures_t))
     arrays[:] = [
         &learner.token_s, &learner.pair_s, &learner.floor_s, &learner.base_s, &learner.context_s, &learner.inverse_kv,
-        &learner.input_price, &learner.output_price, &learner.second_price, &learner.speed, &learner.residual,
+        &learner.input_price, &learner.output_price, &learner.second_price, &learner.residual,
         &learner.step_residual, &learner.theta0_s, &learner.theta1, &learner.theta2, &learner.theta3_s,
         &learner.sigma, &learner.bias_s, &learner.barrier, &learner.error, &learner.ramp, &learner.quantile,
         &learner.share_s,
@@ -578,7 +577,6 @@ cdef Learner _open(Segment segment):
         arrays[index][0] = base + index * stride
     for slot in range(<uint32_t>stride):
         learner.token_s[slot] = 1e-4
-        learner.speed[slot] = 1e4
         learner.residual[slot] = learner.step_residual[slot] = learner.ramp[slot] = learner.quantile[slot] = 1.0
         learner.theta0_s[slot] = 0.02
         learner.theta1[slot] = learner.theta2[slot] = 1.0

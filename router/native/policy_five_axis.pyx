@@ -4,7 +4,7 @@ For a prompt of l tokens of which n are not cached at the candidate, with E[out]
 
     w    = (token_s n + pair_s n (l - n / 2)) ramp             prefill work there
     ttft = max(0.3 (Wq + w) + t0, theta . [1, Wq, w, D]) r + rtt + load
-    step = (max(floor_s, base_s + token_s A) + context_s kv) r'     a decode step with this stream in it
+    step = max(floor_s, base_s + token_s A) + context_s kv          a decode step with this stream in it
     S    = ttft + beta min(2 pressure, 1) w A + gamma E[out] step + kappa w
          + cost (price_in n + price_out E[out] + price_s (w + E[out] share))
          + barrier_s b + error_s e                              and infinity for who may not be picked
@@ -37,9 +37,9 @@ cdef extern from * nogil:
             float prompt, float beta, float gamma, float kappa, float queue_share, float barrier_s, float error_s) {
         const float *__restrict token_s = rows[0], *__restrict pair_s = rows[1], *__restrict floor_s = rows[2];
         const float *__restrict base_s = rows[3], *__restrict context_s = rows[4], *__restrict residual = rows[8];
-        const float *__restrict step_residual = rows[9], *__restrict theta0_s = rows[10], *__restrict theta1 = rows[11];
-        const float *__restrict theta2 = rows[12], *__restrict theta3_s = rows[13], *__restrict bias_s = rows[14];
-        const float *__restrict barrier = rows[15], *__restrict error = rows[16], *__restrict ramp = rows[17];
+        const float *__restrict theta0_s = rows[9], *__restrict theta1 = rows[10], *__restrict theta2 = rows[11];
+        const float *__restrict theta3_s = rows[12], *__restrict bias_s = rows[13], *__restrict barrier = rows[14];
+        const float *__restrict error = rows[15], *__restrict ramp = rows[16];
         const float *__restrict uncached = accounts[0], *__restrict queued_s = accounts[1];
         const float *__restrict decoding = accounts[2], *__restrict in_flight = accounts[3];
         const float *__restrict kv_tokens = accounts[4], *__restrict refused = accounts[5];
@@ -51,8 +51,8 @@ cdef extern from * nogil:
             float least = queue_share * (queued_s[i] + work) + theta0_s[i];
             float fitted = theta0_s[i] + theta1[i] * queued_s[i] + theta2[i] * work + theta3_s[i] * decoding[i];
             float ttft = fl_greater(least, fitted) * residual[i] + bias_s[i];
-            float step = (fl_greater(floor_s[i], base_s[i] + token_s[i] * (in_flight[i] + 1.0f))
-                          + context_s[i] * (kv_tokens[i] + prompt)) * step_residual[i];
+            float step = fl_greater(floor_s[i], base_s[i] + token_s[i] * (in_flight[i] + 1.0f))
+                          + context_s[i] * (kv_tokens[i] + prompt);
             ttft_s[i] = ttft;
             work_s[i] = work;
             score[i] = ttft + beta * work * in_flight[i] * ramp[i] + gamma * step + kappa * work
@@ -63,7 +63,7 @@ cdef extern from * nogil:
     static void fl_score_cost(const float* const* rows, const float* __restrict work_s, float* __restrict score,
                               uint32_t count, float cost, float prompt, float output) {
         const float *__restrict input_price = rows[5], *__restrict output_price = rows[6];
-        const float *__restrict second_price = rows[7], *__restrict share_s = rows[19];
+        const float *__restrict second_price = rows[7], *__restrict share_s = rows[18];
         #pragma GCC ivdep
         for (uint32_t i = 0; i < count; i++)
             score[i] += cost * (input_price[i] * prompt + output_price[i] * output
@@ -71,7 +71,7 @@ cdef extern from * nogil:
     }
     static void fl_score_target(const float* const* rows, const float* __restrict ttft_s, float* __restrict score,
                                 uint32_t count, float target_s, float penalty, float ttft_weight) {
-        const float *__restrict quantile = rows[18];
+        const float *__restrict quantile = rows[17];
         #pragma GCC ivdep
         for (uint32_t i = 0; i < count; i++)
             score[i] += penalty * fl_greater(0.0f, ttft_s[i] * quantile[i] - target_s)
@@ -99,11 +99,11 @@ cdef extern from * nogil:
     float fl_least(const float* score, uint32_t count)
 
 cdef enum:
-    COEFFICIENT_COUNT = 20           # rows of coefficients_t, and the first of the view's scratch
-    HARM_SCRATCH = 20                # what a load costs others
-    BIAS_SCRATCH = 21                # the way there, and the load
-    TTFT_SCRATCH = 22
-    WORK_SCRATCH = 23
+    COEFFICIENT_COUNT = 19           # rows of coefficients_t, and the first of the view's scratch
+    HARM_SCRATCH = 19                # what a load costs others
+    BIAS_SCRATCH = 20                # the way there, and the load
+    TTFT_SCRATCH = 21
+    WORK_SCRATCH = 22
     WIDTH = 16                       # candidates are scored in whole blocks of so many
     TARGET_TTFT_PERCENT = 1          # with a target, what is left of the TTFT term: enough to break ties
 
@@ -124,7 +124,6 @@ cdef struct coefficients_t:          # rows of the learner for these candidates
     const float* output_price
     const float* second_price
     const float* residual
-    const float* step_residual
     const float* theta0_s
     const float* theta1
     const float* theta2
@@ -153,15 +152,15 @@ cdef void _coefficients(
 ) noexcept nogil:
     cdef bint in_a_row = candidates.shape & SHAPE_IN_A_ROW != 0
     cdef const float** row = &rows.token_s
-    cdef const float* columns[20]    # COEFFICIENT_COUNT
+    cdef const float* columns[19]    # COEFFICIENT_COUNT
     cdef int index
     columns[0], columns[1], columns[2] = learner.token_s, learner.pair_s, learner.floor_s
     columns[3], columns[4], columns[5] = learner.base_s, learner.context_s, learner.input_price
     columns[6], columns[7], columns[8] = learner.output_price, learner.second_price, learner.residual
-    columns[9], columns[10], columns[11] = learner.step_residual, learner.theta0_s, learner.theta1
-    columns[12], columns[13], columns[14] = learner.theta2, learner.theta3_s, learner.bias_s
-    columns[15], columns[16], columns[17] = learner.barrier, learner.error, learner.ramp
-    columns[18], columns[19] = learner.quantile, learner.share_s
+    columns[9], columns[10], columns[11] = learner.theta0_s, learner.theta1, learner.theta2
+    columns[12], columns[13], columns[14] = learner.theta3_s, learner.bias_s, learner.barrier
+    columns[15], columns[16], columns[17] = learner.error, learner.ramp, learner.quantile
+    columns[18] = learner.share_s
     for index in range(COEFFICIENT_COUNT):
         row[index] = _row(columns[index], candidates, in_a_row, view.scratch[index])
 
@@ -311,9 +310,9 @@ cdef void five_axis_terms(
         QUEUE_SHARE_MIN * (queued + work) + learner.theta0_s[slot],
         learner.theta0_s[slot] + learner.theta1[slot] * queued + learner.theta2[slot] * work
         + learner.theta3_s[slot] * view.decoding[position])
-    cdef float step = learner.step_residual[slot] * (
-        max(learner.floor_s[slot], learner.base_s[slot] + learner.token_s[slot] * (view.in_flight[position] + 1))
-        + learner.context_s[slot] * (view.kv_tokens[position] + prompt))
+    cdef float step = max(
+        learner.floor_s[slot], learner.base_s[slot] + learner.token_s[slot] * (view.in_flight[position] + 1)) \
+        + learner.context_s[slot] * (view.kv_tokens[position] + prompt)
     cdef float harm = 0
     cdef float load = residency_wait_s(
         decider.residency, slot, request.model, candidates.load_s[position], candidates.models_max[position],

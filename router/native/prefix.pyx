@@ -77,7 +77,10 @@ cdef enum:
 
 cdef uint64_t MAGIC = 0x315846455250464C  # "LFPREFX1"
 cdef float TRUST_MIN = 0.05          # an endpoint that never reports hits is still tried first by its own sessions
-cdef float TRUST_WEIGHT = 0.0625     # of one report: the last 16 or so count
+cdef float TRUST_WEIGHT = 0.0625     # of a report above the trust: the last 16 or so count
+# Of one below it. A cache that is full forgets what it could keep with less to do: who believes it less sends sessions
+# elsewhere, and fills the next one. An engine without a prefix cache is found out within some hundred reports.
+cdef float DISTRUST_WEIGHT = 0.00390625
 
 cdef struct header_t:
     uint64_t magic
@@ -403,7 +406,7 @@ cdef void prefix_reported(
         return
     if reported_tokens < expected_tokens:                        # more is what the engine itself has generated
         ratio = <float> reported_tokens / <float> expected_tokens
-    trust += (ratio - trust) * TRUST_WEIGHT
+    trust += (ratio - trust) * (TRUST_WEIGHT if ratio > trust else DISTRUST_WEIGHT)
     store_f32(&table.trust[slot], max(trust, TRUST_MIN))
 
 

@@ -45,6 +45,7 @@ cdef struct route_t:
     uint16_t index                   # in the metrics
     uint16_t pool                    # ANY_POOL: by model
     uint8_t exposes_endpoint         # x-fairlead-endpoint goes to the client
+    float ttft_target_s              # 0: none
     uint8_t has_policy
     uint8_t header_count
     text_t host                      # globs; empty: any

@@ -302,6 +302,7 @@ cdef fill_route(Snapshot snapshot, route_t* route, tables):
     route.path = snapshot.keep(tables.path.encode())
     route.model = snapshot.keep(tables.model.encode())
     route.exposes_endpoint = tables.exposes_endpoint
+    route.ttft_target_s = tables.ttft_target_s
     route.header_count = min(len(tables.headers), ROUTE_HEADERS_MAX)
     for position, (name, value) in enumerate(tables.headers[:ROUTE_HEADERS_MAX]):
         route.headers[position].name = snapshot.keep(name.encode())

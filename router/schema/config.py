@@ -415,6 +415,13 @@ class Route(_Section, frozen=True, kw_only=True):
         Name | None, Meta(description="Where they go; absent: to the pool that serves the model.")
     ] = None
     policy: Annotated[Policy | None, Meta(description="In place of the pool's own.")] = None
+    ttft_target_ms: Annotated[
+        Milliseconds | None,
+        Meta(
+            description="Time to the first token that these requests should have, 95 in a hundred. "
+            "`five_axis` then takes the cheapest endpoint that keeps it; absent: the fastest."
+        ),
+    ] = None
     timeouts: Annotated[RouteTimeouts, Meta(description="In place of the global ones.")] = field(
         default_factory=RouteTimeouts
     )

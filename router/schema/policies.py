@@ -323,7 +323,7 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
         float, Meta(ge=0, le=100, description="Of the prefill's time, for each request that waits for it.")
     ] = 0.25
     gamma: Annotated[float, Meta(ge=0, le=100, description="Of the time that decoding the answer takes.")] = (
-        0.05
+        0.2
     )
     kappa: Annotated[
         float,

@@ -18,7 +18,7 @@ class Knobs:
     """In the order of native code."""
 
     beta: float = 0.25
-    gamma: float = 0.05
+    gamma: float = 0.2
     kappa: float = -1.0
     band_ratio: float = 0.02
     band_ms: float = 2.0
@@ -108,7 +108,7 @@ def score(
     fitted = one.theta[0] + one.theta[1] * one.queued_s + one.theta[2] * work + one.theta[3] * one.decoding
     ttft = max(0.3 * (one.queued_s + work) + one.theta[0], fitted) * one.residual + one.bias_s + one.load_s
     step = max(one.floor_s, one.base_s + one.token_s * (one.in_flight + 1))
-    step = (step + one.context_s * (one.kv_tokens + prompt_tokens)) * one.step_residual
+    step += one.context_s * (one.kv_tokens + prompt_tokens)
     cost = one.input_price * prompt_tokens + one.output_price * output_tokens
     cost += one.second_price * (work + output_tokens * one.share_s)
     if target_s:

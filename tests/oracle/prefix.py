@@ -21,6 +21,7 @@ EVERYWHERE_FRESH_MIN = 6
 REPORTED_TOKENS_MIN = 64
 TRUST_MIN = 0.05
 TRUST_WEIGHT = 0.0625
+DISTRUST_WEIGHT = 0.00390625
 UNCACHED_TOKENS_MAX = 1 << 22
 SPREAD = 0x9E3779B97F4A7C15
 
@@ -140,7 +141,8 @@ class Table:
         if expected_tokens < REPORTED_TOKENS_MIN:
             return
         ratio = single(min(1.0, reported_tokens / expected_tokens))
-        trust = single(self.trust[slot] + single(single(ratio - self.trust[slot]) * TRUST_WEIGHT))
+        weight = TRUST_WEIGHT if ratio > self.trust[slot] else DISTRUST_WEIGHT
+        trust = single(self.trust[slot] + single(single(ratio - self.trust[slot]) * weight))
         self.trust[slot] = max(trust, single(TRUST_MIN))
 
     def forget(self, slot: int) -> None:

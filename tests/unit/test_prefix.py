@@ -118,11 +118,13 @@ def test_trust_follows_reports_within_bounds() -> None:
     table.reported(1, 63, 0)
     assert table.trust(1) == 1
     table.reported(1, 300, 150)
-    assert table.trust(1) == 1 - 0.5 / 16
-    assert table.match(KEYS, TOKENS, [1]) == [300 * (1 - 0.5 / 16)]
-    for _ in range(200):
+    assert table.trust(1) == 1 - 0.5 / 256
+    assert table.match(KEYS, TOKENS, [1]) == [300 * (1 - 0.5 / 256)]
+    for _ in range(1000):
         table.reported(1, 300, 0)
     assert table.trust(1) == pytest.approx(0.05)
+    table.reported(1, 300, 300)
+    assert table.trust(1) == pytest.approx(0.05 + 0.95 / 16)
     for _ in range(200):
         table.reported(1, 300, 300)
     assert 0.99 < table.trust(1) <= 1
