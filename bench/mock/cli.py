@@ -14,7 +14,7 @@ import click
 from bench.mock.fleet import EngineSpec
 from bench.native.engine import EngineLoop
 from bench.native.fault import KINDS
-from bench.native.step import CLASSES
+from router.schema.engines import CLASSES
 
 TURN_MS = 250  # longest wait before a signal is seen; the loop sleeps through it
 CLASS_HELP = f"One of {', '.join(CLASSES)}, instant (no timers), fixed:MS (every step takes that long)."

@@ -30,7 +30,7 @@ import json
 import socket
 
 from bench.native.fault import parse_fault
-from bench.native.step import CLASSES, OVERHEAD_MS
+from router.schema.engines import CLASSES, OVERHEAD_MS
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum:

@@ -1,8 +1,5 @@
 from collections.abc import Sequence
 
-CLASSES: dict[str, tuple[float, float, float, float, float, int]]
-OVERHEAD_MS: float
-
 class StepModel:
     def __init__(
         self, timing: tuple[float, float, float, float, float, int], block_tokens: int = 0

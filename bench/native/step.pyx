@@ -15,7 +15,8 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
-from router.schema.engines import CLASSES, OVERHEAD_MS     # named here for those who know only this module
+from router.schema.engines import OVERHEAD_MS
+
 
 
 # --- queues and blocks --------------------------------------------------------------------------------------------
@@ -312,7 +313,8 @@ cdef bint admit(step_model_t* model, int32_t index) noexcept nogil:
     cdef int32_t hits = 0
     cdef int32_t revived = 0          # hits that nobody references: they leave the free list too
     cdef int32_t block
-    while hits < sequence.hash_count and (hits + 1) * model.timing.block_tokens < target:     # the last token is always computed
+    # The last token is always computed.
+    while hits < sequence.hash_count and (hits + 1) * model.timing.block_tokens < target:
         block = table_find(model, sequence.hashes[hits])
         if block < 0:
             break

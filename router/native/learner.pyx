@@ -10,8 +10,8 @@ his sample. Single words are replaced by compare-and-swap. Invariant: what comes
 nothing that a pick reads is NaN, infinite or negative. Neighbours: decision (feeds it), view and policies (read it).
 """
 
-from libc.math cimport exp, expf, fabs, logf, sqrtf
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.math cimport expf, fabs, logf, sqrtf
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 from router.native.loadtable cimport (

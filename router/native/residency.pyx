@@ -107,7 +107,7 @@ cdef float residency_wait_s(
 ) noexcept nogil:
     cdef entry_t* entries = _entries(table, slot)
     cdef entry_t* entry
-    cdef uint32_t index, held = 0, later
+    cdef uint32_t index, later
     cdef uint64_t oldest_us = ~<uint64_t>0
     cdef float wait_s = 0
     harm_s[0] = 0

@@ -188,7 +188,8 @@ cdef class Snapshot:
 
         for index, pool in enumerate(tables.pools):
             fill_policy(self, &self.snapshot.policies[index], pool.policy)
-            self.snapshot.whole[index] = self.make_target(pool, index, list(pool.endpoints), "", kinds, tables.endpoints)
+            self.snapshot.whole[index] = self.make_target(
+                pool, index, list(pool.endpoints), "", kinds, tables.endpoints)
             if pool.is_default and self.snapshot.default_whole == NULL:
                 self.snapshot.default_whole = self.snapshot.whole[index]
             unnamed = [member for member in pool.endpoints if not tables.endpoints[member].models]

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.native.step import CLASSES, OVERHEAD_MS, StepModel, prompt_block_hashes
+from bench.native.step import StepModel, prompt_block_hashes
+from router.schema.engines import CLASSES, OVERHEAD_MS
 
 A100 = CLASSES["8b-a100"]
 
