@@ -18,7 +18,6 @@ from libc.string cimport memcpy, memset
 from router.schema.engines import OVERHEAD_MS
 
 
-
 # --- queues and blocks --------------------------------------------------------------------------------------------
 
 cdef inline void queue_append(step_model_t* model, queue_t* queue, int32_t index) noexcept nogil:
