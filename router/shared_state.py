@@ -167,6 +167,7 @@ class SharedState:
         Raises: SlotsExhausted; nothing has changed then.
         """
         names = [endpoint.name for pool in config.pools for endpoint in pool.endpoints]
+        before = set(self.endpoints.configured())
         slots = self.endpoints.assign(names, self.load.in_flight)
         routes = self.routes.assign(route_names(config), lambda _index: 0)
         for slot in slots.reused:
@@ -174,7 +175,9 @@ class SharedState:
             self.metrics.reset_slot(slot)
             self.tables.prefix.forget(slot)
             self.tables.residency.forget(slot)
-            self.tables.learner.joined(slot, time.monotonic_ns() // 1000)
+        for name, slot in slots.slots.items():
+            if before and name not in before:  # new beside others that are warm; at the start all are alike
+                self.tables.learner.joined(slot, time.monotonic_ns() // 1000)
         for index in routes.reused:
             self.metrics.reset_route(index)
         return slots.slots, routes.slots

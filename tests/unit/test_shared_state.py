@@ -1,0 +1,42 @@
+"""Who has which slot, and what a slot forgets when it changes hands."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from router.config import parse_config
+from router.schema.engines import EngineFigures, figures_of
+from router.shared_state import SharedState
+
+
+def assigned(state: SharedState, *names: str) -> dict[str, int]:
+    """Slots by endpoint after a configuration with these."""
+    endpoints = [{"name": name, "url": f"http://127.0.0.1:{9000 + ord(name)}"} for name in names]
+    text = json.dumps({"version": 1, "pools": [{"name": "all", "endpoints": endpoints}]})
+    return state.assign(parse_config(text))[0]
+
+
+def ramp(state: SharedState, slot: int) -> float:
+    """How much dearer work is made there for being new: 1 is not at all."""
+    costs_nothing = dict.fromkeys(("input_price", "output_price", "second_price", "rtt_s"), 0.0)
+    state.tables.learner.set_figures(slot, figures_of("8b-a100", EngineFigures(), slot, **costs_nothing))
+    return state.tables.learner.view(slot, time.monotonic_ns() // 1000, state.load)["ramp"]
+
+
+def test_an_endpoint_that_joins_others_starts_slowly_and_the_first_ones_do_not() -> None:
+    state = SharedState.create(1)
+    slots = assigned(state, "a", "b")
+    assert [ramp(state, slots[name]) for name in "ab"] == [1, 1]
+    slots = assigned(state, "a", "b", "c")
+    assert [ramp(state, slots[name]) for name in "ab"] == [1, 1]
+    assert ramp(state, slots["c"]) > 5
+
+
+def test_an_endpoint_that_comes_back_starts_slowly_too() -> None:
+    state = SharedState.create(1)
+    assigned(state, "a", "b")
+    assigned(state, "a")
+    slots = assigned(state, "a", "b")
+    assert ramp(state, slots["a"]) == 1
+    assert ramp(state, slots["b"]) > 5
