@@ -137,7 +137,8 @@ def held_endpoints() -> Iterator[list[Endpoint]]:
 def test_counts_are_exact_over_workers_and_the_less_busy_is_picked(held_endpoints: list[Endpoint]) -> None:
     count = 32
     policies = [{"name": "few", "match": {"path": "/few"}, "policy": {"type": "least_in_flight"}}]
-    config = one_pool([endpoint.url for endpoint in held_endpoints], workers=2, routes=policies)
+    urls = [endpoint.url for endpoint in held_endpoints]
+    config = one_pool(urls, workers=2, routes=policies, pool={"policy": {"type": "p2c"}})
     with running_router(config) as router:
         held = []
         for index in range(count):

@@ -183,7 +183,7 @@ def test_engines_report_corrects_how_far_its_claims_are_trusted() -> None:
     one = decider()
     assert one.prefix is not None
     trusts = []
-    for turn in range(12):
+    for turn in range(300):
         decision = one.decide(
             LEAST_IN_FLIGHT,
             [2],
