@@ -41,16 +41,18 @@ cdef int pick_endpoint(
     if not candidates.shape:
         candidate_set_shape(candidates)
     if policy.kind >= POLICY_PEAK_EWMA and candidates.count <= decider.view.capacity:
-        if policy.kind == POLICY_FIVE_AXIS:      # fills the view itself, and is nothing without what was learnt
+        if policy.kind == POLICY_FIVE_AXIS:
+            # It fills the view itself. Without a learner, or a prompt (a picture, a sound, a GET), it has nothing to
+            # weigh: the less busy of two then, unless models have to be loaded.
             position = -1
-            if decider.learner != NULL:
+            if decider.learner != NULL and (request.prompt_tokens or candidates.load_s != NULL):
                 position = pick_five_axis(decider, policy, candidates, request)
         else:
             view_fill(&decider.view, decider.load, decider.prefix, decider.learner, candidates, request)
             position = _pick_by_view(decider, policy, candidates, request)
         if position >= 0:
             return position
-        # Everybody is excluded, or no score is a number: then any endpoint is better than none.
+        # Everybody is excluded, no score is a number, or there was nothing to weigh.
     checks = candidate_checks(decider.load, request)
     position = _pick(decider, policy, candidates, request, checks)
     if position < 0 and checks & CHECK_EJECTED:

@@ -207,3 +207,13 @@ def test_with_a_target_the_cheapest_that_keeps_it_wins_and_without_money_at_stak
     assert play(Fleet([dear, cheap]), target, oracle.Knobs(cost_weight=100)) == [1]
     assert play(Fleet([dear, cheap]), [replace(ASK, target_s=0.3)], oracle.Knobs(cost_weight=1)) == [0]
     assert play(Fleet([dear, cheap]), [ASK], oracle.Knobs()) == [0]
+
+
+def test_a_request_without_a_prompt_goes_to_the_less_busy_of_two() -> None:
+    fleet = Fleet([PLAIN] * 2)
+    for _ in range(3):
+        fleet.load.charge(0, 0)
+    winners = {
+        fleet.decider.decide(FIVE_AXIS, [0, 1], random=word << 33, now_us=1).position for word in range(3)
+    }
+    assert winners == {1}
