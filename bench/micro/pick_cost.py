@@ -7,13 +7,12 @@ cached prefixes, for prompts of SCORE_KEYS keys that are given.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from router.native.decision import Decider
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.pick import CandidateSet, random_words
 from router.native.prefix import PrefixTable
+from router.schema.engines import CLASS_DEFAULT, EngineFigures, FigureTables, figures_of
 
 POLICY_P2C = 0  # policy_kind in router/native/pick.pxd
 POLICY_LEAST_IN_FLIGHT = 4
@@ -42,21 +41,11 @@ def pick_ns(
     return min(candidates.bench_loop(policy, table, count) for _ in range(repeats))
 
 
-@dataclass(frozen=True)
-class Figures:
-    """Of an engine: 8B on A100."""
-
-    engine_class: int = 0
-    token_s: float = 66.5e-6
-    pair_s: float = 3.4e-9
-    floor_s: float = 0.0098
-    base_s: float = 0.006
-    context_s: float = 92e-9
-    kv_capacity_tokens: float = 400_000
-    input_price: float = 0.0
-    output_price: float = 0.0
-    second_price: float = 0.0
-    rtt_s: float = 0.0
+def engine_figures() -> FigureTables:
+    """What is believed of an engine of which nothing is said."""
+    return figures_of(
+        CLASS_DEFAULT, EngineFigures(), 0, input_price=0, output_price=0, second_price=0, rtt_s=0
+    )
 
 
 def score_ns(
@@ -69,7 +58,7 @@ def score_ns(
     load = LoadTable.create(endpoint_count, 1)
     learner = Learner.create(load.slot_count)
     for slot in range(endpoint_count):
-        learner.set_figures(slot, Figures())
+        learner.set_figures(slot, engine_figures())
     decider = Decider(load, PrefixTable.create(PREFIX_TABLE_BYTES, load.slot_count), learner)
     decider.reserve(endpoint_count)
     words = iter(random_words(SEED, SCORE_PROMPTS * SCORE_KEYS))

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from bench.micro.pick_cost import engine_figures
 from router.native.decision import Decider
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
-from router.schema.engines import CLASS_DEFAULT, EngineFigures, figures_of
 from router.schema.policies import POLICIES
 
 ROUNDS = 400
@@ -26,11 +26,8 @@ def make(endpoint_count: int) -> Decider:
     rng = random.Random(endpoint_count)
     load = LoadTable.create(endpoint_count, 2)
     learner = Learner.create(load.slot_count)
-    figures = figures_of(
-        CLASS_DEFAULT, EngineFigures(), 0, input_price=0, output_price=0, second_price=0, rtt_s=0
-    )
     for slot in range(endpoint_count):
-        learner.set_figures(slot, figures)
+        learner.set_figures(slot, engine_figures())
         if rng.random() < 0.5:
             load.charge(1, slot, uncached_tokens=1000, work_us=50_000, kv_tokens=2000)
     return Decider(load, PrefixTable.create(1 << 24, load.slot_count), learner)

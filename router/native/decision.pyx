@@ -26,7 +26,7 @@ from router.native.policy_memory cimport (
 )
 from router.native.prefix cimport prefix_insert, prefix_match, prefix_reported
 from router.native.residency cimport ResidencyTable, residency_seen, residency_used, residency_wait_s
-from router.native.view cimport view_fill, view_free, view_is_for, view_reserve, view_t
+from router.native.view cimport view_fill, view_free, view_reserve, view_t
 
 cdef enum:
     VIEW_CAPACITY = 1024             # candidates of a pick; a larger set makes it grow (Decider.reserve)
@@ -76,7 +76,7 @@ cdef void decision_charge(
         residency_used(decider.residency, slot, request.model, candidates.load_s[position], charge.load_s,
                        request.now_us)
     if prompt_tokens:
-        if view_is_for(&decider.view, candidates, request):
+        if decider.view.count:           # the pick, or what explains it, has read everybody
             hit_tokens = decider.view.hit_tokens[position]
             charge.queued_s = decider.view.queued_s[position]
             charge.decoding = decider.view.decoding[position]
@@ -95,7 +95,7 @@ cdef void decision_charge(
             charge.hit_tokens = <uint32_t>min(hit_tokens / trust, <float>prompt_tokens) if trust > 0 else 0
             prefix_insert(decider.prefix, request.blocks, request.block_tokens, request.block_count, slot,
                           charge.uncached_tokens, request.now_us)
-    decider.view.slots = NULL            # what it holds is no longer so
+    decider.view.count = 0               # what it holds is no longer so
     load_charge(decider.load, decider.column, charge, request.now_us)
 
 
@@ -252,7 +252,6 @@ cdef class Decider:
         policy.kind = kind
         for index, knob in enumerate(knobs[:KNOBS]):
             policy.knobs[index] = knob
-        self.decider.view.slots = NULL           # another question's arrays may have lain where this one's do
         decision.position = pick_endpoint(&self.decider, &policy, &question.candidates, &question.request)
         if decision.position >= 0:
             decision_charge(
@@ -266,11 +265,9 @@ cdef class Decider:
         cdef uint32_t index, end
         if question.candidates.count > view.capacity:
             raise ValueError(f"at most {view.capacity} candidates; see reserve")
-        view.slots = NULL
         view.count = 0
         view_fill(view, self.decider.load, self.decider.prefix, self.decider.learner, &question.candidates,
                   &question.request)
-        view.slots = NULL
         end = (view.count + 15) // 16 * 16
         return {
             "in_flight": [view.in_flight[index] for index in range(end)],

@@ -26,8 +26,8 @@ from router.native.pick cimport POLICY_FIVE_AXIS, POLICY_PEAK_EWMA, decider_t, p
 from router.native.policy_five_axis cimport (
     KNOB_BAND_MS, KNOB_BAND_RATIO, KNOB_RATIO_MODE, five_axis_terms, terms_t,
 )
-from router.native.segment cimport Segment, segment_attach, segment_create
-from router.native.view cimport view_fill, view_is_for, view_t
+from router.native.segment cimport Segment, segment_attach_table, segment_create
+from router.native.view cimport view_fill, view_t
 
 cdef extern from *:
     """
@@ -89,12 +89,9 @@ cdef uint32_t _eligible_count(
         checks &= ~CHECK_EJECTED
 
 
-cdef bint _is_scored_in_seconds(
-    const decider_t* decider, const policy_t* policy, const candidate_set_t* candidates, const pick_request_t* request
-) noexcept nogil:
+cdef bint _is_scored_in_seconds(const decider_t* decider, const policy_t* policy) noexcept nogil:
     # Sets that the view has no room for are picked from by another rule.
-    return policy.kind == POLICY_FIVE_AXIS and not policy.knobs[KNOB_RATIO_MODE] > 0 \
-        and view_is_for(&decider.view, candidates, request)
+    return policy.kind == POLICY_FIVE_AXIS and not policy.knobs[KNOB_RATIO_MODE] > 0 and decider.view.count != 0
 
 
 cdef inline float _sum(const terms_t* terms) noexcept nogil:
@@ -181,7 +178,7 @@ cdef int explain_reason_of(
         return REASON_PANIC              # it would not have been picked while another was left
     if _eligible_count(decider, candidates, request) == 1:
         return REASON_ONLY
-    if not _is_scored_in_seconds(decider, policy, candidates, request):
+    if not _is_scored_in_seconds(decider, policy):
         return REASON_POLICY
     return _five_axis_reason(decider, policy, candidates, request, position)
 
@@ -222,10 +219,10 @@ cdef void _show(
     cdef uint32_t positions[4]           # EXPLAIN_SHOWN_COUNT
     cdef uint32_t index, position
     cdef shown_t* shown
-    record.has_scores = policy.kind >= POLICY_PEAK_EWMA and view_is_for(view, candidates, request)
-    record.has_terms = _is_scored_in_seconds(decider, policy, candidates, request)
+    record.has_scores = policy.kind >= POLICY_PEAK_EWMA and view.count != 0
+    record.has_terms = _is_scored_in_seconds(decider, policy)
     view_fill(view, decider.load, decider.prefix, decider.learner, candidates, request)
-    if not view_is_for(view, candidates, request):       # more candidates than a view has room for
+    if view.count == 0:                  # more candidates than a view has room for
         record.shown_count = 1
         record.shown[0].slot = candidates.slots[winner]
         record.shown[0].in_flight = load_in_flight(decider.load, candidates.slots[winner])
@@ -366,14 +363,11 @@ cdef class ExplainRing:
     @staticmethod
     def attach(int fd):
         cdef ExplainRing self = ExplainRing.__new__(ExplainRing)
-        cdef Segment segment = segment_attach(fd)
+        cdef Segment segment = segment_attach_table(fd, MAGIC, LAYOUT_VERSION, "ring of decisions")
         cdef header_t* header = <header_t*>segment.base
-        if segment.size_bytes < PAGE_BYTES or header.magic != MAGIC:
-            raise ValueError(f"descriptor {fd} is no ring of decisions")
-        if header.layout_version != LAYOUT_VERSION or header.record_count != EXPLAIN_RECORDS_MAX \
-                or header.record_bytes != sizeof(record_t):
-            raise ValueError(f"a ring of decisions of layout {header.layout_version}, not {LAYOUT_VERSION}")
-        if not 0 < header.column_count <= COLUMN_COUNT_MAX or segment.size_bytes != _size_bytes(header.column_count):
+        if header.record_count != EXPLAIN_RECORDS_MAX or header.record_bytes != sizeof(record_t) \
+                or not 0 < header.column_count <= COLUMN_COUNT_MAX \
+                or segment.size_bytes != _size_bytes(header.column_count):
             raise ValueError("a ring of decisions whose size is not what its header says")
         _open(self, segment)
         self.column_count = header.column_count
@@ -486,7 +480,6 @@ cdef class ExplainRing:
             explain_record(&written, &decider.decider, &policy, &candidates, &request, position, &explained)
             return REASONS[explained.reason]
         finally:
-            decider.decider.view.slots = NULL
             candidate_set_free(&candidates)
             free(block_keys)
             free(block_ends)

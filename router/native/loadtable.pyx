@@ -28,7 +28,7 @@ from router.native.atomic cimport (
 from router.native.account cimport (
     load_cell_at, load_header, load_header_t, load_place, load_queue_t, load_slot, load_slot_t
 )
-from router.native.segment cimport Segment, segment_attach, segment_create
+from router.native.segment cimport SEGMENT_HEADER_BYTES, Segment, segment_attach_table, segment_create
 
 from collections import deque
 
@@ -51,7 +51,6 @@ cdef extern from *:
 
 cdef enum:
     LAYOUT_VERSION = 2
-    HEADER_BYTES = 4096              # a page: cells start page-aligned
     LINE_BYTES = 64
     SLOTS_PER_LINE = 16              # LINE_BYTES / sizeof(cell)
     ACTIVE_WORDS = 4
@@ -177,7 +176,7 @@ cdef void load_view(load_table_t* table, uint32_t slot, load_view_t* view) noexc
 # --- the segment -----------------------------------------------------------------------------------------------------
 
 cdef size_t _size_bytes(uint32_t slot_count, uint32_t column_count) noexcept nogil:
-    return HEADER_BYTES + <size_t>slot_count * (
+    return SEGMENT_HEADER_BYTES + <size_t>slot_count * (
         column_count * (ROW_COUNT * sizeof(uint32_t) + sizeof(uint64_t)) + sizeof(uint64_t) + sizeof(load_slot_t))
 
 
@@ -214,19 +213,11 @@ cdef class LoadTable:
 
     @staticmethod
     def attach(int fd):
-        cdef Segment segment = segment_attach(fd)
-        if segment.size_bytes < HEADER_BYTES:
-            raise ValueError(f"descriptor {fd} is no load table: {segment.size_bytes} bytes hold no header")
+        cdef Segment segment = segment_attach_table(fd, MAGIC, LAYOUT_VERSION, "load table")
         cdef load_header_t* header = <load_header_t*>segment.base
-        if load_u64(&header.magic) != MAGIC:
-            raise ValueError(f"descriptor {fd} is no load table: wrong magic {header.magic:#x}")
-        if header.layout_version != LAYOUT_VERSION or header.slot_shared_bytes != sizeof(load_slot_t):
-            raise ValueError(
-                f"load table has layout {header.layout_version} with {header.slot_shared_bytes} bytes a slot,"
-                f" this build reads layout {LAYOUT_VERSION} with {sizeof(load_slot_t)}"
-            )
         if not (
             0 < header.column_count <= COLUMN_COUNT_MAX
+            and header.slot_shared_bytes == sizeof(load_slot_t)
             and header.size_bytes == segment.size_bytes == _size_bytes(header.slot_count, header.column_count)
         ):
             raise ValueError(
@@ -460,7 +451,7 @@ cdef LoadTable _open(Segment segment):
     self.table.size_bytes = segment.size_bytes
     self.table.slot_count = header.slot_count
     self.table.column_count = header.column_count
-    self.table.cells = <uint32_t*>(segment.base + HEADER_BYTES)
+    self.table.cells = <uint32_t*>(segment.base + SEGMENT_HEADER_BYTES)
     self.table.head_begun_us = <uint64_t*>load_cell_at(&self.table, header.column_count, 0, 0)
     self.table.last_first_token_us = self.table.head_begun_us + <size_t>header.slot_count * header.column_count
     self.table.shared = self.table.last_first_token_us + header.slot_count

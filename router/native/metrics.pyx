@@ -11,7 +11,7 @@ histogram (the struct), the exchange and drivers (writers), router/metrics.py (t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from router.native.histogram cimport Histogram, histogram_merge, histogram_record, histogram_t
-from router.native.segment cimport Segment, segment_attach, segment_create
+from router.native.segment cimport Segment, segment_attach_table, segment_create
 
 cdef extern from *:
     """
@@ -318,16 +318,8 @@ cdef class MetricsTable:
 
     @staticmethod
     def attach(int fd):
-        cdef Segment segment = segment_attach(fd)
-        if segment.size_bytes < PAGE_BYTES:
-            raise ValueError(f"descriptor {fd} is no metrics table: {segment.size_bytes} bytes hold no header")
+        cdef Segment segment = segment_attach_table(fd, MAGIC, LAYOUT_VERSION, "metrics table")
         cdef header_t* header = <header_t*>segment.base
-        if load_u64(&header.magic) != MAGIC:
-            raise ValueError(f"descriptor {fd} is no metrics table: wrong magic {header.magic:#x}")
-        if header.layout_version != LAYOUT_VERSION:
-            raise ValueError(
-                f"metrics table has layout {header.layout_version}, this build reads layout {LAYOUT_VERSION}"
-            )
         cdef size_t size_bytes = PAGE_BYTES + (<size_t>header.column_count + 1) * _column_bytes(header)
         if not (
             0 < header.column_count <= COLUMN_COUNT_MAX

@@ -36,6 +36,7 @@ cdef int pick_endpoint(
     decider_t* decider, const policy_t* policy, candidate_set_t* candidates, pick_request_t* request
 ) noexcept nogil:
     cdef int checks, position
+    decider.view.count = 0               # it holds another pick's accounts
     if candidates.count == 0:
         return -1
     if not candidates.shape:

@@ -20,7 +20,7 @@ terms).
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 from router.native.candidates cimport SHAPE_IN_A_ROW, candidate_set_t, multiply_fold, pick_request_t, random_next
-from router.native.learner cimport learner_refresh, learner_t
+from router.native.learner cimport learner_t
 from router.native.policy cimport decider_t, policy_t
 from router.native.residency cimport residency_wait_s, residency_waits
 from router.native.view cimport view_fill, view_t
@@ -89,6 +89,13 @@ cdef extern from * nogil:
         memcpy(&value, &least, 4);
         return value;
     }
+    /* Whether any of 16 is: few blocks have one, and only those are looked at one by one. */
+    static inline int fl_any_within(const float* __restrict score, float limit) {
+        int found = 0;
+        for (int i = 0; i < 16; i++)
+            found |= score[i] <= limit;
+        return found;
+    }
     """
     void fl_score(const float** rows, const float** accounts, float* score, uint32_t count, float prompt, float beta,
                   float gamma, float kappa, float queue_share, float barrier_s, float error_s)
@@ -97,6 +104,7 @@ cdef extern from * nogil:
     void fl_score_target(const float** rows, const float* ttft_s, float* score, uint32_t count, float target_s,
                          float penalty, float ttft_weight)
     float fl_least(const float* score, uint32_t count)
+    bint fl_any_within(const float* score, float limit)
 
 cdef enum:
     COEFFICIENT_COUNT = 19           # rows of coefficients_t, and the first of the view's scratch
@@ -230,20 +238,23 @@ cdef int _choose(
 ) noexcept nogil:
     cdef float least = fl_least(view.score, view.count), limit
     cdef uint64_t rank, best_rank = 0, random = request.random
-    cdef uint32_t i
+    cdef uint32_t start, i
     cdef int winner = -1
     if not least < INFINITY:
         return -1
     limit = least + least * policy.knobs[KNOB_BAND_RATIO] + policy.knobs[KNOB_BAND_MS] * <float>0.001
-    for i in range(view.count):
-        if view.score[i] <= limit:
-            if request.key:          # two folds: after one, equally spaced identities still have dependent ranks
-                rank = multiply_fold(multiply_fold(request.key ^ RANK_FOLD, ~candidates.identities[i]), RANK_FOLD)
-            else:
-                rank = random_next(&random)
-            if winner < 0 or rank > best_rank:
-                winner = <int>i
-                best_rank = rank
+    for start in range(0, view.count, WIDTH):
+        if not fl_any_within(view.score + start, limit):
+            continue
+        for i in range(start, start + WIDTH):        # who is not there has an infinite score
+            if view.score[i] <= limit:
+                if request.key:      # two folds: after one, equally spaced identities still have dependent ranks
+                    rank = multiply_fold(multiply_fold(request.key ^ RANK_FOLD, ~candidates.identities[i]), RANK_FOLD)
+                else:
+                    rank = random_next(&random)
+                if winner < 0 or rank > best_rank:
+                    winner = <int>i
+                    best_rank = rank
     return winner
 
 
@@ -276,7 +287,6 @@ cdef int pick_five_axis(
     cdef coefficients_t rows
     cdef const float* way_s
     cdef int winner
-    learner_refresh(learner, decider.load, request.now_us)
     view_fill(view, decider.load, decider.prefix, learner, candidates, request)
     _coefficients(learner, candidates, view, &rows)
     way_s = rows.bias_s

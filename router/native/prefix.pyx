@@ -18,7 +18,7 @@ from array import array
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from router.native.segment cimport Segment, segment_attach, segment_create
+from router.native.segment cimport SEGMENT_HEADER_BYTES, Segment, segment_attach_table, segment_create
 
 cdef extern from *:
     """
@@ -59,7 +59,6 @@ cdef extern from *:
 
 cdef enum:
     LAYOUT_VERSION = 1
-    HEADER_BYTES = 4096              # a page
     SLOT_COUNT_MAX = 65520           # 16 bits of an owner word
     SLOTS_PER_LINE = 16
     LOOKAHEAD = 16                   # entries on their way into the cache: the line fill buffers of current cores
@@ -422,7 +421,7 @@ cdef void prefix_set_capacity(prefix_table_t* table, uint32_t slot, uint32_t cap
 # --- the segment ------------------------------------------------------------------------------------------------------
 
 cdef size_t _fixed_bytes(uint32_t slot_count) noexcept nogil:
-    return HEADER_BYTES + <size_t> slot_count * (sizeof(uint64_t) + sizeof(float) + sizeof(uint32_t))
+    return SEGMENT_HEADER_BYTES + <size_t> slot_count * (sizeof(uint64_t) + sizeof(float) + sizeof(uint32_t))
 
 
 cdef size_t _bucket_bytes() noexcept nogil:
@@ -465,19 +464,11 @@ cdef class PrefixTable:
 
     @staticmethod
     def attach(int fd):
-        cdef Segment segment = segment_attach(fd)
-        if segment.size_bytes < HEADER_BYTES:
-            raise ValueError(f"descriptor {fd} is no prefix table: {segment.size_bytes} bytes hold no header")
+        cdef Segment segment = segment_attach_table(fd, MAGIC, LAYOUT_VERSION, "prefix table")
         cdef header_t* header = <header_t*> segment.base
-        if load_u64(&header.magic) != MAGIC:
-            raise ValueError(f"descriptor {fd} is no prefix table: wrong magic {header.magic:#x}")
-        if header.layout_version != LAYOUT_VERSION or header.entry_bytes != sizeof(entry_t):
-            raise ValueError(
-                f"prefix table has layout {header.layout_version} with {header.entry_bytes} bytes an entry,"
-                f" this build reads layout {LAYOUT_VERSION} with {sizeof(entry_t)}"
-            )
         if not (
-            header.slot_count and header.bucket_count and header.size_bytes == segment.size_bytes
+            header.entry_bytes == sizeof(entry_t) and header.slot_count and header.bucket_count
+            and header.size_bytes == segment.size_bytes
             and _fixed_bytes(header.slot_count) + 64 + header.bucket_count * _bucket_bytes() <= segment.size_bytes
         ):
             raise ValueError(
@@ -552,7 +543,7 @@ cdef PrefixTable _open(Segment segment):
     self.table.size_bytes = segment.size_bytes
     self.table.slot_count = header.slot_count
     self.table.bucket_count = header.bucket_count
-    self.table.clocks = <uint64_t*> (segment.base + HEADER_BYTES)
+    self.table.clocks = <uint64_t*> (segment.base + SEGMENT_HEADER_BYTES)
     self.table.trust = <float*> (self.table.clocks + header.slot_count)
     self.table.capacity_tokens = <uint32_t*> (self.table.trust + header.slot_count)
     cdef size_t fixed_bytes = (_fixed_bytes(header.slot_count) + 63) & ~<size_t> 63

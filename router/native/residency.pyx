@@ -12,11 +12,10 @@ and first tokens), shared_state (forgets slots that change hands).
 
 from libc.stdint cimport uint32_t, uint64_t
 from router.native.atomic cimport load_u64, store_u64
-from router.native.segment cimport Segment, segment_attach, segment_create
+from router.native.segment cimport SEGMENT_HEADER_BYTES, Segment, segment_attach_table, segment_create
 
 cdef enum:
     LAYOUT_VERSION = 1
-    HEADER_BYTES = 4096              # a page
     SLOT_COUNT_MAX = 65536
     UNSEEN = 1                       # lowest bit of ready_us: nothing has answered since
     INTERVAL_COUNT = 8               # uses that the mean is of, about
@@ -215,12 +214,13 @@ cdef class ResidencyTable:
 
     @staticmethod
     def attach(int fd):
-        cdef Segment segment = segment_attach(fd)
+        cdef Segment segment = segment_attach_table(fd, MAGIC, LAYOUT_VERSION, "residency table")
         cdef header_t* header = <header_t*>segment.base
-        if segment.size_bytes < HEADER_BYTES or load_u64(&header.magic) != MAGIC \
-                or header.layout_version != LAYOUT_VERSION or header.slot_count == 0 \
-                or segment.size_bytes != _size_bytes(header.slot_count):
-            raise ValueError(f"descriptor {fd} is no residency table, or one of another layout")
+        if header.slot_count == 0 or segment.size_bytes != _size_bytes(header.slot_count):
+            raise ValueError(
+                f"residency table header ({header.slot_count} slots) does not fit its segment of"
+                f" {segment.size_bytes} bytes"
+            )
         return _open(segment)
 
     @property
@@ -262,7 +262,7 @@ cdef int _check(ResidencyTable self, uint32_t slot) except -1:
 
 
 cdef inline size_t _size_bytes(uint32_t slot_count) noexcept nogil:
-    return HEADER_BYTES + <size_t>slot_count * RESIDENT_MODELS_MAX * sizeof(entry_t)
+    return SEGMENT_HEADER_BYTES + <size_t>slot_count * RESIDENT_MODELS_MAX * sizeof(entry_t)
 
 
 cdef ResidencyTable _open(Segment segment):
@@ -271,5 +271,5 @@ cdef ResidencyTable _open(Segment segment):
     self.fd = segment.fd
     self.table.base = segment.base
     self.table.slot_count = (<header_t*>segment.base).slot_count
-    self.table.entries = segment.base + HEADER_BYTES
+    self.table.entries = segment.base + SEGMENT_HEADER_BYTES
     return self

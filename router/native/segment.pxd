@@ -4,7 +4,10 @@ Invariant: a segment never changes size (sealed), so that a mapping of it can ne
 passed to other processes, which map the same bytes with `segment_attach`. What the bytes mean is the table's business.
 """
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+cdef enum:
+    SEGMENT_HEADER_BYTES = 4096      # a page: what follows a table's header starts page-aligned
 
 cdef class Segment:
     cdef readonly int fd             # owned; closed with the segment
@@ -13,3 +16,5 @@ cdef class Segment:
 
 cdef Segment segment_create(const char* name, size_t size_bytes)
 cdef Segment segment_attach(int fd)  # duplicates the descriptor: the caller keeps its own
+# The same for a table whose header begins with `uint64_t magic; uint32_t layout_version`: ValueError when it is none.
+cdef Segment segment_attach_table(int fd, uint64_t magic, uint32_t layout_version, str name)

@@ -6,7 +6,8 @@ attach.
 """
 
 from cpython.exc cimport PyErr_SetFromErrno
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from router.native.atomic cimport load_u64
 
 cdef extern from *:
     """
@@ -51,6 +52,10 @@ cdef extern from *:
     int munmap(void* base, size_t size_bytes) nogil
     int close(int fd) nogil
 
+cdef struct table_head_t:            # what the headers of all tables begin with
+    uint64_t magic
+    uint32_t layout_version
+
 
 cdef class Segment:
     def __cinit__(self):
@@ -84,6 +89,18 @@ cdef Segment segment_attach(int fd):
     if size_bytes == 0:
         raise ValueError(f"descriptor {fd} is no shared segment: it is empty")
     return _map(segment, <size_t>size_bytes)
+
+
+cdef Segment segment_attach_table(int fd, uint64_t magic, uint32_t layout_version, str name):
+    cdef Segment segment = segment_attach(fd)
+    cdef const table_head_t* head = <const table_head_t*>segment.base
+    if segment.size_bytes < SEGMENT_HEADER_BYTES:
+        raise ValueError(f"descriptor {fd} is no {name}: {segment.size_bytes} bytes hold no header")
+    if load_u64(&head.magic) != magic:
+        raise ValueError(f"descriptor {fd} is no {name}: wrong magic {head.magic:#x}")
+    if head.layout_version != layout_version:
+        raise ValueError(f"{name} has layout {head.layout_version}, this build reads layout {layout_version}")
+    return segment
 
 
 cdef Segment _map(Segment segment, size_t size_bytes):

@@ -9,7 +9,7 @@ prefix (cached tokens), candidates (who is out), decision (which charges what wa
 from libc.math cimport INFINITY
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 from router.native.candidates cimport SHAPE_IN_A_ROW, candidate_set_shape, candidates_refused
 from router.native.learner cimport learner_refresh
 from router.native.loadtable cimport (
@@ -76,7 +76,6 @@ cdef int view_reserve(view_t* view, uint32_t capacity) noexcept nogil:
         view.scratch[index] = <float*>(at + (ARRAYS + index) * stride)
     view.capacity = capacity
     view.count = 0
-    view.slots = NULL
     return 0
 
 
@@ -85,29 +84,14 @@ cdef void view_free(view_t* view) noexcept nogil:
     memset(view, 0, sizeof(view_t))
 
 
-cdef bint view_is_for(
-    const view_t* view, const candidate_set_t* candidates, const pick_request_t* request
-) noexcept nogil:
-    return view.slots == candidates.slots and view.slots != NULL and view.count == candidates.count \
-        and view.random == request.random and view.now_us == request.now_us \
-        and view.prompt_tokens == request.prompt_tokens \
-        and view.excluded[0] == request.excluded[0] and view.excluded[1] == request.excluded[1] \
-        and view.excluded[2] == request.excluded[2] and view.excluded[3] == request.excluded[3]
-
-
 cdef void view_fill(
     view_t* view, load_table_t* load, prefix_table_t* prefix, learner_t* learner, candidate_set_t* candidates,
     pick_request_t* request
 ) noexcept nogil:
     cdef uint32_t count = candidates.count
-    if count > view.capacity or count == 0 or view_is_for(view, candidates, request):
+    if view.count or count > view.capacity or count == 0:
         return
-    view.slots = candidates.slots
     view.count = count
-    view.random = request.random
-    view.now_us = request.now_us
-    view.prompt_tokens = request.prompt_tokens
-    memcpy(view.excluded, request.excluded, sizeof(view.excluded))
     if learner != NULL:
         learner_refresh(learner, load, request.now_us)
     _read_accounts(view, load, candidates, request.now_us)

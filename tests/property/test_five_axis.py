@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from router.native.decision import Decider
 from router.native.explain import ExplainRing
@@ -16,6 +17,7 @@ from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
 from router.native.residency import ResidencyTable
 from tests.oracle import five_axis as oracle
+from tests.support.figures import Figures
 
 FIVE_AXIS = 19
 KEYS = [(position + 1) * 0x9E3779B97F4A7C15 & (1 << 64) - 1 for position in range(4)]
@@ -24,21 +26,6 @@ FIGURES = (
     *("input_price", "output_price", "second_price"),
 )
 STEP_US = 20_000  # more than a refresh is apart: both sides read the same arrays
-
-
-@dataclass(frozen=True)
-class Figures:
-    engine_class: int
-    token_s: float
-    pair_s: float
-    floor_s: float
-    base_s: float
-    context_s: float
-    kv_capacity_tokens: float
-    input_price: float
-    output_price: float
-    second_price: float
-    rtt_s: float
 
 
 figures = st.builds(
@@ -184,7 +171,7 @@ def play(fleet: Fleet, history: list[Ask], knobs: oracle.Knobs) -> list[int]:
     return winners
 
 
-PLAIN = Figures(0, 1e-4, 0, 0.01, 0.005, 0, 0, 0, 0, 0, 0)
+PLAIN = Figures(kv_capacity_tokens=0)
 ASK = Ask(prompt_tokens=4000, depth=4, output_tokens=100, target_s=0, model=0, stays=2, ttft_s=1)
 
 
@@ -196,13 +183,16 @@ def test_a_prompt_goes_where_it_is_cached_until_waiting_there_takes_longer() -> 
 
 
 def test_a_faster_endpoint_is_preferred_and_a_far_one_is_not() -> None:
-    quick, far = replace(PLAIN, token_s=5e-5), replace(PLAIN, rtt_s=0.06)
+    quick, far = structs.replace(PLAIN, token_s=5e-5), structs.replace(PLAIN, rtt_s=0.06)
     assert play(Fleet([PLAIN, quick, far]), [ASK], oracle.Knobs()) == [1]
     assert play(Fleet([far, PLAIN]), [ASK], oracle.Knobs()) == [1]
 
 
 def test_with_a_target_the_cheapest_that_keeps_it_wins_and_without_money_at_stake_the_fastest() -> None:
-    dear, cheap = replace(PLAIN, token_s=5e-5, second_price=0.01), replace(PLAIN, second_price=0.001)
+    dear, cheap = (
+        structs.replace(PLAIN, token_s=5e-5, second_price=0.01),
+        structs.replace(PLAIN, second_price=0.001),
+    )
     target = [replace(ASK, target_s=5.0)]
     assert play(Fleet([dear, cheap]), target, oracle.Knobs(cost_weight=100)) == [1]
     assert play(Fleet([dear, cheap]), [replace(ASK, target_s=0.3)], oracle.Knobs(cost_weight=1)) == [0]

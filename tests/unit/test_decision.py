@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 
@@ -11,6 +10,7 @@ from router.native.decision import Decider, Decision
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
+from tests.support.figures import EIGHT_B
 
 NOW_US = 1_000_000_000
 ROUND_ROBIN = 1
@@ -20,28 +20,11 @@ BLOCKS = [11, 22, 33, 44]
 BLOCK_TOKENS = [100, 200, 400, 800]
 
 
-@dataclass(frozen=True)
-class Figures:
-    """An engine of the simulator's 8B on an A100."""
-
-    engine_class: int = 0
-    token_s: float = 6.65e-5
-    pair_s: float = 3.4e-9
-    floor_s: float = 9.8e-3
-    base_s: float = 5e-3
-    context_s: float = 9.2e-8
-    kv_capacity_tokens: float = 400_000
-    input_price: float = 0
-    output_price: float = 0
-    second_price: float = 0
-    rtt_s: float = 0
-
-
 def decider(slot_count: int = 16, column: int = 0, load: LoadTable | None = None) -> Decider:
     load = load or LoadTable.create(slot_count, 2)
     learner = Learner.create(load.slot_count)
     for slot in range(min(load.slot_count, 16)):
-        learner.set_figures(slot, Figures())
+        learner.set_figures(slot, EIGHT_B)
     return Decider(load, PrefixTable.create(1 << 20, load.slot_count), learner, column)
 
 

@@ -1,6 +1,5 @@
 """Explained decisions: what a record says, which reason it gives, and a ring that many processes read."""
 
-import dataclasses
 import math
 import os
 import subprocess
@@ -17,26 +16,10 @@ from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
 from router.schema.policies import FiveAxis
+from tests.support.figures import Figures
 
 ROUND_ROBIN, PEAK_EWMA, FIVE_AXIS = 1, 9, 19
 ONE_SECOND_US = 1_000_000
-
-
-@dataclasses.dataclass
-class Figures:
-    """An engine of 10,000 tokens a second, and whatever a test changes of it."""
-
-    engine_class: int = 0
-    token_s: float = 1e-4
-    pair_s: float = 0.0
-    floor_s: float = 0.02
-    base_s: float = 0.01
-    context_s: float = 0.0
-    kv_capacity_tokens: float = 100_000.0
-    input_price: float = 0.0
-    output_price: float = 0.0
-    second_price: float = 0.0
-    rtt_s: float = 0.0
 
 
 class Fleet:

@@ -5,32 +5,19 @@ from __future__ import annotations
 import math
 import os
 import random
-from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
+from tests.support.figures import Figures
 
 SECOND_US = 1_000_000
-
-
-@dataclass(frozen=True)
-class Figures:
-    engine_class: int = 0
-    token_s: float = 70e-6
-    pair_s: float = 3.4e-9
-    floor_s: float = 0.0108
-    base_s: float = 0.006
-    context_s: float = 92e-9
-    kv_capacity_tokens: float = 400_000
-    input_price: float = 0.0
-    output_price: float = 0.0
-    second_price: float = 0.0
-    rtt_s: float = 0.0
+ENGINE = Figures(token_s=70e-6, pair_s=3.4e-9, floor_s=0.0108, base_s=0.006, context_s=92e-9)
 
 
 def made(*figures: Figures) -> Learner:
@@ -41,7 +28,7 @@ def made(*figures: Figures) -> Learner:
 
 
 def test_before_anything_is_learnt_a_prediction_is_the_work_and_a_little() -> None:
-    learner = made(Figures())
+    learner = made(ENGINE)
     work_s = learner.work(0, 1000, 1000)
     assert work_s == pytest.approx(0.07 + 3.4e-9 * 1000 * 500)
     assert learner.predict(0, 0, work_s) == pytest.approx(0.02 + work_s)
@@ -49,7 +36,7 @@ def test_before_anything_is_learnt_a_prediction_is_the_work_and_a_little() -> No
 
 
 def test_cached_tokens_cost_attention_only_of_those_that_are_not() -> None:
-    learner = made(Figures())
+    learner = made(ENGINE)
     assert learner.work(0, 1000, 100) == pytest.approx(70e-6 * 100 + 3.4e-9 * 100 * 950, rel=1e-5)
 
 
@@ -72,7 +59,7 @@ class Rls:
 
 
 def test_theta_follows_recursive_least_squares() -> None:
-    learner, oracle, draw = made(Figures()), Rls(), random.Random(5)
+    learner, oracle, draw = made(ENGINE), Rls(), random.Random(5)
     for index in range(400):
         x = np.array([1, draw.expovariate(1), draw.expovariate(4), draw.randrange(64)])
         y = max(0.01, float(np.array([0.05, 0.7, 1.2, 0.001]) @ x) * draw.lognormvariate(0, 0.1))
@@ -85,7 +72,7 @@ def test_theta_follows_recursive_least_squares() -> None:
 
 
 def test_endpoints_of_one_class_learn_together_and_others_do_not() -> None:
-    learner = made(Figures(), Figures(), Figures(engine_class=1))
+    learner = made(ENGINE, ENGINE, structs.replace(ENGINE, engine_class=1))
     before = learner.predict(1, 1, 0.5)
     for index in range(200):
         learner.first_token(0, 3, index * 10_000, queued_s=1, work_s=0.5)
@@ -94,7 +81,7 @@ def test_endpoints_of_one_class_learn_together_and_others_do_not() -> None:
 
 
 def test_an_endpoint_that_turns_slow_shows_in_its_residual_and_is_forgiven_with_time() -> None:
-    learner = made(Figures(), Figures())
+    learner = made(ENGINE, ENGINE)
     for index in range(30):
         learner.first_token(0, 10 * learner.predict(0, 0, 0.1), index * 1000, queued_s=0, work_s=0.1)
     slow = learner.view(0, 30_000)
@@ -106,13 +93,13 @@ def test_an_endpoint_that_turns_slow_shows_in_its_residual_and_is_forgiven_with_
 
 
 def test_a_fast_failure_counts_as_slow() -> None:
-    learner = made(Figures())
+    learner = made(ENGINE)
     learner.failed(0, 0.001, 60, 0, work_s=0.1)
     assert learner.view(0, 0)["residual"] > 1.3
 
 
 def test_decode_steps_have_a_residual_of_their_own() -> None:
-    learner = made(Figures())
+    learner = made(ENGINE)
     for index in range(40):
         learner.decoded(0, 0.0216, 1, 0, 100, index)
     assert learner.view(0, 40)["step_residual"] == pytest.approx(2, rel=0.02)
@@ -120,7 +107,7 @@ def test_decode_steps_have_a_residual_of_their_own() -> None:
 
 
 def test_output_lengths_are_running_means_bounded_by_what_was_asked_for() -> None:
-    learner = made(Figures())
+    learner = made(ENGINE)
     assert learner.expected_output(7) == 256
     for tokens in (100, 200, 300):
         learner.output(7, tokens)
@@ -131,7 +118,7 @@ def test_output_lengths_are_running_means_bounded_by_what_was_asked_for() -> Non
 
 
 def test_tokens_are_estimated_from_bytes_by_what_usage_said() -> None:
-    learner = made(Figures())
+    learner = made(ENGINE)
     assert learner.prompt_tokens(3, 0) == 0
     assert learner.prompt_tokens(3, 4000) == 1000
     learner.prompt(3, 3000, 1000)
@@ -141,14 +128,14 @@ def test_tokens_are_estimated_from_bytes_by_what_usage_said() -> None:
 
 
 def test_a_new_endpoint_starts_slowly_and_afresh() -> None:
-    learner = made(Figures())
+    learner = made(ENGINE)
     learner.first_token(0, 5, 0, queued_s=0, work_s=0.1)
     learner.joined(0, 10 * SECOND_US)
     assert learner.view(0, 10 * SECOND_US + 1)["residual"] == 1
 
 
 def test_power_near_its_cap_raises_a_barrier_that_ages_out() -> None:
-    learner = made(Figures())
+    learner = made(ENGINE)
     load = LoadTable.create(1, 1)
     learner.power(0, 0.79, 0)
     assert learner.view(0, 1000, load)["barrier"] == 0
@@ -158,11 +145,11 @@ def test_power_near_its_cap_raises_a_barrier_that_ages_out() -> None:
 
 
 def test_workers_share_what_they_learn() -> None:
-    learner = made(Figures())
+    learner = made(ENGINE)
     fd = os.dup(learner.fd)
     other = Learner.attach(fd)
     os.close(fd)
-    other.set_figures(0, Figures())
+    other.set_figures(0, ENGINE)
     for index in range(50):
         learner.first_token(0, 4, index, queued_s=1, work_s=0.5)
     assert other.view(0, 50)["theta"] == learner.view(0, 50)["theta"]
@@ -184,17 +171,15 @@ odd = st.floats(width=32) | st.sampled_from([math.nan, math.inf, -math.inf, 0.0,
 def test_nothing_that_comes_in_makes_a_prediction_nan(
     samples: list[tuple[float, float, float, float, int]],
 ) -> None:
-    learner = made(Figures())
+    learner = made(ENGINE)
     for ttft_s, queued_s, work_s, decoding, now_us in samples:
         learner.first_token(0, ttft_s, now_us, queued_s=queued_s, work_s=work_s, decoding=decoding)
         learner.failed(0, ttft_s, queued_s, now_us, work_s=work_s)
         learner.decoded(0, ttft_s, queued_s, work_s, 3, now_us)
         learner.power(0, ttft_s, now_us)
         learner.rtt(0, queued_s, now_us)
-        learner.set_figures(
-            0, replace(Figures(), token_s=ttft_s, pair_s=queued_s, floor_s=work_s, rtt_s=decoding)
-        )
-    learner.set_figures(0, Figures())
+        learner.set_figures(0, Figures(token_s=ttft_s, pair_s=queued_s, floor_s=work_s, rtt_s=decoding))
+    learner.set_figures(0, ENGINE)
     view = learner.view(0, 2**40)
     numbers = [value for value in view.values() if isinstance(value, float)] + view["theta"]
     assert all(math.isfinite(number) and number >= 0 for number in numbers)

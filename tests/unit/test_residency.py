@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,28 +13,12 @@ from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
 from router.native.residency import ResidencyTable
+from tests.support.figures import Figures
 
 FIVE_AXIS = 19
 NOW_US = 1_000_000_000
 SECOND_US = 1_000_000
 A, B, C = 11, 22, 33
-
-
-@dataclass(frozen=True)
-class Figures:
-    """An engine of 10,000 tokens a second."""
-
-    engine_class: int = 0
-    token_s: float = 1e-4
-    pair_s: float = 0.0
-    floor_s: float = 0.01
-    base_s: float = 5e-3
-    context_s: float = 0.0
-    kv_capacity_tokens: float = 400_000
-    input_price: float = 0
-    output_price: float = 0
-    second_price: float = 0
-    rtt_s: float = 0
 
 
 def decider(slot_count: int = 3) -> Decider:
