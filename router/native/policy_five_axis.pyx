@@ -238,12 +238,13 @@ cdef int _choose(
 ) noexcept nogil:
     cdef float least = fl_least(view.score, view.count), limit
     cdef uint64_t rank, best_rank = 0, random = request.random
-    cdef uint32_t start, i
+    cdef uint32_t block, start, i
     cdef int winner = -1
     if not least < INFINITY:
         return -1
     limit = least + least * policy.knobs[KNOB_BAND_RATIO] + policy.knobs[KNOB_BAND_MS] * <float>0.001
-    for start in range(0, view.count, WIDTH):
+    for block in range((view.count + WIDTH - 1) // WIDTH):
+        start = block * WIDTH
         if not fl_any_within(view.score + start, limit):
             continue
         for i in range(start, start + WIDTH):        # who is not there has an infinite score
