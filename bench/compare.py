@@ -1,4 +1,4 @@
-"""`fairlead bench`: Fairlead beside other proxies, in one run, on this machine. Its subcommand simulates.
+"""`fairlead bench`: Fairlead beside other proxies, in one run, on this machine. Its subcommands play traces.
 
 All proxies of a run are up at once, each pinned to the proxy core; this process plays clients and engines on
 the other core and takes slices in interleaved rounds. Memory, many streams and the soak start their proxy
@@ -325,19 +325,25 @@ DEFAULT_SCENARIOS = ",".join(one for one in Scenario if one is not Scenario.SOAK
 
 
 class _Bench(click.Group):
-    """The comparison itself, and the simulator, which is imported when it is asked for: it wants numpy."""
+    """The comparison itself, and what plays traces, imported when it is asked for: it wants numpy."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return ["sim"]
+        return ["real", "sim"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name != "sim":
-            return None
         try:
-            from bench.sim.cli import sim
+            match cmd_name:
+                case "sim":
+                    from bench.sim.cli import sim
+
+                    return sim
+                case "real":
+                    from bench.real.cli import real
+
+                    return real
         except ImportError as exc:
             raise click.ClickException(f"the simulator cannot be loaded: {exc}") from exc
-        return sim
+        return None
 
 
 @click.group(cls=_Bench, invoke_without_command=True, context_settings={"show_default": True})

@@ -140,14 +140,9 @@ def free_port(preferred: int) -> int:
 
 
 @contextlib.contextmanager
-def router_process(
-    port: int, admin_port: int, endpoints: list[str], folder: Path, policy: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    """The router as a subprocess, its log in `folder`; ended with SIGTERM."""
-    command = [sys.executable, "-m", "router", "serve", "--runtime-dir", str(folder), "--policy", policy]
-    command += ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin_port}"]
-    for url in endpoints:
-        command += ["--endpoint", url]
+def router_process(options: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`fairlead serve` as a subprocess, its log in `folder`; ended with SIGTERM."""
+    command = [sys.executable, "-m", "router", "serve", *options]
     with (folder / "router.log").open("wb") as log:
         # A session of its own: Ctrl-C is ours to handle, the router then drains on SIGTERM.
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -160,6 +155,15 @@ def router_process(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _serve_options(place: tuple[int, int], endpoints: Sequence[str], folder: Path, policy: str) -> list[str]:
+    port, admin_port = place
+    options = ["--runtime-dir", str(folder), "--policy", policy]
+    options += ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin_port}"]
+    for url in endpoints:
+        options += ["--endpoint", url]
+    return options
 
 
 async def wait_ready(
@@ -338,7 +342,10 @@ async def run_demo(
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S), connector=aiohttp.TCPConnector(limit=0)
         )
         async with session:
-            with Fleet(ENGINES) as fleet, router_process(*place, fleet.urls, folder, policy) as process:
+            with (
+                Fleet(ENGINES) as fleet,
+                router_process(_serve_options(place, fleet.urls, folder, policy), folder) as process,
+            ):
                 await wait_ready(session, admin_url, process)
                 load.answers.append(await stream_chat(session, base_url, "Tell me about rivers.", 32))
                 if len(policies) > 1:

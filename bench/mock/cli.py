@@ -19,7 +19,8 @@ from router.schema.engines import CLASSES
 TURN_MS = 250  # longest wait before a signal is seen; the loop sleeps through it
 CLASS_HELP = f"One of {', '.join(CLASSES)}, instant (no timers), fixed:MS (every step takes that long)."
 ENGINE_HELP = (
-    'One engine, "class=8b-h100,speed=10,model=a;b,fault=slow:3"; port= and answer= too; repeatable.'
+    'One engine, "class=8b-h100,speed=10,model=a;b,fault=slow:3"; also port=, answer=, kv=, chunk= (tokens) '
+    "and sequences=; repeatable."
 )
 
 

@@ -27,6 +27,9 @@ class EngineSpec:
     models: tuple[str, ...] = ("mock",)
     faults: tuple[str, ...] = ()
     answer_tokens: int = 0  # natural length of an answer; 0: as long as the limit allows
+    kv_tokens: int = 0  # of the KV cache; 0: the class's, as for the next two
+    chunk_tokens: int = 0  # computed in one step
+    sequences_max: int = 0  # running at once
 
     @classmethod
     def parse(cls, text: str, default: EngineSpec) -> EngineSpec:
@@ -49,10 +52,13 @@ class EngineSpec:
                     values["models"] = tuple(value.split(";"))
                 case "fault":
                     values["faults"] = tuple(value.split(";"))
-                case "answer":
-                    values["answer_tokens"] = int(value)
+                case "answer" | "kv" | "chunk":
+                    values[f"{key}_tokens"] = int(value)
+                case "sequences":
+                    values["sequences_max"] = int(value)
                 case _:
-                    raise ValueError(f"unknown key {key!r}: host, port, class, speed, model, fault or answer")
+                    known = "host, port, class, speed, model, fault, answer, kv, chunk or sequences"
+                    raise ValueError(f"unknown key {key!r}: {known}")
         return cls(**values)
 
     def add_to(self, loop: EngineLoop) -> Engine:
@@ -64,6 +70,9 @@ class EngineSpec:
             speed=self.speed,
             faults=",".join(self.faults),
             answer_tokens=self.answer_tokens,
+            kv_tokens=self.kv_tokens,
+            chunk_tokens=self.chunk_tokens,
+            sequences_max=self.sequences_max,
         )
 
 

@@ -24,6 +24,9 @@ class EngineLoop:
         faults: str = "",
         answer_tokens: int = 0,
         backlog: int = 4096,
+        kv_tokens: int = 0,
+        chunk_tokens: int = 0,
+        sequences_max: int = 0,
     ) -> Engine: ...
     def fileno(self) -> int: ...
     def poll(self, timeout_ms: int = 0) -> int: ...

@@ -325,14 +325,16 @@ cdef class EngineLoop:
         self.is_open = True
 
     def add(self, *, host="127.0.0.1", port=0, models=("mock",), engine_class="8b-h100", double speed=1.0, faults="",
-            int answer_tokens=0, backlog=4096):
+            int answer_tokens=0, backlog=4096, kv_tokens=0, chunk_tokens=0, sequences_max=0):
         """A new engine, listening at once. `engine_class` is a name of CLASSES, `instant` (no timers), `manual` (steps
-        when `step` is called) or `fixed:MS` (every step takes that long). Speed 0 is `instant`.
+        when `step` is called) or `fixed:MS` (every step takes that long). Speed 0 is `instant`. KV tokens, tokens of a
+        step and running sequences of 0 are the class's.
         Raises: ValueError, OSError.
         """
         if self.loop.engine_count == ENGINES_MAX:
             raise ValueError(f"at most {ENGINES_MAX} engines in one loop")
-        engine = Engine(self, host, port, tuple(models), engine_class, speed, faults, answer_tokens, backlog)
+        engine = Engine(self, host, port, tuple(models), engine_class, speed, faults, answer_tokens, backlog,
+                        (kv_tokens, chunk_tokens, sequences_max))
         self.engines.append(engine)
         return engine
 
@@ -399,7 +401,7 @@ cdef class Engine:
     cdef readonly str engine_class
 
     def __cinit__(self, EngineLoop loop, host, port, models, engine_class, double speed, faults,
-                  int answer_tokens, backlog):
+                  int answer_tokens, backlog, bounds):
         cdef engine_t* engine = &self.engine
         self.host_loop = loop
         self.engine_class = "instant" if speed == 0 else engine_class
@@ -420,7 +422,7 @@ cdef class Engine:
             engine.models[engine.model_count].data = name
             engine.models[engine.model_count].size = len(name)
             engine.model_count += 1
-        self.set_timing()
+        self.set_timing(bounds)
         self.listen(host, port, backlog)
         engine.random = <uint64_t> self.port * 0x9E3779B97F4A7C15ULL
         if faults:
@@ -430,8 +432,11 @@ cdef class Engine:
         loop.loop.engines[loop.loop.engine_count] = engine
         loop.loop.engine_count += 1
 
-    cdef set_timing(self):
+    cdef set_timing(self, bounds):
         cdef step_class_t timing
+        kv_tokens, chunk_tokens, sequences_max = bounds
+        if min(bounds) < 0:
+            raise ValueError("an engine's bounds are counts: 0 for the class's own")
         memset(&timing, 0, sizeof(timing))
         if self.engine_class == "instant":
             return
@@ -449,6 +454,12 @@ cdef class Engine:
         else:
             known = ", ".join(["instant", "manual", "fixed:MS", *CLASSES])
             raise ValueError(f"not an engine class: {self.engine_class!r}; one of {known}")
+        if kv_tokens:
+            timing.kv_tokens = kv_tokens
+        if chunk_tokens:
+            timing.chunk_tokens_max = chunk_tokens
+        if sequences_max:
+            timing.sequences_max = sequences_max
         self.engine.stepped = True
         self.engine.manual = self.engine_class == "manual"
         if step_model_init(&self.engine.step, &timing) < 0:

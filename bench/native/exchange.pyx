@@ -313,19 +313,20 @@ cdef void exchange_wake(conn_t* conn, uint64_t now_us) noexcept nogil:
 
 # --- inference requests -------------------------------------------------------------------------------------------
 
-cdef int32_t output_tokens(const engine_t* engine, const facts_t* facts, uint64_t seed,
+cdef int32_t output_tokens(const engine_t* engine, int64_t told, const facts_t* facts, uint64_t seed,
                            bint* reached_max) noexcept nogil:
-    """How long the answer will be: as long as asked, or its natural length when that is shorter."""
+    """How long the answer will be: as long as asked, or its natural length (`told` has it) when that is shorter."""
     cdef int64_t tokens = facts.tokens_max if facts.tokens_max > 0 else OUTPUT_TOKENS_DEFAULT
-    cdef int64_t natural = engine.answer_tokens
+    cdef int64_t natural = told if told > 0 else 0
     reached_max[0] = facts.tokens_max > 0
-    if natural and not facts.ignore_eos:
-        natural = natural // 2 + <int64_t> (mix(seed ^ 1) % <uint64_t> (natural + 1))     # half to one and a half of it
+    if natural == 0 and engine.answer_tokens and not facts.ignore_eos:
+        natural = engine.answer_tokens            # half to one and a half of it
+        natural = natural // 2 + <int64_t> (mix(seed ^ 1) % <uint64_t> (natural + 1))
         if natural < 1:
             natural = 1
-        if natural < tokens or facts.tokens_max <= 0:
-            reached_max[0] = False
-            tokens = natural
+    if natural and (natural < tokens or facts.tokens_max <= 0):
+        reached_max[0] = False
+        tokens = natural
     return <int32_t> (tokens if tokens < OUTPUT_TOKENS_MAX else OUTPUT_TOKENS_MAX)
 
 
@@ -380,7 +381,9 @@ cdef void begin_answer(conn_t* conn, int api, const char* model, const facts_t* 
     answer.cached_tokens = 0
     answer.input_count = facts.input_count
     answer.event_count = 0
-    answer.completion_tokens = output_tokens(engine, facts, answer.seed, &reached_max) if api < API_EMBEDDINGS else 1
+    answer.completion_tokens = 1
+    if api < API_EMBEDDINGS:
+        answer.completion_tokens = output_tokens(engine, conn.request.answer_tokens, facts, answer.seed, &reached_max)
     answer.reached_max = reached_max
     conn.begun_us = now_us
     conn.head_written = False

@@ -30,6 +30,7 @@ cdef struct request_t:
     int64_t content_length           # 0 when there is none
     span_t path                      # without the query
     span_t fault                     # value of x-mock-fault
+    int64_t answer_tokens            # of x-mock-tokens: how long the answer is to be; 0: the engine decides
     size_t head_size
 
 cdef struct dechunk_t:               # zero-filled is the start state; offsets into the body

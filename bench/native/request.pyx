@@ -73,6 +73,8 @@ cdef void note_field(request_t* request, span_t name, span_t value) noexcept nog
         request.offers_upgrade = not contains_word(value, b"websocket")
     elif name_is(name, b"x-mock-fault", 12):
         request.fault = value
+    elif name_is(name, b"x-mock-tokens", 13):
+        request.answer_tokens = decimal(value.data, value.size)
     elif name_is(name, b"endpoint-load-metrics-format", 28):
         if contains_word(value, b"json"):
             request.report_format = REPORT_JSON

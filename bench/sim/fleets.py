@@ -16,7 +16,7 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct, structs
 
-from router.schema.engines import CLASSES, OVERHEAD_MS
+from router.schema.engines import CLASSES, OVERHEAD_MS, EngineFigures
 from router.schema.words import nearest
 
 FOLDER = Path(__file__).parent / "fleets"
@@ -44,6 +44,8 @@ class EndpointGroup(Struct, frozen=True, forbid_unknown_fields=True, rename={"en
     count: Annotated[int, Meta(ge=1, le=4096)] = 1
     name: str = ""
     """Of each, with a number behind it; the class when there is none."""
+    speed: _Positive = 1.0
+    """Times as fast as its class."""
     known: bool = True
     """Whether routers are told its class; else they begin with the default's figures, and learn."""
     kv_tokens: Annotated[int, Meta(ge=1, le=1 << 30)] | None = None
@@ -122,7 +124,25 @@ def kv_tokens(group: EndpointGroup) -> int:
 
 def timing(group: EndpointGroup) -> tuple[float, float, float, float, float, int, float]:
     """Of the step model: floor, base, per token, pair and context token in ms; KV tokens; overhead in ms."""
-    return (*CLASSES[group.engine_class][:5], kv_tokens(group), OVERHEAD_MS)
+    floor_ms, base_ms, token_ms, pair_ms, context_ms = (
+        figure / group.speed for figure in CLASSES[group.engine_class][:5]
+    )
+    return floor_ms, base_ms, token_ms, pair_ms, context_ms, kv_tokens(group), OVERHEAD_MS / group.speed
+
+
+def figures(group: EndpointGroup) -> EngineFigures:
+    """What routers are told of such an engine beside its class: what differs from it."""
+    if group.speed == 1.0 or not group.known:
+        return EngineFigures(kv_tokens=group.kv_tokens)
+    floor_ms, base_ms, token_ms, pair_ms, context_ms, _, _ = timing(group)
+    return EngineFigures(
+        prefill_us_per_token=token_ms * 1e3,
+        prefill_pair_ps=pair_ms * 1e9,
+        step_floor_us=floor_ms * 1e3,
+        step_base_us=base_ms * 1e3,
+        context_ns_per_token=context_ms * 1e6,
+        kv_tokens=group.kv_tokens,
+    )
 
 
 def shipped_names() -> list[str]:

@@ -30,7 +30,7 @@ from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
 from router.native.residency import ResidencyTable
-from router.schema.engines import EngineFigures, figures_of
+from router.schema.engines import figures_of
 from router.schema.policies import parse_policy
 
 WARM_UP_RATIO = 0.1
@@ -182,7 +182,7 @@ def _set_endpoints(simulation: Simulation, fleet: Fleet, trace: Trace) -> None:
         )
         figures = figures_of(
             group.engine_class if group.known else None,
-            EngineFigures(kv_tokens=group.kv_tokens),
+            fleets.figures(group),
             index,
             input_price=group.input_price / 1e6,
             output_price=group.output_price / 1e6,

@@ -239,6 +239,25 @@ def test_a_repeated_long_prompt_hits_the_prefix_cache(fleet: Fleet) -> None:
     assert second > 450
 
 
+def test_an_answer_is_as_long_as_its_own_header_says_within_the_limit(fleet: Fleet) -> None:
+    for told, limit, due in ((7, None, 7), (3, 100, 3), (9, 4, 4)):
+        body: dict[str, object] = {"max_tokens": limit, "stream_options": {"include_usage": True}}
+        got, _ = exchange(
+            fleet, 1, raw_request({"stream": True, **body}, more=f"x-mock-tokens: {told}\r\n"), b"[DONE]"
+        )
+        assert b'"completion_tokens":%d,' % due in got
+
+
+def test_an_engine_has_the_cache_and_the_batch_it_was_given() -> None:
+    with Fleet([EngineSpec.parse("speed=50,kv=160,chunk=64,sequences=1", EngineSpec())]) as small:
+        config = get(small, 0, "/metrics")
+        assert b'num_gpu_blocks="10"' in config
+        too_long, _ = exchange(small, 0, raw_request({"model": "mock", "max_tokens": 200}), b"}")
+        assert b" 400 " in too_long
+    with pytest.raises(ValueError, match="bounds are counts"), Fleet([EngineSpec(kv_tokens=-1)]):
+        pass
+
+
 def test_manual_engines_step_when_told(fleet: Fleet) -> None:
     loop = EngineLoop()
     engine = loop.add(engine_class="manual")
