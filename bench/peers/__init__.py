@@ -12,9 +12,8 @@ from bench.peers.fairlead import Fairlead, FairleadP2c
 from bench.peers.floor import Floor
 from bench.peers.haproxy import HAProxy
 from bench.peers.litellm import LiteLLM
+from bench.peers.model_routers import SglangRouter, VllmRouter
 from bench.peers.nginx import Nginx
-from bench.peers.sglang_router import SglangRouter
-from bench.peers.vllm_router import VllmRouter
 
 BASE = "nginx"  # what ratios are to
 

@@ -40,17 +40,10 @@ def window(trace: Trace, seconds: float) -> Trace:
     rows = np.flatnonzero(nominal_us < seconds * 1e6)
     place = np.full(len(trace) + 1, -1, np.int32)
     place[rows] = np.arange(len(rows), dtype=np.int32)
-    block_offset, blocks = keys.gathered(trace.block_offset, trace.blocks, rows)
-    return replace(
-        trace,
+    return Trace(
         arrival_us=trace.arrival_us[rows],
         follows=place[trace.follows[rows]],  # -1 is the last place
-        prompt_tokens=trace.prompt_tokens[rows],
-        output_tokens=trace.output_tokens[rows],
-        model=trace.model[rows],
-        session=trace.session[rows],
-        block_offset=block_offset,
-        blocks=blocks,
+        **trace.taken(rows),
     )
 
 

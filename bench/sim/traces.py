@@ -13,7 +13,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar
@@ -65,47 +65,62 @@ class TraceError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recording:
-    """The rows of a trace file. Sessions are runs of rows, in order; a row of its own is a session of one."""
+class Rows:
+    """What requests ask, in columns [row_count]; whoever extends it says what their order and times are."""
 
     name: str
-    format: Format
     block_tokens: int
     models: tuple[str, ...]
     arrival_us: NDArray[np.int64]
-    """[row_count]; of agents since the session's first call, else since the first row."""
     prompt_tokens: NDArray[np.int32]
     output_tokens: NDArray[np.int32]
     model: NDArray[np.int32]
-    """[row_count]: index into `models`."""
+    """Index into `models`."""
     session: NDArray[np.uint64]
-    """[row_count]: key of who asks; 0: not known."""
+    """Key of who asks; 0: not known."""
     block_offset: NDArray[np.int64]
     """[row_count + 1]: the row's full blocks are blocks[block_offset[row]:block_offset[row + 1]]."""
     blocks: NDArray[np.uint64]
     """Key of everything up to the block's end."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trace:
-    """The requests of one run, by arrival; those of a session after its first wait for the one before."""
-
-    name: str
-    block_tokens: int
-    models: tuple[str, ...]
-    arrival_us: NDArray[np.int64]
-    """[request_count]; of one that follows another: how long after the other's end it comes."""
-    follows: NDArray[np.int32]
-    """[request_count]: index of the request it waits for, or -1."""
-    prompt_tokens: NDArray[np.int32]
-    output_tokens: NDArray[np.int32]
-    model: NDArray[np.int32]
-    session: NDArray[np.uint64]
-    block_offset: NDArray[np.int64]
-    blocks: NDArray[np.uint64]
-
     def __len__(self) -> int:
         return len(self.arrival_us)
+
+    def taken(self, order: NDArray[np.int64]) -> dict[str, Any]:
+        """The columns of these rows in this order, and what is common to all; times are the caller's."""
+        block_offset, blocks = keys.gathered(self.block_offset, self.blocks, order)
+        return {
+            "name": self.name,
+            "block_tokens": self.block_tokens,
+            "models": self.models,
+            "prompt_tokens": self.prompt_tokens[order],
+            "output_tokens": self.output_tokens[order],
+            "model": self.model[order],
+            "session": self.session[order],
+            "block_offset": block_offset,
+            "blocks": blocks,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recording(Rows):
+    """The rows of a trace file. Sessions are runs of rows, in order; a row of its own is a session of one.
+
+    Arrivals are, of agents since the session's first call, else since the first row.
+    """
+
+    format: Format
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trace(Rows):
+    """The requests of one run, by arrival; those of a session after its first wait for the one before.
+
+    The arrival of one that follows another is how long after the other's end it comes.
+    """
+
+    follows: NDArray[np.int32]
+    """Index of the request it waits for, or -1."""
 
 
 # --- rows -------------------------------------------------------------------------------------------------
@@ -438,21 +453,12 @@ def _trace(
     follows: NDArray[np.int32],
     salts: NDArray[np.uint64] | None,
 ) -> Trace:
-    block_offset, blocks = keys.gathered(recording.block_offset, recording.blocks, order)
-    session = recording.session[order]
-    if salts is not None:
-        blocks = keys.mixed(blocks ^ keys.mixed(np.repeat(salts, np.diff(block_offset))))
-        session = keys.mixed(session ^ keys.mixed(salts))
-    return Trace(
-        name=recording.name,
-        block_tokens=recording.block_tokens,
-        models=recording.models,
-        arrival_us=arrival_us,
-        follows=follows,
-        prompt_tokens=recording.prompt_tokens[order],
-        output_tokens=recording.output_tokens[order],
-        model=recording.model[order],
-        session=session,
-        block_offset=block_offset,
-        blocks=blocks,
+    trace = Trace(arrival_us=arrival_us, follows=follows, **recording.taken(order))
+    if salts is None:
+        return trace
+    own = keys.mixed(np.repeat(salts, np.diff(trace.block_offset)))
+    return replace(
+        trace,
+        blocks=keys.mixed(trace.blocks ^ own),
+        session=keys.mixed(trace.session ^ keys.mixed(salts)),
     )

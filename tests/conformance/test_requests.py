@@ -35,6 +35,11 @@ def case(name: str, raw: bytes | tuple[bytes, ...], **then: object) -> Case:
     return Case(name=name, raw=raw, **then)  # type: ignore[arg-type]
 
 
+def hello(name: str, raw: bytes | tuple[bytes, ...], **then: object) -> Case:
+    """A POST whose body arrives as `hello`, by its length unless something else is said."""
+    return case(name, raw, **{"start": POST, "body": b"hello", "framing": "length", **then})
+
+
 POST = b"POST @x HTTP/1.1"
 HOP_BY_HOP = (
     "connection",
@@ -176,62 +181,23 @@ PASSED = [
         ),
         absent=("authorization", "x-api-key", "api-key", "x-goog-api-key"),
     ),
-    case(
-        "content length",
-        post(b"Content-Length: 5", body=b"hello"),
-        start=POST,
-        body=b"hello",
-        framing="length",
-    ),
+    hello("content length", post(b"Content-Length: 5", body=b"hello")),
     case("content length zero", post(b"Content-Length: 0"), start=POST, framing="length"),
     case("POST without a body", post(), start=POST),
-    case(
-        "equal lengths",
-        post(b"Content-Length: 5", b"Content-Length: 5", body=b"hello"),
-        start=POST,
-        body=b"hello",
-        framing="length",
-    ),
-    case(
-        "a list of equal lengths",
-        post(b"Content-Length: 5 , 5", body=b"hello"),
-        start=POST,
-        body=b"hello",
-        framing="length",
-    ),
-    case(
+    hello("equal lengths", post(b"Content-Length: 5", b"Content-Length: 5", body=b"hello")),
+    hello("a list of equal lengths", post(b"Content-Length: 5 , 5", body=b"hello")),
+    hello(
         "length with leading zeros",
         post(b"Content-Length: 00005", body=b"hello"),
-        start=POST,
-        body=b"hello",
-        framing="length",
         fields=(("content-length", b"5"),),
     ),
     case("GET with a body", get(b"Content-Length: 5") + b"hello", body=b"hello", framing="length"),
-    case(
-        "body in pieces",
-        (post(b"Content-Length: 5")[:-1], b"\n", b"he", b"ll", b"o"),
-        start=POST,
-        body=b"hello",
-        framing="length",
-    ),
-    case(
-        "chunked",
-        post(b"Transfer-Encoding: chunked", body=b"5\r\nhello\r\n0\r\n\r\n"),
-        start=POST,
-        body=b"hello",
-        framing="length",
-    ),
+    hello("body in pieces", (post(b"Content-Length: 5")[:-1], b"\n", b"he", b"ll", b"o")),
+    hello("chunked", post(b"Transfer-Encoding: chunked", body=b"5\r\nhello\r\n0\r\n\r\n")),
     case(
         "chunked, empty", post(b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"), start=POST, framing="length"
     ),
-    case(
-        "chunked in any case",
-        post(b"TRANSFER-encoding: ChunkeD", body=b"5\r\nhello\r\n0\r\n\r\n"),
-        start=POST,
-        body=b"hello",
-        framing="length",
-    ),
+    hello("chunked in any case", post(b"TRANSFER-encoding: ChunkeD", body=b"5\r\nhello\r\n0\r\n\r\n")),
     case(
         "chunked, many",
         post(b"Transfer-Encoding: chunked", body=b"1\r\na\r\n" * 100 + b"0\r\n\r\n"),
@@ -239,33 +205,26 @@ PASSED = [
         body=b"a" * 100,
         framing="length",
     ),
-    case(
+    hello(
         "chunked with extensions",
         post(b"Transfer-Encoding: chunked", body=b'5;a=b;c="d\\";"\r\nhello\r\n0;x\r\n\r\n'),
-        start=POST,
-        body=b"hello",
-        framing="length",
     ),
-    case(
+    hello(
         "chunked with trailers",
         post(b"Transfer-Encoding: chunked", body=b"5\r\nhello\r\n0\r\nX-Sum: 1\r\nX-Two: 2\r\n\r\n"),
-        start=POST,
-        body=b"hello",
         framing="chunked",
         trailers=(("x-sum", b"1"), ("x-two", b"2")),
     ),
-    case(
+    hello(
         "trailers of framing and routing are dropped",
         post(
             b"Transfer-Encoding: chunked",
             body=b"5\r\nhello\r\n0\r\nX-Sum: 1\r\nHost: b\r\nContent-Length: 3\r\nAuthorization: x\r\n\r\n",
         ),
-        start=POST,
-        body=b"hello",
         framing="chunked",
         trailers=(("x-sum", b"1"),),
     ),
-    case(
+    hello(
         "chunked in pieces",
         (
             post(b"Transfer-Encoding: chunked"),
@@ -278,8 +237,6 @@ PASSED = [
             b"\n\r",
             b"\n",
         ),
-        start=POST,
-        body=b"hello",
         framing="chunked",
         trailers=(("x-a", b"1"),),
     ),
@@ -300,12 +257,9 @@ PASSED = [
         get(b"Connection: Keep-Alive", version=b"HTTP/1.0"),
         response=(("connection", b"keep-alive"),),
     ),
-    case(
+    hello(
         "HTTP/1.0 with a body",
         post(b"Content-Length: 5", body=b"hello", version=b"HTTP/1.0"),
-        start=POST,
-        body=b"hello",
-        framing="length",
         kept=False,
     ),
     case("Connection: close", get(b"Connection: close"), kept=False, response=(("connection", b"close"),)),
@@ -316,19 +270,13 @@ PASSED = [
         response=(("connection", b"close"),),
     ),
     case("Connection: close and keep-alive", get(b"Connection: keep-alive, close"), kept=False),
-    case(
+    hello(
         "a stranger to JSON as a body",
         post(b"Content-Type: text/plain", b"Content-Length: 5", body=b"hello"),
-        start=POST,
-        body=b"hello",
-        framing="length",
     ),
-    case(
+    hello(
         "Expect by HTTP/1.0 is ignored",
         post(b"Expect: 100-continue", b"Content-Length: 5", version=b"HTTP/1.0", body=b"hello"),
-        start=POST,
-        body=b"hello",
-        framing="length",
         kept=False,
         absent=("expect",),
     ),

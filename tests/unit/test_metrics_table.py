@@ -143,27 +143,6 @@ def test_columns_counters_and_indexes_are_bounded() -> None:
         MetricsTable.create(1, 0, 1)
 
 
-def test_attach_refuses_what_is_no_metrics_table() -> None:
-    fd = os.memfd_create("other")
-    try:
-        os.truncate(fd, 100)
-        with pytest.raises(ValueError, match="hold no header"):
-            MetricsTable.attach(fd)
-        os.truncate(fd, 100_000)
-        with pytest.raises(ValueError, match="wrong magic"):
-            MetricsTable.attach(fd)
-        table = MetricsTable.create(2, 4, 4)
-        header = os.pread(table.fd, 64, 0)
-        os.pwrite(fd, header, 0)
-        with pytest.raises(ValueError, match="does not fit"):
-            MetricsTable.attach(fd)
-        os.pwrite(fd, header[:8] + b"\x63" + header[9:], 0)
-        with pytest.raises(ValueError, match="layout 99"):
-            MetricsTable.attach(fd)
-    finally:
-        os.close(fd)
-
-
 def test_untouched_bounds_cost_no_memory() -> None:
     table = MetricsTable.create(64, 256, 4096)
     table.add(63, RETRIES, 1)
