@@ -9,6 +9,7 @@ from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
 from router.native.prefix import PrefixTable
 from router.native.residency import ResidencyTable
+from router.native.session import SessionTable
 
 class Hooks(Protocol):
     """What the native core asks off the common path; router/dispatch.py answers."""
@@ -29,8 +30,8 @@ class Core:
     """The native half of one worker. One thread uses it.
 
     `options` is a router.snapshot.CoreOptions; `driver` replaces the epoll driver in tests. A core that is
-    given no prefix table, learner, ring or residency table makes its own and shares them with nobody. Raises:
-    ValueError for a network that is none, MemoryError.
+    given no prefix table, learner, ring, residency or session table makes its own and shares them with nobody.
+    Raises: ValueError for a network that is none, MemoryError.
     """
 
     hooks: Hooks
@@ -46,6 +47,7 @@ class Core:
         learner: Learner | None = None,
         explained: ExplainRing | None = None,
         residency: ResidencyTable | None = None,
+        sessions: SessionTable | None = None,
         driver: ScriptDriver | None = None,
     ) -> None: ...
     def fileno(self) -> int:

@@ -45,6 +45,7 @@ from router.native.prefix cimport PrefixTable, prefix_set_capacity
 from router.native.residency cimport ResidencyTable
 from router.native.rewrite cimport compose_local_head
 from router.native.routes cimport Snapshot
+from router.native.session cimport SessionTable
 from router.native.slab cimport slab_give, slab_take
 from router.native.tls cimport TlsContext
 from router.native.wheel cimport wheel_begin, wheel_wait_ms
@@ -58,6 +59,7 @@ cdef enum:
     DENSE_GAP_US = 1000              # events that follow each other within this are worth staying for
     STAY_US = 4000                   # the longest that timers and tasks of the event loop wait for
     LONE_PREFIX_BYTES = 1 << 20      # of a core that shares its prefix table with nobody: tests
+    LONE_SESSION_BYTES = 1 << 20     # likewise
 
 
 cdef class Core:
@@ -80,7 +82,7 @@ cdef class Core:
 
     def __cinit__(self, *, LoadTable load_table, MetricsTable metrics, int column, hooks, options,
                   PrefixTable prefix_table=None, Learner learner=None, ExplainRing explained=None,
-                  ResidencyTable residency=None, ScriptDriver driver=None):
+                  ResidencyTable residency=None, SessionTable sessions=None, ScriptDriver driver=None):
         cdef int index
         cdef core_t* core = <core_t*>calloc(1, sizeof(core_t))
         if core == NULL:
@@ -98,6 +100,7 @@ cdef class Core:
             Learner.create(load_table.slot_count) if learner is None else learner,
             column,
             ResidencyTable.create(load_table.slot_count) if residency is None else residency,
+            SessionTable.create(LONE_SESSION_BYTES, load_table.slot_count) if sessions is None else sessions,
         )
         core.decider = &self._decider.decider
         self._explained = ExplainRing.create(column + 1) if explained is None else explained

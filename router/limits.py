@@ -80,6 +80,7 @@ WORKERS_MAX = 64  # columns of the load table are twice this: two generations li
 ENDPOINTS_MAX = 4096  # slots of the load table: with 128 columns 17 MiB of shared memory, once all are used
 MODELS_RESIDENT_MAX = 8  # remembered of an endpoint, as in native/residency.pxd
 PREFIX_TABLE_BYTES = 64 * MIB  # a million beginnings of prompts, once there were so many
+SESSION_TABLE_BYTES = 16 * MIB  # a million sessions likewise: 300 new ones a second for an hour
 POOLS_MAX = 256
 ROUTES_MAX = 256  # matched in order, so the time of a match is bounded too
 MODELS_MAX = 4096  # names served, all endpoints together; also bounds the `model` label of metrics

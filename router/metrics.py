@@ -27,6 +27,7 @@ from router.errors import NOBODY, UNKNOWN, outcome_labels
 from router.native.histogram import Histogram
 from router.native.loadtable import LoadTable
 from router.native.metrics import HISTOGRAM_KINDS, NO_INDEX, MetricsTable
+from router.native.switching import SWITCH_REASONS
 
 # In seconds, 1-2.5-5 a decade like the engines' own histograms, so that both fit one graph: from a cached
 # prompt on an idle engine to a client's usual patience.
@@ -76,6 +77,11 @@ _LABELLED_COUNTERS = {
         "Messages refused for breaking HTTP, by side.",
         "side",
         {"downstream": "protocol_errors_downstream", "upstream": "protocol_errors_upstream"},
+    ),
+    "session_picks": (
+        "Decisions of sessions by what became of them: new, stayed, or why they left their endpoint.",
+        "reason",
+        {reason: f"session_{reason}" for reason in SWITCH_REASONS if reason},
     ),
 }
 _GAUGES = {

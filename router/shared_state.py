@@ -5,7 +5,8 @@ lost.
 Invariant: a column has one writer at a time, and a slot or route index is reset before it goes to another
 owner. The tables hold columns for two generations of workers, so that a takeover goes on counting in the same
 memory. Neighbours: slots.py (the directories), native/loadtable, native/metrics, native/prefix,
-native/residency and native/learner (the tables), supervisor.py, takeover.py (which passes them on).
+native/residency, native/session and native/learner (the tables), supervisor.py, takeover.py (which passes
+them on).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
 from router.native.prefix import PrefixTable
 from router.native.residency import ResidencyTable
+from router.native.session import SessionTable
 from router.schema.config import Config
 from router.slots import SlotDirectory
 from router.snapshot import route_names
@@ -53,6 +55,7 @@ class Tables(NamedTuple):
     learner: Learner
     explained: ExplainRing
     residency: ResidencyTable
+    sessions: SessionTable
 
     @classmethod
     def create(cls, column_count: int) -> Tables:
@@ -64,6 +67,7 @@ class Tables(NamedTuple):
             Learner.create(limits.ENDPOINTS_MAX),
             ExplainRing.create(column_count),
             ResidencyTable.create(limits.ENDPOINTS_MAX),
+            SessionTable.create(limits.SESSION_TABLE_BYTES, limits.ENDPOINTS_MAX),
         )
 
     @classmethod
@@ -86,6 +90,10 @@ class Tables(NamedTuple):
             tables = tables._replace(residency=ResidencyTable.attach(fds[5]))
         except (IndexError, OSError, ValueError) as exc:
             logger.warning("takeover: %s; which models are loaded where is not known", exc)
+        try:
+            tables = tables._replace(sessions=SessionTable.attach(fds[6]))
+        except (IndexError, OSError, ValueError) as exc:
+            logger.warning("takeover: %s; where sessions were is not known", exc)
         return tables
 
     def fds(self) -> list[int]:
@@ -170,14 +178,16 @@ class SharedState:
         before = set(self.endpoints.configured())
         slots = self.endpoints.assign(names, self.load.in_flight)
         routes = self.routes.assign(route_names(config), lambda _index: 0)
+        now_us = time.monotonic_ns() // 1000
         for slot in slots.reused:
             self.load.reset_slot(slot)
             self.metrics.reset_slot(slot)
             self.tables.prefix.forget(slot)
             self.tables.residency.forget(slot)
+            self.tables.sessions.forget(slot, now_us)
         for name, slot in slots.slots.items():
             if before and name not in before:  # new beside others that are warm; at the start all are alike
-                self.tables.learner.joined(slot, time.monotonic_ns() // 1000)
+                self.tables.learner.joined(slot, now_us)
         for index in routes.reused:
             self.metrics.reset_route(index)
         return slots.slots, routes.slots

@@ -33,6 +33,7 @@ from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
 from router.native.prefix import PrefixTable
 from router.native.residency import ResidencyTable
+from router.native.session import SessionTable
 from router.resolver import Resolver
 from router.schema.config import Config
 from router.snapshot import CoreOptions, build_tables
@@ -69,6 +70,7 @@ def make_core(
         learner=Learner.attach(start.table_fds[3]),
         explained=ExplainRing.attach(start.table_fds[4]),
         residency=ResidencyTable.attach(start.table_fds[5]),
+        sessions=SessionTable.attach(start.table_fds[6]),
         column=start.column,
         hooks=hooks,
         options=CoreOptions.of(config),

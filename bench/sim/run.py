@@ -30,6 +30,7 @@ from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
 from router.native.residency import ResidencyTable
+from router.native.session import SessionTable
 from router.schema.engines import figures_of
 from router.schema.policies import parse_policy
 
@@ -37,6 +38,8 @@ WARM_UP_RATIO = 0.1
 """Of the requests, by arrival: left out of every figure."""
 PREFIX_TABLE_BYTES = 64 << 20
 """Half a million keys: several times what any shipped trace has alive."""
+SESSION_TABLE_BYTES = 4 << 20
+"""A quarter of a million sessions, likewise."""
 
 
 class FaultKind(IntEnum):
@@ -157,7 +160,9 @@ def _deciders(fleet: Fleet) -> list[Decider]:
         load = LoadTable.create(fleet.endpoint_count(), count)
         prefix = PrefixTable.create(PREFIX_TABLE_BYTES, load.slot_count)
         residency = ResidencyTable.create(load.slot_count)
-        found.append(Decider(load, prefix, Learner.create(load.slot_count), column, residency))
+        sessions = SessionTable.create(SESSION_TABLE_BYTES, load.slot_count)
+        learner = Learner.create(load.slot_count)
+        found.append(Decider(load, prefix, learner, column, residency, sessions))
     return found
 
 

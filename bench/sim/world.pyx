@@ -36,6 +36,7 @@ from router.native.loadtable cimport (
 from router.native.pick cimport decider_t, pick_endpoint
 from router.native.prefix cimport prefix_forget
 from router.native.residency cimport residency_forget
+from router.native.session cimport session_forget
 
 cdef enum:
     ATTEMPTS_MAX = 3
@@ -305,6 +306,8 @@ cdef void _join(world_t* world, int32_t index) noexcept nogil:
             prefix_forget(world.deciders[replica].prefix, <uint32_t>index)
         if world.deciders[replica].residency != NULL:
             residency_forget(world.deciders[replica].residency, <uint32_t>index)
+        if world.deciders[replica].sessions != NULL:
+            session_forget(world.deciders[replica].sessions, <uint32_t>index, world.now_us)
 
 
 cdef void _turn_fault(world_t* world, const fault_t* fault, int32_t place, bint begins) noexcept nogil:

@@ -15,6 +15,7 @@ from router.native.causes cimport (
     CAUSE_CONNECT_FAILED, CAUSE_DNS_FAILED, CAUSE_ENDPOINTS_FULL, CAUSE_INTERNAL, CAUSE_NO_ENDPOINT, CAUSE_NONE,
 )
 from router.native.conn cimport CONN_BLOCKED, CONN_CLOSED
+from router.native.conversation cimport conversation_key
 from router.native.decision cimport decision_charge
 from router.native.driver_epoll cimport monotonic_us
 from router.native.exchange cimport (
@@ -27,10 +28,12 @@ from router.native.http1 cimport HTTP1_OK, head_t, parse_request_head
 from router.native.learner cimport learner_expected_output, learner_prompt_tokens
 from router.native.loadtable cimport load_in_flight
 from router.native.metrics cimport (
-    COUNT_PICKS_FAILED, COUNT_UPSTREAM_CONNECTS, COUNT_UPSTREAM_IDLE, COUNT_UPSTREAM_OPEN, COUNT_UPSTREAM_REUSES,
-    HISTOGRAM_ROUTE_ROUTER_TIME, metrics_add, metrics_observe_us,
+    COUNT_PICKS_FAILED, COUNT_SESSION_NEW, COUNT_UPSTREAM_CONNECTS, COUNT_UPSTREAM_IDLE, COUNT_UPSTREAM_OPEN,
+    COUNT_UPSTREAM_REUSES, HISTOGRAM_ROUTE_ROUTER_TIME, metrics_add, metrics_observe_us,
 )
-from router.native.pick cimport candidate_set_t, pick_endpoint, pick_request_t, policy_t, random_next
+from router.native.pick cimport (
+    POLICY_FIVE_AXIS, candidate_set_t, hash_pair, pick_endpoint, pick_request_t, policy_t, random_next,
+)
 from router.native.pool cimport (
     UPSTREAM_BUSY, UPSTREAM_IDLE, endpoint_t, pool_put_idle, pool_remove_idle, pool_take_idle,
     rewrite_t, upstream_t,
@@ -39,6 +42,7 @@ from router.native.prompt cimport prompt_blocks, prompt_total_bytes
 from router.native.rewrite cimport LENGTH_CHUNKED, LENGTH_NONE, compose_request_head, write_chunk_size
 from router.native.routes cimport KEY_HEADER, KEY_PROMPT, KEY_USER, route_policy_t
 from router.native.slab cimport slab_give, slab_take
+from router.native.switching cimport SWITCH_NEW, switching_reason_of
 from router.native.upload cimport upload_ending, upload_pieces, upload_rewrite
 
 cdef enum:
@@ -51,6 +55,21 @@ cdef inline uint8_t lower(uint8_t byte) noexcept nogil:
 
 cdef const route_policy_t* policy_of(const exchange_t* x) noexcept nogil:
     return &x.route.policy if x.route.has_policy else x.target.policy
+
+
+cdef uint64_t session_key(exchange_t* x, uint64_t key) noexcept nogil:
+    # Whatever was not given a key is known by its conversation, else by its prompt's beginning. Each model that a client
+    # asks for is a session of its own. The body is whole, or longer than what is looked at.
+    cdef uint64_t offset
+    if key == 0 and x.scan != NULL and x.scan.flags & BODY_HAS_PROMPT:
+        offset = x.scan.prompt_offset
+        if not x.scan.flags & BODY_IN_DOUBT and not x.flags & X_BODY_DROPPED and offset < buffer_size(&x.body):
+            key = conversation_key(
+                &x.scan.chain, buffer_bytes(&x.body) + offset,
+                <size_t>min(buffer_size(&x.body) - offset, x.scan.chain.size_bytes))
+        if key == 0:
+            key = x.scan.prompt_key
+    return hash_pair(key, exchange_model_hash(x)) if key else 0
 
 
 cdef uint64_t affinity_key(exchange_t* x, const uint8_t* buffer) noexcept nogil:
@@ -76,6 +95,8 @@ cdef uint64_t affinity_key(exchange_t* x, const uint8_t* buffer) noexcept nogil:
             if at == policy.key_header.length:
                 key = hash_bytes(buffer + head.fields[index].value.offset, head.fields[index].value.length, 1)
                 break
+    if policy.pick.kind == POLICY_FIVE_AXIS:
+        return session_key(x, key if policy.key_source != KEY_PROMPT else 0)
     return key
 
 
@@ -131,6 +152,7 @@ cdef void explain_attempt(
         explained.route = x.route.index
         explained.attempt = attempt
         explained.reason = x.reason
+        explained.switching = x.switching
         explain_record(&core.explained, core.decider, policy, candidates, request, x.position, &explained)
 
 
@@ -169,6 +191,10 @@ cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil:
         return CAUSE_ENDPOINTS_FULL
     if x.attempts == 0 and explain_is_sampled(core.explain_threshold, request.random):
         x.flags |= X_EXPLAIN
+    x.switching = <uint8_t>switching_reason_of(
+        core.decider, &policy.pick, &x.target.candidates, &request, x.position)
+    if x.switching:
+        metrics_add(&core.metrics, COUNT_SESSION_NEW + x.switching - SWITCH_NEW, 1)
     if x.flags & X_EXPLAIN or x.route.exposes_endpoint:
         explain_attempt(core, x, &policy.pick, &request)
     decision_charge(core.decider, &x.target.candidates, x.position, &request, &x.charge)

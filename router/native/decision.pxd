@@ -10,9 +10,10 @@ from router.native.pick cimport candidate_set_t, decider_t, pick_request_t
 from router.native.policy_memory cimport policy_memory_t
 from router.native.prefix cimport PrefixTable
 from router.native.residency cimport ResidencyTable
+from router.native.session cimport SessionTable
 
-# What a pick (pick_endpoint) chose is charged: accounts, prefix claims and the prediction that the first token will be
-# compared with. A charge already held is released first.
+# What a pick (pick_endpoint) chose is charged: accounts, prefix claims, where the session is, and the prediction that
+# the first token will be compared with. A charge already held is released first.
 cdef void decision_charge(
     decider_t* decider, candidate_set_t* candidates, uint32_t position, const pick_request_t* request,
     charge_t* charge) noexcept nogil
@@ -34,9 +35,11 @@ cdef class Decider:                  # owns a decider_t over its tables; see dec
     cdef readonly PrefixTable prefix
     cdef readonly Learner learner
     cdef readonly ResidencyTable residency
+    cdef readonly SessionTable sessions
     cdef policy_memory_t* _memory
     cdef set _held                   # decisions that Python made and has not ended
 
 cdef class Decision:                 # a charge that stays where it is; for tests and tools
     cdef charge_t charge
     cdef readonly int position
+    cdef int switching               # switch_reason

@@ -7,6 +7,7 @@ from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
 from router.native.residency import ResidencyTable
+from router.native.session import SessionTable
 
 class DecisionFigures(TypedDict):
     prompt_tokens: int
@@ -27,6 +28,9 @@ class Decision:
     @property
     def slot(self) -> int | None: ...
     @property
+    def session(self) -> str:
+        """Why its session stayed or went: one of native/switching's tokens, empty when none asked."""
+    @property
     def state(self) -> Literal["released", "pending", "decoding"]: ...
     def figures(self) -> DecisionFigures: ...
 
@@ -40,6 +44,7 @@ class Decider:
     prefix: PrefixTable | None
     learner: Learner
     residency: ResidencyTable | None
+    sessions: SessionTable | None
     def __init__(
         self,
         load: LoadTable,
@@ -47,6 +52,7 @@ class Decider:
         learner: Learner,
         column: int = 0,
         residency: ResidencyTable | None = None,
+        sessions: SessionTable | None = None,
     ) -> None: ...
     def reserve(self, candidate_count: int) -> None:
         """Picks among so many candidates are to be weighed. Raises: MemoryError."""

@@ -3,7 +3,8 @@
 Invariant: a charge is released exactly once, whatever becomes of the attempt, and what is learnt from it is learnt
 before. Weighing policies have read all candidates into the view, so the winner's share is copied from there; for the
 others it is computed for the one slot. Neighbours: pick (chooses), loadtable (accounts), prefix (claims), residency
-(loads), learner (predictions), policy_memory (what rivals remember); the exchange and the simulator call it.
+(loads), session (where it was), learner (predictions), policy_memory (what rivals remember); the exchange and the
+simulator call it.
 """
 
 from libc.math cimport ceilf
@@ -26,6 +27,8 @@ from router.native.policy_memory cimport (
 )
 from router.native.prefix cimport prefix_insert, prefix_match, prefix_reported
 from router.native.residency cimport ResidencyTable, residency_seen, residency_used, residency_wait_s
+from router.native.session cimport SessionTable, session_put
+from router.native.switching cimport switching_reason_of, switching_reason_text
 from router.native.view cimport view_fill, view_free, view_reserve, view_t
 
 cdef enum:
@@ -95,6 +98,9 @@ cdef void decision_charge(
             charge.hit_tokens = <uint32_t>min(hit_tokens / trust, <float>prompt_tokens) if trust > 0 else 0
             prefix_insert(decider.prefix, request.blocks, request.block_tokens, request.block_count, slot,
                           charge.uncached_tokens, request.now_us)
+    if decider.session.key:
+        session_put(decider.sessions, decider.session.key, slot, request.model, prompt_tokens, request.now_us)
+        decider.session.key = 0
     decider.view.count = 0               # what it holds is no longer so
     load_charge(decider.load, decider.column, charge, request.now_us)
 
@@ -213,19 +219,22 @@ cdef class Decider:
     """Everything a decision reads and writes, for one process; see decision.pyi for the Python side."""
 
     def __cinit__(self, LoadTable load not None, PrefixTable prefix, Learner learner not None, uint32_t column=0,
-                  ResidencyTable residency=None):
+                  ResidencyTable residency=None, SessionTable sessions=None):
         if column >= load.table.column_count:
             raise IndexError(f"column {column} of {load.table.column_count}")
         if learner.learner.slot_count < load.table.slot_count \
                 or (prefix is not None and prefix.table.slot_count < load.table.slot_count) \
-                or (residency is not None and residency.table.slot_count < load.table.slot_count):
+                or (residency is not None and residency.table.slot_count < load.table.slot_count) \
+                or (sessions is not None and sessions.table.slot_count < load.table.slot_count):
             raise ValueError(f"all tables must have the {load.table.slot_count} slots of the load table")
         self.load, self.prefix, self.learner, self.residency = load, prefix, learner, residency
+        self.sessions = sessions
         self._held = set()
         self.decider.load = &load.table
         self.decider.prefix = NULL if prefix is None else &prefix.table
         self.decider.learner = &learner.learner
         self.decider.residency = NULL if residency is None else &residency.table
+        self.decider.sessions = NULL if sessions is None else &sessions.table
         self.decider.column = column
         self._memory = policy_memory_create(load.table.slot_count)
         if self._memory == NULL:
@@ -254,6 +263,8 @@ cdef class Decider:
             policy.knobs[index] = knob
         decision.position = pick_endpoint(&self.decider, &policy, &question.candidates, &question.request)
         if decision.position >= 0:
+            decision.switching = switching_reason_of(
+                &self.decider, &policy, &question.candidates, &question.request, decision.position)
             decision_charge(
                 &self.decider, &question.candidates, decision.position, &question.request, &decision.charge)
             self._held.add(decision)             # it must not go while it is in a queue
@@ -337,6 +348,11 @@ cdef class Decision:
     @property
     def slot(self):
         return self.charge.slot if self.position >= 0 else None
+
+    @property
+    def session(self):
+        reason = switching_reason_text(self.switching)
+        return reason.data[:reason.length].decode()
 
     @property
     def state(self):

@@ -211,6 +211,7 @@ cdef struct exchange_t:
     uint8_t method
     uint8_t last_cause               # of the attempt before
     uint8_t reason                   # explain_reason, where the route shows it or it is recorded
+    uint8_t switching                # switch_reason of the last attempt
     # Labels, in one block behind `labels`.
     uint8_t* labels
     uint16_t labels_bytes

@@ -21,7 +21,7 @@ cdef enum explain_reason:            # the first that holds; texts in explain.py
     REASON_PANIC = 2                 # every endpoint was ejected
     REASON_ONLY = 3                  # nobody else could be picked
     REASON_POLICY = 4                # another policy than five_axis, or its ratios: the policy's own rule
-    REASON_SESSION = 5               # as good as others; the session goes here
+    REASON_SESSION = 5               # as good as others; the session goes here, or stays for what leaving would cost
     REASON_TIE = 6                   # as good as others; drawn
     REASON_CACHED = 7                # without cached prefixes another would have won
     REASON_FASTEST = 8               # the least predicted time to first token
@@ -52,8 +52,10 @@ cdef struct record_t:
     uint8_t shown_count
     uint8_t id_length
     uint8_t has_session
+    uint8_t switching                # switch_reason: why the session stayed or went
     uint8_t has_scores
     uint8_t has_terms
+    uint32_t session_tokens          # of the session's last prompt, where it is remembered
     uint8_t id[128]                  # EXPLAIN_ID_BYTES
     shown_t shown[4]                 # EXPLAIN_SHOWN_COUNT; the winner, then by score (without scores: by requests)
 
@@ -67,6 +69,7 @@ cdef struct explained_t:             # what the pick itself does not know
     uint16_t route
     uint8_t attempt
     uint8_t reason
+    uint8_t switching
 
 # Whether a share of all decisions, `threshold` of 2^64, has this one among them; 0: none.
 cdef inline bint explain_is_sampled(uint64_t threshold, uint64_t random) noexcept nogil:

@@ -27,7 +27,8 @@ class ExplainRing:
         """The decisions for a request, an attempt each, newest first; slots and indexes are not yet names.
 
         Keys: request_id, wall_us, route, policy, reason, attempt, candidates, eligible, prompt_tokens,
-        output_tokens, has_session, shown. `shown` has the winner, then up to three runners-up, each with
+        output_tokens, has_session, session (a token of native/switching; empty: not remembered),
+        session_tokens (of its last prompt), shown. `shown` has the winner, then up to three runners-up, each with
         slot, score (None: the policy has none), terms (None, or seconds by name), in_flight, queued_s,
         hit_tokens.
         """

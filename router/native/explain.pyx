@@ -27,6 +27,8 @@ from router.native.policy_five_axis cimport (
     KNOB_BAND_MS, KNOB_BAND_RATIO, KNOB_RATIO_MODE, five_axis_terms, terms_t,
 )
 from router.native.segment cimport Segment, segment_attach_table, segment_create
+from router.native.switching cimport switching_reason_of
+from router.native.switching import SWITCH_REASONS
 from router.native.view cimport view_fill, view_t
 
 cdef extern from *:
@@ -38,7 +40,7 @@ cdef extern from *:
     void fence_acquire() noexcept nogil
 
 cdef enum:
-    LAYOUT_VERSION = 2
+    LAYOUT_VERSION = 3
     PAGE_BYTES = 4096
     COLUMN_COUNT_MAX = 256           # as many as a load table has
     READ_TRIES_MAX = 1000            # a record takes far less than a microsecond to write; its writer may have died
@@ -96,7 +98,7 @@ cdef bint _is_scored_in_seconds(const decider_t* decider, const policy_t* policy
 
 cdef inline float _sum(const terms_t* terms) noexcept nogil:
     return terms.queue + terms.load + terms.prefill + terms.residual + terms.proximity + terms.externality \
-        + terms.decode + terms.duplication + terms.cost + terms.headroom + terms.health
+        + terms.decode + terms.duplication + terms.cost + terms.headroom + terms.health + terms.switching
 
 
 cdef inline float _first_token_s(const terms_t* terms) noexcept nogil:
@@ -135,7 +137,7 @@ cdef int _five_axis_reason(
     cdef const view_t* view = &decider.view
     cdef terms_t mine, terms, fastest
     cdef float least_s, cost, room, health, winner_uncached = 0
-    cdef bint looks_uncached = view.hit_tokens[winner] > 0
+    cdef bint looks_uncached = view.hit_tokens[winner] > 0, stays = False
     cdef uint32_t position
     if _as_good_count(policy, view) > 1:
         return REASON_SESSION if request.key else REASON_TIE
@@ -152,9 +154,12 @@ cdef int _five_axis_reason(
         five_axis_terms(decider, policy, candidates, request, position, &terms)
         if terms.load > mine.load and _sum(&terms) - terms.load < _sum(&mine) - mine.load:
             return REASON_LOADED
+        stays = stays or (terms.switching > 0 and _sum(&terms) - terms.switching < _sum(&mine))
         if _first_token_s(&terms) < least_s:
             fastest = terms
             least_s = _first_token_s(&terms)
+    if stays:
+        return REASON_SESSION
     if not least_s < _first_token_s(&mine):
         return REASON_FASTEST
     # It is slower and won all the same: by what it is better at than the fastest, most of all.
@@ -267,6 +272,8 @@ cdef void explain_record(
     record.reason = explained.reason
     record.attempt = explained.attempt
     record.has_session = request.key != 0
+    record.switching = explained.switching
+    record.session_tokens = decider.session.last.prompt_tokens if decider.session.is_known else 0
     record.id_length = <uint8_t>min(explained.id.length, <uint32_t>EXPLAIN_ID_BYTES)
     if record.id_length:
         memcpy(record.id, explained.id.data, record.id_length)
@@ -334,6 +341,8 @@ cdef dict _described(const record_t* record):
         "prompt_tokens": record.prompt_tokens,
         "output_tokens": record.output_tokens,
         "has_session": record.has_session != 0,
+        "session": SWITCH_REASONS[record.switching] if record.switching < len(SWITCH_REASONS) else "",
+        "session_tokens": record.session_tokens,
         "shown": shown,
     }
 
@@ -477,6 +486,8 @@ cdef class ExplainRing:
                 return None
             explained.reason = <uint8_t>explain_reason_of(
                 &decider.decider, &policy, &candidates, &request, position, attempt)
+            explained.switching = <uint8_t>switching_reason_of(
+                &decider.decider, &policy, &candidates, &request, position)
             explain_record(&written, &decider.decider, &policy, &candidates, &request, position, &explained)
             return REASONS[explained.reason]
         finally:

@@ -35,7 +35,17 @@ cdef enum metric_counter:            # per worker
     COUNT_RSS_BYTES = 25             # gauge
     COUNT_TLS_HANDSHAKES = 26
     COUNT_TLS_FAILURES = 27
-    METRIC_COUNTER_COUNT = 32
+    COUNT_SESSION_NEW = 28       # decisions of sessions, by switch_reason; in the order of switching.pxd
+    COUNT_SESSION_STAYED = 29
+    COUNT_SESSION_QUEUE = 30
+    COUNT_SESSION_CACHE = 31
+    COUNT_SESSION_LOAD = 32
+    COUNT_SESSION_HEALTH = 33
+    COUNT_SESSION_COST = 34
+    COUNT_SESSION_TARGET = 35
+    COUNT_SESSION_HEADROOM = 36
+    COUNT_SESSION_TIE = 37
+    METRIC_COUNTER_COUNT = 48
 
 cdef enum histogram_kind:
     HISTOGRAM_ROUTE_TTFT = 0         # index: route

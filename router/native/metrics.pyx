@@ -47,7 +47,7 @@ cdef extern from *:
     int sched_yield() nogil
 
 cdef enum:
-    LAYOUT_VERSION = 1
+    LAYOUT_VERSION = 2
     PAGE_BYTES = 4096
     ACTIVE_WORDS = 4
     COLUMN_COUNT_MAX = 256           # 64 * ACTIVE_WORDS, as many as a load table has
@@ -78,7 +78,7 @@ cdef struct series_t:
     uint64_t count
 
 cdef struct column_t:                # followed by used[histogram_count], then histograms[histogram_count]
-    uint64_t counters[32]            # METRIC_COUNTER_COUNT
+    uint64_t counters[48]            # METRIC_COUNTER_COUNT
     uint64_t overflow                # requests whose series found no place
     series_t series[8192]            # REQUEST_SERIES_MAX
 
@@ -279,6 +279,16 @@ COUNTER_NAMES = {
     COUNT_RSS_BYTES: "rss_bytes",
     COUNT_TLS_HANDSHAKES: "tls_handshakes",
     COUNT_TLS_FAILURES: "tls_failures",
+    COUNT_SESSION_NEW: "session_new",
+    COUNT_SESSION_STAYED: "session_stayed",
+    COUNT_SESSION_QUEUE: "session_queue",
+    COUNT_SESSION_CACHE: "session_cache",
+    COUNT_SESSION_LOAD: "session_load",
+    COUNT_SESSION_HEALTH: "session_health",
+    COUNT_SESSION_COST: "session_cost",
+    COUNT_SESSION_TARGET: "session_target",
+    COUNT_SESSION_HEADROOM: "session_headroom",
+    COUNT_SESSION_TIE: "session_tie",
 }
 HISTOGRAM_KINDS = {
     "route_ttft": HISTOGRAM_ROUTE_TTFT,

@@ -37,6 +37,8 @@ cdef int pick_endpoint(
 ) noexcept nogil:
     cdef int checks, position
     decider.view.count = 0               # it holds another pick's accounts
+    decider.session.key = 0              # nobody's, unless the policy remembers sessions
+    decider.session.home = -1
     if candidates.count == 0:
         return -1
     if not candidates.shape:

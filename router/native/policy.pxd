@@ -9,6 +9,7 @@ from router.native.learner cimport learner_t
 from router.native.loadtable cimport load_table_t
 from router.native.prefix cimport prefix_table_t
 from router.native.residency cimport residency_table_t
+from router.native.session cimport session_t, session_table_t
 from router.native.view cimport view_t
 
 cdef enum policy_kind:
@@ -46,6 +47,8 @@ cdef struct decider_t:               # one per worker (or replica): everything a
     prefix_table_t* prefix           # NULL: no prefix is known
     learner_t* learner
     residency_table_t* residency     # NULL: no model is ever loaded
+    session_table_t* sessions        # NULL: no session is remembered
+    session_t session                # who asks, as the last pick knew it; key 0 once that is charged
     uint32_t column
     view_t view
     void* memory                     # what policies remember between picks: policy_memory.pxd; NULL: nothing

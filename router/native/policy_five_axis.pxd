@@ -17,9 +17,11 @@ cdef enum:                           # order in router/schema/policies.py
     KNOB_ERROR_S = 7                 # what a failed attempt costs
     KNOB_RATIO_MODE = 8              # views are partial: ratios in place of times
     KNOB_SLO_PENALTY = 9             # seconds for each second by which the target would be missed
+    KNOB_SWITCH_MS = 10              # what it costs that a session goes elsewhere; 0: it is free to go
+    KNOB_SESSION_S = 11              # how long a session is remembered after its last request
 
 cdef enum:
-    TERM_COUNT = 11
+    TERM_COUNT = 12
 
 cdef struct terms_t:                 # of one candidate, seconds; their sum is its score
     float queue
@@ -33,6 +35,7 @@ cdef struct terms_t:                 # of one candidate, seconds; their sum is i
     float cost
     float headroom
     float health
+    float switching
 
 # Fills view.score and returns the winner's position, -1: nobody is eligible.
 cdef int pick_five_axis(

@@ -8,13 +8,14 @@ For a prompt of l tokens of which n are not cached at the candidate, with E[out]
     S    = ttft + beta min(2 pressure, 1) w A + gamma E[out] step + kappa w
          + cost (price_in n + price_out E[out] + price_s (w + E[out] share))
          + barrier_s b + error_s e                              and infinity for who may not be picked
+         + switch_s                                             but where the session was last
 
 where A requests are in flight, D of them decoding, Wq seconds of prefill are queued, and load seconds pass until the
 model is in memory there; pressure is the running share of queue in what the picked ones wait for. With a target for the
 first token its predicted 95 % quantile is held under it by a soft penalty, and the time itself no longer counts: any
-endpoint that keeps the promise is good enough. Within a band above the least score the choice is by rendezvous hashing
-of the session, or random. Neighbours: view (accounts), residency (loads), learner (figures), explain (asks for the
-terms).
+endpoint that keeps the promise is good enough. Within a band above the least score the choice is where the session was
+last, else by rendezvous hashing of the session, or random. Neighbours: view (accounts), residency (loads), session
+(where it was), learner (figures), explain (asks for the terms).
 """
 
 from libc.math cimport INFINITY
@@ -23,6 +24,7 @@ from router.native.candidates cimport SHAPE_IN_A_ROW, candidate_set_t, multiply_
 from router.native.learner cimport learner_t
 from router.native.policy cimport decider_t, policy_t
 from router.native.residency cimport residency_wait_s, residency_waits
+from router.native.session cimport session_find, session_prefetch, session_t
 from router.native.view cimport view_fill, view_t
 
 cdef extern from * nogil:
@@ -233,8 +235,55 @@ cdef void _score_ratios(const coefficients_t* c, view_t* view, const float* way_
             view.score[i] += c.bias_s[i] - way_s[i]      # the load
 
 
+cdef inline void _begin_session(
+    decider_t* decider, const policy_t* policy, const pick_request_t* request
+) noexcept nogil:
+    cdef session_t* session = &decider.session
+    session.is_known = False
+    session.home = -1
+    session.key = request.key if decider.sessions != NULL and policy.knobs[KNOB_SESSION_S] > 0 else 0
+    if session.key:
+        session_prefetch(decider.sessions, session.key)
+
+
+cdef void _find_home(
+    decider_t* decider, const policy_t* policy, const candidate_set_t* candidates, const pick_request_t* request
+) noexcept nogil:
+    cdef session_t* session = &decider.session
+    cdef uint32_t position
+    session.is_known = session_find(
+        decider.sessions, session.key, policy.knobs[KNOB_SESSION_S], request.now_us, &session.last)
+    if not session.is_known or session.last.model != (request.model & 0xFFFF):
+        return
+    if candidates.shape & SHAPE_IN_A_ROW:
+        position = session.last.slot - candidates.slots[0]       # wraps round for a slot before them
+        if position < candidates.count:
+            session.home = <int>position
+        return
+    for position in range(candidates.count):
+        if candidates.slots[position] == session.last.slot:
+            session.home = <int>position
+            return
+
+
+cdef inline float _switch_s(const decider_t* decider, const policy_t* policy) noexcept nogil:
+    """What going elsewhere costs; 0 when there is nowhere to go away from."""
+    if decider.session.home < 0 or decider.view.refused[decider.session.home] != 0:
+        return 0
+    return policy.knobs[KNOB_SWITCH_MS] * <float>0.001
+
+
+cdef void _add_switching(view_t* view, int home, float switch_s) noexcept nogil:
+    # Scores compare as bits, so they stay above 0: everybody else's is raised.
+    cdef float kept = view.score[home]
+    cdef uint32_t i
+    for i in range(view.count):
+        view.score[i] += switch_s
+    view.score[home] = kept
+
+
 cdef int _choose(
-    const policy_t* policy, candidate_set_t* candidates, const view_t* view, const pick_request_t* request
+    const policy_t* policy, candidate_set_t* candidates, const view_t* view, const pick_request_t* request, int home
 ) noexcept nogil:
     cdef float least = fl_least(view.score, view.count), limit
     cdef uint64_t rank, best_rank = 0, random = request.random
@@ -243,6 +292,8 @@ cdef int _choose(
     if not least < INFINITY:
         return -1
     limit = least + least * policy.knobs[KNOB_BAND_RATIO] + policy.knobs[KNOB_BAND_MS] * <float>0.001
+    if home >= 0 and view.score[home] <= limit:
+        return home                  # nothing is gained elsewhere
     for block in range((view.count + WIDTH - 1) // WIDTH):
         start = block * WIDTH
         if not fl_any_within(view.score + start, limit):
@@ -287,7 +338,9 @@ cdef int pick_five_axis(
     cdef learner_t* learner = decider.learner
     cdef coefficients_t rows
     cdef const float* way_s
+    cdef float switch_s = 0
     cdef int winner
+    _begin_session(decider, policy, request)
     view_fill(view, decider.load, decider.prefix, learner, candidates, request)
     _coefficients(learner, candidates, view, &rows)
     way_s = rows.bias_s
@@ -299,7 +352,12 @@ cdef int pick_five_axis(
         _score_times(policy, &rows, view, request, _kappa(policy, learner), _externality(learner))
     if _loads(decider, candidates):
         _add_harms(view)
-    winner = _choose(policy, candidates, view, request)
+    if decider.session.key:
+        _find_home(decider, policy, candidates, request)
+        switch_s = _switch_s(decider, policy)
+        if switch_s > 0:
+            _add_switching(view, decider.session.home, switch_s)
+    winner = _choose(policy, candidates, view, request, decider.session.home if switch_s > 0 else -1)
     if winner >= 0 and request.prompt_tokens:
         _remember(learner, view, &rows, request, winner)
     return winner
@@ -344,3 +402,4 @@ cdef void five_axis_terms(
                          + learner.second_price[slot] * (work + output * learner.share_s[slot]))
     terms.headroom = policy.knobs[KNOB_BARRIER_S] * learner.barrier[slot]
     terms.health = policy.knobs[KNOB_ERROR_S] * learner.error[slot]
+    terms.switching = _switch_s(decider, policy) if decider.session.home != <int>position else 0

@@ -103,6 +103,20 @@ cdef uint32_t prompt_keys(
     return count
 
 
+cdef uint64_t prompt_key_upto(const prompt_chain_t* chain, const uint8_t* prompt, uint64_t size) noexcept nogil:
+    cdef uint64_t boundary = 0, step = chain.block_bytes
+    cdef uint64_t[2] words
+    cdef uint32_t count = 0
+    while count < chain.count and boundary + step <= size:       # what the chain has hashed of it
+        boundary += step
+        step = next_step(step, boundary)
+        count += 1
+    words[0] = chain.seed
+    words[1] = chain.keys[count - 1] if count else 0
+    return non_zero(hash_bytes(prompt + boundary, <size_t> (size - boundary), hash_bytes(
+        <uint8_t*> words, sizeof(words), 0)))
+
+
 cdef uint64_t prompt_total_bytes(const prompt_chain_t* chain) noexcept nogil:
     return chain.seed_bytes + chain.size_bytes
 

@@ -12,6 +12,7 @@ from router.native.exchange cimport (
     COMPOSE_BYTES, X_HTTP10, X_UPGRADE, core_t, exchange_id, exchange_t,
 )
 from router.native.explain cimport explain_reason_text
+from router.native.switching cimport switching_reason_text
 from router.native.http1 cimport (
     FIELD_API_KEY, FIELD_AUTHORIZATION, FIELD_CONTENT_LENGTH, FIELD_EXPECT, FIELD_FORWARDED, FIELD_HOP_BY_HOP,
     FIELD_HOST,
@@ -84,6 +85,8 @@ cdef bint is_told_by_router(const uint8_t* buffer, const field_t* field) noexcep
     # Only the router says who answered, and why that one.
     if field.name.length == 19:
         return same_name(buffer + field.name.offset, b"x-fairlead-endpoint", 19)
+    if field.name.length == 18:
+        return same_name(buffer + field.name.offset, b"x-fairlead-session", 18)
     return field.name.length == 17 and same_name(buffer + field.name.offset, b"x-fairlead-reason", 17)
 
 
@@ -224,6 +227,9 @@ cdef int64_t compose_response_head(core_t* core, const exchange_t* x, const uint
         put_text(&out, x.endpoint.name)
         put(&out, b"\r\nx-fairlead-reason: ", 21)
         put_text(&out, explain_reason_text(x.reason))
+        if x.switching:
+            put(&out, b"\r\nx-fairlead-session: ", 22)
+            put_text(&out, switching_reason_text(x.switching))
         put(&out, b"\r\n", 2)
     if head.status == 101:
         put(&out, b"Connection: Upgrade\r\nUpgrade: ", 30)

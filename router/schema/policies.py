@@ -352,6 +352,22 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
     slo_penalty: Annotated[
         float, Meta(ge=0, le=1e6, description="For each second by which a target would be missed.")
     ] = 100.0
+    switch_ms: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=600_000,
+            description="What it costs that a session leaves its endpoint; 0: sessions are free to go.",
+        ),
+    ] = 5.0
+    session_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=604_800,
+            description="How long a session is remembered after its last request; 0: not at all.",
+        ),
+    ] = 3600.0
 
 
 Policy = (
