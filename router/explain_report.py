@@ -90,12 +90,11 @@ def report(decisions: Iterable[Mapping[str, Any]]) -> str:
 def _decision(decision: Mapping[str, Any]) -> str:
     winner, runners_up = decision["winner"], decision["runners_up"]
     shown = [winner, *runners_up]
-    session = "with a session" if decision["has_session"] else "no session"
     lines = [
         f"request {decision['request_id']}, attempt {decision['attempt']}, {decision['time']}",
         f"route {decision['route']}, policy {decision['policy']}: {winner['endpoint']}, {decision['reason']}",
         f"{decision['eligible']} of {decision['candidates']} endpoints eligible; "
-        f"{decision['prompt_tokens']} prompt tokens, {decision['output_tokens']} expected back; {session}",
+        f"{decision['prompt_tokens']} prompt tokens, {decision['output_tokens']} expected back; {_session(decision)}",
         "",
     ]
     rows = [_HEADINGS]
@@ -114,6 +113,16 @@ def _decision(decision: Mapping[str, Any]) -> str:
     if winner["terms"] is not None:
         lines += ["", *_table(_term_rows(shown), left=1)]
     return "\n".join(lines)
+
+
+def _session(decision: Mapping[str, Any]) -> str:
+    told = decision["session"]
+    if not told:
+        return "with a session" if decision["has_session"] else "no session"
+    if told == "new":
+        return "a new session"
+    stayed = "session stayed" if told == "stayed" else f"session moved ({told})"
+    return f"{stayed}, {decision['session_tokens']} prompt tokens before"
 
 
 def _term_rows(shown: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

@@ -48,6 +48,8 @@ def _decision(
         "prompt_tokens": record["prompt_tokens"],
         "output_tokens": record["output_tokens"],
         "has_session": record["has_session"],
+        "session": record["session"],
+        "session_tokens": record["session_tokens"],
         "winner": shown[0],
         "runners_up": shown[1:],
     }

@@ -9,6 +9,7 @@ The first part of the requests (run.WARM_UP_RATIO) is left out of all of them. W
   tokens (of prompts and answers) of requests answered. An idle machine costs nothing: it is there for others.
 - prefix_hit_ratio: prompt tokens that engines found cached, of all prompt tokens.
 - imbalance: the busiest engine's time in steps over the mean.
+- switches: of measured requests those whose session's request before was picked for another endpoint.
 - recovery_s: from a fault's end until requests that come in the next RECOVERY_WINDOW_S have a p95 of TTFT
   below RECOVERY_RATIO times that before the fault; None: not within the trace.
 
@@ -94,6 +95,7 @@ def measure(outcome: Outcome, objective: Objective | None = None) -> dict[str, A
         "recovery_s": None,
         "failed": int((outcome.measured & (outcome.state == State.FAILED)).sum()),
         "preemptions": int(outcome.preemption_count.sum()),
+        "switches": switch_count(outcome),
     }
     if outcome.faults:
         figures |= _fault_figures(outcome, outcome.faults[0])
@@ -108,6 +110,15 @@ def ttft_of(outcome: Outcome) -> NDArray[np.float64]:
 def tpot_of(outcome: Outcome) -> NDArray[np.float64]:
     """[request_count] in seconds; only of answered requests with several tokens does it mean something."""
     return (outcome.end_us - outcome.first_us) / 1e6 / np.maximum(outcome.trace.output_tokens - 1, 1)
+
+
+def switch_count(outcome: Outcome) -> int:
+    session = outcome.trace.session
+    rows = np.flatnonzero((session != 0) & (outcome.endpoint >= 0))
+    rows = rows[np.lexsort((outcome.picked_us[rows], session[rows]))]
+    before, after = rows[:-1], rows[1:]
+    moved = (session[before] == session[after]) & (outcome.endpoint[before] != outcome.endpoint[after])
+    return int((moved & outcome.measured[after]).sum())
 
 
 def cost_per_1k_tokens(outcome: Outcome) -> float | None:

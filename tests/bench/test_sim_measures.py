@@ -12,6 +12,9 @@ from bench.sim.run import Fault, FaultKind, Outcome, State, simulate
 from tests.bench.sim_worlds import fleet_of, poisson, trace_of
 
 
+CLASS = {"class": "8b-a100"}
+
+
 def an_outcome(count: int = 500, **changes: Any) -> Outcome:
     trace = trace_of(poisson(5, count), 1000, 30, prefixes=[row % 20 for row in range(count)])
     fleet = fleet_of({"class": "8b-a100", "count": 2, "input_price": 1.0, "output_price": 4.0})
@@ -65,6 +68,26 @@ def test_cost_is_busy_time_and_tokens_at_their_prices() -> None:
     tokens = 450 * 1030
     wanted = (busy + 450 * (1000 * 1.0 + 30 * 4.0) / 1e6) / tokens * 1000
     assert measure(outcome)["cost_per_1k_tokens"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_switch_is_a_request_elsewhere_than_its_sessions_last_one() -> None:
+    outcome = simulate(trace_of(poisson(5, 100), prefixes=[0] * 100), fleet_of({"count": 3} | CLASS), "p2c")
+    endpoint = np.zeros(100, np.int32)
+    endpoint[[4, 40, 41, 90]] = [1, 1, 2, 2]  # the first is in the warm-up: there and back
+    assert measure(replace(outcome, endpoint=endpoint))["switches"] == 5
+    endpoint[50] = -1  # there was nobody to ask
+    assert measure(replace(outcome, endpoint=endpoint))["switches"] == 5
+
+
+def test_the_score_keeps_sessions_together() -> None:
+    sessions = np.random.default_rng(1).integers(0, 40, 600).tolist()
+    trace = trace_of(poisson(20, 600), 8000, 100, prefixes=sessions)
+    fleet = fleet_of({"count": 3} | CLASS)
+    free, kept = (
+        measure(simulate(trace, fleet, f"five_axis:switch_ms={switch_ms}"))["switches"]
+        for switch_ms in (0, 2000)
+    )
+    assert kept < free < measure(simulate(trace, fleet, "round_robin"))["switches"]
 
 
 def test_a_run_that_answered_nobody_has_no_figures_and_does_not_fail() -> None:

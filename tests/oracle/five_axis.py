@@ -27,6 +27,8 @@ class Knobs:
     error_s: float = 1.0
     ratio_mode: float = 0.0
     slo_penalty: float = 100.0
+    switch_ms: float = 5.0
+    session_s: float = 3600.0
 
     def in_order(self) -> tuple[float, ...]:
         return tuple(getattr(self, name) for name in self.__dataclass_fields__)
@@ -61,6 +63,7 @@ class Candidate:
     share_s: float
     load_s: float = 0.0  # until the model is in memory there
     harm_s: float = 0.0  # what that load costs others
+    switch_s: float = 0.0  # for a session that was elsewhere
 
     def uncached(self, prompt_tokens: float) -> float:
         return max(1.0, prompt_tokens - min(self.hit_tokens, prompt_tokens))
@@ -103,7 +106,7 @@ def score(
     n = one.uncached(prompt_tokens)
     if knobs.ratio_mode:
         ratio = (one.queued_tokens + n) * (one.in_flight + 1) * one.token_s * one.residual
-        return ratio + one.load_s + one.harm_s
+        return ratio + one.load_s + one.harm_s + one.switch_s
     work = (one.token_s * n + one.pair_s * n * (prompt_tokens - n / 2)) * one.ramp
     fitted = one.theta[0] + one.theta[1] * one.queued_s + one.theta[2] * work + one.theta[3] * one.decoding
     ttft = max(0.3 * (one.queued_s + work) + one.theta[0], fitted) * one.residual + one.bias_s + one.load_s
@@ -116,7 +119,7 @@ def score(
         total = 0.01 * ttft + knobs.slo_penalty * late
     else:
         total = ttft
-    total += one.harm_s
+    total += one.harm_s + one.switch_s
     total += knobs.beta * min(1.0, PRESSURE_GAIN * running.pressure) * work * one.in_flight * one.ramp
     total += knobs.gamma * output_tokens * step
     total += (knobs.kappa if knobs.kappa >= 0 else running.hit_ratio) * work

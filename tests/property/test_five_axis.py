@@ -16,6 +16,7 @@ from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
 from router.native.residency import ResidencyTable
+from router.native.session import SessionTable
 from tests.oracle import five_axis as oracle
 from tests.support.figures import Figures
 
@@ -55,6 +56,7 @@ class Ask:
     model: int  # 0: none; the others take turns in memory
     stays: int  # 0: ends at once, 1: is decoding when the next one comes, 2: is still pending then
     ttft_s: float
+    session: int = 0
 
 
 asks = st.lists(
@@ -67,6 +69,7 @@ asks = st.lists(
         model=st.integers(0, 3),
         stays=st.integers(0, 2),
         ttft_s=st.floats(0.001, 20),
+        session=st.integers(0, 2),
     ),
     min_size=1,
     max_size=12,
@@ -81,6 +84,8 @@ knobs = st.builds(
     error_s=st.floats(0, 2),
     ratio_mode=st.sampled_from([0.0, 0.0, 0.0, 1.0]),
     slo_penalty=st.floats(0, 200),
+    switch_ms=st.sampled_from([0.0, 5.0, 1000.0]),
+    session_s=st.sampled_from([0.0, 3600.0]),
 )
 
 
@@ -95,7 +100,9 @@ class Fleet:
             self.learner.set_figures(slot, one)
         prefix = PrefixTable.create(1 << 16, self.load.slot_count)
         self.residency = ResidencyTable.create(self.load.slot_count)
-        self.decider = Decider(self.load, prefix, self.learner, 0, self.residency)
+        sessions = SessionTable.create(1 << 16, self.load.slot_count)
+        self.decider = Decider(self.load, prefix, self.learner, 0, self.residency, sessions)
+        self.homes: dict[int, tuple[int, int]] = {}  # session: slot, model
         self.decider.reserve(len(fleet))
         self.ring = ExplainRing.create(1)
         self.slots = list(range(len(fleet)))
@@ -106,7 +113,15 @@ class Fleet:
         """Seconds, and places: at the last endpoint nothing ever has to be loaded."""
         return ((0.01, 1), (3.0, 2), (0.5, 1), (0.0, 0))[slot]
 
-    def candidates(self, now_us: int, request: dict[str, Any]) -> list[oracle.Candidate]:
+    def home(self, session: int, model: int) -> int | None:
+        """Where the session was last, if for this model."""
+        slot, of_model = self.homes.get(session, (None, 0))
+        return slot if of_model == model else None
+
+    def candidates(
+        self, now_us: int, request: dict[str, Any], knobs: oracle.Knobs
+    ) -> list[oracle.Candidate]:
+        home = self.home(request["key"], request["model"])
         learnt = [self.learner.view(slot, now_us, self.load) for slot in self.slots]
         view = self.decider.view(self.slots, now_us=now_us, **request)
         return [
@@ -121,6 +136,7 @@ class Fleet:
                 **learnt[slot],
                 load_s=self.residency.wait_s(slot, request["model"], *self.loads(slot), now_us),
                 harm_s=self.residency.harm_s(slot, request["model"], *self.loads(slot), now_us),
+                switch_s=knobs.switch_ms / 1000 if home not in (None, slot) else 0.0,
             )
             for slot in self.slots
         ]
@@ -140,12 +156,13 @@ def play(fleet: Fleet, history: list[Ask], knobs: oracle.Knobs) -> list[int]:
             "prompt_tokens": ask.prompt_tokens,
             "output_tokens": ask.output_tokens,
             "model": ask.model,
+            "key": ask.session,
             "load_s": [fleet.loads(slot)[0] for slot in fleet.slots],
             "models_max": [fleet.loads(slot)[1] for slot in fleet.slots],
             "blocks": KEYS[: ask.depth],
             "block_tokens": [ask.prompt_tokens * (place + 1) // 4 for place in range(ask.depth)],
         }
-        candidates = fleet.candidates(now_us, request)
+        candidates = fleet.candidates(now_us, request, knobs)
         expected = [
             oracle.score(knobs, one, fleet.running, ask.prompt_tokens, ask.output_tokens, ask.target_s)
             for one in candidates
@@ -160,10 +177,15 @@ def play(fleet: Fleet, history: list[Ask], knobs: oracle.Knobs) -> list[int]:
             assert one["score"] == pytest.approx(expected[one["slot"]], rel=2e-3, abs=1e-5)
         limit = min(expected) * (1 + knobs.band_ratio) + knobs.band_ms / 1000
         assert expected[shown[0]["slot"]] <= limit * 1.004 + 1e-5
+        home = fleet.home(ask.session, ask.model)
+        if home is not None and knobs.switch_ms and expected[home] <= limit * 0.996 - 1e-5:
+            assert shown[0]["slot"] == home
         winners.append(shown[0]["slot"])
 
         decision = fleet.decider.decide(FIVE_AXIS, fleet.slots, **told)
         fleet.running.note(candidates[decision.position], ask.prompt_tokens)
+        if ask.session and knobs.session_s:
+            fleet.homes[ask.session] = (decision.position, ask.model)
         if ask.stays < 2:
             fleet.decider.first_token(decision, now_us + int(ask.ttft_s * 1e6))
         if ask.stays < 1:

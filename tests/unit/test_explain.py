@@ -74,6 +74,8 @@ def test_a_decision_is_found_by_its_request_with_what_it_saw() -> None:
         "prompt_tokens": 1000,
         "output_tokens": 20,
         "has_session": True,
+        "session": "",
+        "session_tokens": 0,
     }
     assert [candidate["slot"] for candidate in found["shown"]][-1] == 2
     busiest = found["shown"][-1]

@@ -42,6 +42,8 @@ def record(**changes: Any) -> dict[str, Any]:
         "prompt_tokens": 1000,
         "output_tokens": 50,
         "has_session": True,
+        "session": "",
+        "session_tokens": 0,
         "shown": [candidate(1, 0.75, TERMS), candidate(0, 2.5, {**TERMS, "cost": 1.75})],
         **changes,
     }

@@ -128,7 +128,7 @@ def test_columns_counters_and_indexes_are_bounded() -> None:
     table = MetricsTable.create(2, 4, 4)
     for call in (
         lambda: table.add(2, RETRIES, 1),
-        lambda: table.add(0, 32, 1),
+        lambda: table.add(0, 48, 1),
         lambda: table.add(0, -1, 1),
         lambda: table.observe_us(0, 5, 0, 1),
         lambda: table.histogram(TTFT, 4),
