@@ -94,7 +94,8 @@ def _decision(decision: Mapping[str, Any]) -> str:
         f"request {decision['request_id']}, attempt {decision['attempt']}, {decision['time']}",
         f"route {decision['route']}, policy {decision['policy']}: {winner['endpoint']}, {decision['reason']}",
         f"{decision['eligible']} of {decision['candidates']} endpoints eligible; "
-        f"{decision['prompt_tokens']} prompt tokens, {decision['output_tokens']} expected back; {_session(decision)}",
+        f"{decision['prompt_tokens']} prompt tokens, {decision['output_tokens']} expected back; "
+        f"{_session(decision)}",
         "",
     ]
     rows = [_HEADINGS]

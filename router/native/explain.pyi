@@ -28,8 +28,8 @@ class ExplainRing:
 
         Keys: request_id, wall_us, route, policy, reason, attempt, candidates, eligible, prompt_tokens,
         output_tokens, has_session, session (a token of native/switching; empty: not remembered),
-        session_tokens (of its last prompt), shown. `shown` has the winner, then up to three runners-up, each with
-        slot, score (None: the policy has none), terms (None, or seconds by name), in_flight, queued_s,
+        session_tokens (of its last prompt), shown. `shown` has the winner, then up to three runners-up, each
+        with slot, score (None: the policy has none), terms (None, or seconds by name), in_flight, queued_s,
         hit_tokens.
         """
     def latest(self, count: int) -> list[dict[str, Any]]:

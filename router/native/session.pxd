@@ -48,8 +48,8 @@ cdef inline uint64_t session_line(const session_table_t* table, uint64_t key) no
 cdef inline void session_prefetch(const session_table_t* table, uint64_t key) noexcept nogil:
     fl_prefetch(table.words + session_line(table, key))
 
-# Whether it was seen within `remembered_s`, at an endpoint that has not joined anew since; then where. One line is read,
-# and a word more when it is there.
+# Whether it was seen within `remembered_s`, at an endpoint that has not joined anew since; then where. One line is
+# read, and a word more when it is there.
 cdef bint session_find(
     const session_table_t* table, uint64_t key, float remembered_s, uint64_t now_us, session_place_t* place
 ) noexcept nogil
@@ -57,8 +57,8 @@ cdef bint session_find(
 cdef void session_put(
     session_table_t* table, uint64_t key, uint32_t slot, uint64_t model, uint32_t prompt_tokens, uint64_t now_us
 ) noexcept nogil
-# The endpoint (re)joins cold, or the slot goes to another: nobody has been there. Nor does it count who comes within the
-# same second.
+# The endpoint (re)joins cold, or the slot goes to another: nobody has been there. Nor does it count who comes within
+# the same second.
 cdef void session_forget(session_table_t* table, uint32_t slot, uint64_t now_us) noexcept nogil
 
 cdef class SessionTable:

@@ -32,7 +32,7 @@ class SessionTable:
     def forget(self, slot: int, now_us: int) -> None:
         """Nobody has been there before now."""
     def churn(self, first_key: int, key_count: int, rounds: int, now_us: int) -> int:
-        """Notes and finds keys without the interpreter between; how many were found at a slot that is not theirs.
+        """Notes and finds keys without the interpreter between; how many were found where they are not.
 
         For tests of races: every process that churns puts a key at the same slot, its remainder.
         """

@@ -1,9 +1,8 @@
 """Where each session was served last; see session.pxd.
 
-Layout of the segment: a header page, `since` of each slot, then lines of four entries of two words: the upper 48 bits of
-the mixed key above the slot (16), and the tick of the last request (28 bits of 1.05 s) above its prompt's tokens (20)
-above the model (16). A tick of 0 is an empty entry. What the line is chosen by holds the bits of the key that the word
-leaves out, so two sessions are one by chance once in 2^48.
+Layout of the segment: a header page, `since` of each slot, then lines of four entries of two words: the upper 48 bits
+of the mixed key above the slot (16), and the tick of the last request (28 bits of 1.05 s) above its prompt's tokens
+(20) above the model (16). A tick of 0 is an empty entry. Two sessions are taken for one by chance once in 2^48.
 
 Invariant: whatever the words hold, an answer's slot is one of the table's. Neighbours: policy_five_axis (looks up),
 decision (notes), shared_state (forgets slots that change hands); tests/oracle/session.py is the plain reading.

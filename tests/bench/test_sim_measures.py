@@ -11,7 +11,6 @@ from bench.sim.measures import COMPARED, Objective, curves, interval, measure, p
 from bench.sim.run import Fault, FaultKind, Outcome, State, simulate
 from tests.bench.sim_worlds import fleet_of, poisson, trace_of
 
-
 CLASS = {"class": "8b-a100"}
 
 

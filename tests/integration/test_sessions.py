@@ -13,8 +13,18 @@ from tests.support.router_process import RouterProcess, one_pool, running_router
 COUNT = 3
 BY_HEADER = {"type": "five_axis", "key": "header", "switch_ms": 50}
 ROUTES = [
-    {"name": "named", "match": {"headers": {"x-route": "named"}}, "policy": BY_HEADER, "expose_endpoint": True},
-    {"name": "in-turn", "match": {"headers": {"x-route": "in-turn"}}, "policy": {"type": "lmetric"}, "expose_endpoint": True},
+    {
+        "name": "named",
+        "match": {"headers": {"x-route": "named"}},
+        "policy": BY_HEADER,
+        "expose_endpoint": True,
+    },
+    {
+        "name": "in-turn",
+        "match": {"headers": {"x-route": "in-turn"}},
+        "policy": {"type": "lmetric"},
+        "expose_endpoint": True,
+    },
     {"name": "all", "expose_endpoint": True},
 ]
 
@@ -99,7 +109,9 @@ def test_a_conversation_is_a_session_without_being_named(running: RouterProcess)
 
 def test_only_the_score_has_sessions_and_explains_them(running: RouterProcess) -> None:
     assert "x-fairlead-session" not in ask(running, "in-turn", "hi", x_session_id="a")
-    assert "x-fairlead-session" in ask(running, "named", "hi"), "without the header its conversation is its name"
+    assert "x-fairlead-session" in ask(running, "named", "hi"), (
+        "without the header its conversation is its name"
+    )
     named(running, "a", "one")
     answered = ask(running, "named", "two", x_session_id="a", x_fairlead_explain="1")
     request_id = answered["x-request-id"]

@@ -33,9 +33,7 @@ class Sessions:
     since: dict[int, int] = field(default_factory=dict)
 
     def put(self, key: int, slot: int, now_us: int, model: int, prompt_tokens: int) -> None:
-        self.places[key] = Place(
-            slot, model % (1 << 16), min(prompt_tokens, PROMPT_TOKENS_MAX), tick(now_us)
-        )
+        self.places[key] = Place(slot, model % (1 << 16), min(prompt_tokens, PROMPT_TOKENS_MAX), tick(now_us))
 
     def forget(self, slot: int, now_us: int) -> None:
         self.since[slot] = tick(now_us)

@@ -15,18 +15,25 @@ texts = st.text(max_size=40) | st.sampled_from(['"', '\\"', "}]{[", "user", "rol
 contents = texts | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": texts}), max_size=3)
 roles = st.sampled_from(["system", "developer", "assistant", "tool", "user", "User", "users", ""])
 messages = st.fixed_dictionaries(
-    {}, optional={"content": contents, "role": roles | st.none() | st.just(["user"]), "n": st.integers() | st.none()}
+    {},
+    optional={
+        "content": contents,
+        "role": roles | st.none() | st.just(["user"]),
+        "n": st.integers() | st.none(),
+    },
 )
 separators = st.sampled_from([(",", ":"), (", ", ": "), (",\n ", " :\t")])
 
 
 @given(st.lists(messages | texts | st.integers(), max_size=6), separators, st.booleans())
-def test_the_end_is_where_a_parser_finds_it(rows: list[object], separator: tuple[str, str], ascii_only: bool) -> None:
+def test_the_end_is_where_a_parser_finds_it(
+    rows: list[object], separator: tuple[str, str], ascii_only: bool
+) -> None:
     text = json.dumps(rows, separators=separator, ensure_ascii=ascii_only).encode()
     assert find_end(text) == end_of_first_user_message(text)
 
 
-@given(st.binary(max_size=200) | st.text("[]{}\",:\\rolesu ", max_size=60).map(str.encode))
+@given(st.binary(max_size=200) | st.text('[]{}",:\\rolesu ', max_size=60).map(str.encode))
 def test_whatever_the_bytes_are_the_end_lies_among_them(data: bytes) -> None:
     assert 0 <= find_end(data) <= len(data)
     for cut in range(0, len(data), 7):

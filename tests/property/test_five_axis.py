@@ -118,9 +118,7 @@ class Fleet:
         slot, of_model = self.homes.get(session, (None, 0))
         return slot if of_model == model else None
 
-    def candidates(
-        self, now_us: int, request: dict[str, Any], knobs: oracle.Knobs
-    ) -> list[oracle.Candidate]:
+    def candidates(self, now_us: int, request: dict[str, Any], knobs: oracle.Knobs) -> list[oracle.Candidate]:
         home = self.home(request["key"], request["model"])
         learnt = [self.learner.view(slot, now_us, self.load) for slot in self.slots]
         view = self.decider.view(self.slots, now_us=now_us, **request)
