@@ -1,8 +1,8 @@
 """Finds the end of a conversation's first user message; see conversation.pxd.
 
 A plain walk over an array of objects that json_skip takes the long strides of, once per request and only when the
-policy wants a session. The scan of the body has found the array and hashed it, so the key costs a hash of less than one block.
-Anything but an array of objects (a string, something that is no JSON) has no such end.
+policy wants a session. The scan of the body has found the array and hashed it, so the key costs a hash of less than one
+block. Anything but an array of objects (a string, something that is no JSON) has no such end.
 Neighbours: attempt.pyx asks; prompt.pyx has the hashes; tests/oracle/conversation.py is the slow, obvious reading.
 """
 

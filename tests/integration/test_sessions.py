@@ -1,4 +1,4 @@
-"""A session comes back to its endpoint whichever worker it meets, leaves one that is gone, and is told why."""
+"""A session comes back to its endpoint whichever worker it meets, leaves one that is gone, and says why."""
 
 import contextlib
 import json
@@ -51,7 +51,7 @@ def running(engines: list[contextlib.ExitStack]) -> Iterator[RouterProcess]:
 def ask(
     process: RouterProcess, route: str, *messages: str, system: str = "", **headers: str
 ) -> dict[str, str]:
-    """The headers of the answer, on a connection of its own; messages are the user's and the model's in turn."""
+    """The headers of the answer, on a connection of its own; messages are user's and model's in turn."""
     rows = [{"role": "system", "content": system}] if system else []
     rows += [
         {"role": "assistant" if turn % 2 else "user", "content": text} for turn, text in enumerate(messages)

@@ -1,4 +1,4 @@
-"""The session table's promises, alone and between real processes; tests/property has every history of one writer."""
+"""The session table's promises, alone and between processes; tests/property has histories of one writer."""
 
 import os
 import subprocess

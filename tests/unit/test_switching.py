@@ -1,4 +1,4 @@
-"""Sessions in decisions: they come back to their endpoint unless leaving gains more than it costs, and say why."""
+"""Sessions in decisions: they come back to their endpoint unless leaving gains more than it costs; and why."""
 
 from __future__ import annotations
 
