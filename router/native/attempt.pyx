@@ -58,8 +58,8 @@ cdef const route_policy_t* policy_of(const exchange_t* x) noexcept nogil:
 
 
 cdef uint64_t session_key(exchange_t* x, uint64_t key) noexcept nogil:
-    # What was not given a key is known by its conversation, else by its prompt's beginning. Each model that is asked for
-    # is a session of its own. The body is whole, or longer than what is looked at.
+    # What was not given a key is known by its conversation, else by its prompt's beginning. Each model asked for is a
+    # session of its own. The body is whole, or longer than what is looked at.
     cdef uint64_t offset
     if key == 0 and x.scan != NULL and x.scan.flags & BODY_HAS_PROMPT:
         offset = x.scan.prompt_offset

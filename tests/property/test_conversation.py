@@ -1,4 +1,4 @@
-"""Where a conversation's first user message ends, against a JSON parser; which prompts are one conversation."""
+"""Where a conversation's first user message ends, by a JSON parser; which prompts are one conversation."""
 
 from __future__ import annotations
 

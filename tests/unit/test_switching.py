@@ -1,4 +1,4 @@
-"""Sessions in decisions: they come back to their endpoint unless leaving gains more than it costs; and why."""
+"""Sessions in decisions: they come back to their endpoint unless leaving gains more than it costs; why."""
 
 from __future__ import annotations
 
