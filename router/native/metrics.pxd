@@ -45,6 +45,7 @@ cdef enum metric_counter:            # per worker
     COUNT_SESSION_TARGET = 35
     COUNT_SESSION_HEADROOM = 36
     COUNT_SESSION_TIE = 37
+    COUNT_SESSION_MODEL = 38
     METRIC_COUNTER_COUNT = 48
 
 cdef enum histogram_kind:

@@ -289,6 +289,7 @@ COUNTER_NAMES = {
     COUNT_SESSION_TARGET: "session_target",
     COUNT_SESSION_HEADROOM: "session_headroom",
     COUNT_SESSION_TIE: "session_tie",
+    COUNT_SESSION_MODEL: "session_model",
 }
 HISTOGRAM_KINDS = {
     "route_ttft": HISTOGRAM_ROUTE_TTFT,

@@ -239,7 +239,7 @@ cdef inline void _begin_session(
     decider_t* decider, const policy_t* policy, const pick_request_t* request
 ) noexcept nogil:
     cdef session_t* session = &decider.session
-    session.is_known = False
+    session.is_known = session.is_of_other_model = False
     session.home = -1
     session.key = request.key if decider.sessions != NULL and policy.knobs[KNOB_SESSION_S] > 0 else 0
     if session.key:
@@ -253,7 +253,8 @@ cdef void _find_home(
     cdef uint32_t position
     session.is_known = session_find(
         decider.sessions, session.key, policy.knobs[KNOB_SESSION_S], request.now_us, &session.last)
-    if not session.is_known or session.last.model != (request.model & 0xFFFF):
+    session.is_of_other_model = session.is_known and session.last.model != (request.model & 0xFFFF)
+    if not session.is_known or session.is_of_other_model:
         return
     if candidates.shape & SHAPE_IN_A_ROW:
         position = session.last.slot - candidates.slots[0]       # wraps round for a slot before them
@@ -268,18 +269,21 @@ cdef void _find_home(
 
 cdef inline float _switch_s(const decider_t* decider, const policy_t* policy) noexcept nogil:
     """What going elsewhere costs; 0 when there is nowhere to go away from."""
+    if decider.session.is_of_other_model:
+        return policy.knobs[KNOB_SWITCH_MS] * <float>0.001
     if decider.session.home < 0 or decider.view.refused[decider.session.home] != 0:
         return 0
     return policy.knobs[KNOB_SWITCH_MS] * <float>0.001
 
 
 cdef void _add_switching(view_t* view, int home, float switch_s) noexcept nogil:
-    # Scores compare as bits, so they stay above 0: everybody else's is raised.
-    cdef float kept = view.score[home]
+    # Scores compare as bits, so they stay above 0: everybody else's is raised. home -1: everybody's.
+    cdef float kept = view.score[home] if home >= 0 else 0
     cdef uint32_t i
     for i in range(view.count):
         view.score[i] += switch_s
-    view.score[home] = kept
+    if home >= 0:
+        view.score[home] = kept
 
 
 cdef int _choose(

@@ -35,6 +35,7 @@ cdef struct session_place_t:
 cdef struct session_t:               # what a pick knows of the session that asks
     uint64_t key                     # 0: nobody's, or sessions are not remembered
     bint is_known                    # it has been somewhere, which is `last`
+    bint is_of_other_model           # that place's model is not the one that these candidates are for
     int home                         # that place's position among the candidates; -1: it is none of them
     session_place_t last
 

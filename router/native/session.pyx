@@ -117,7 +117,7 @@ cdef class SessionTable:
         cdef Segment segment = segment_attach_table(fd, MAGIC, LAYOUT_VERSION, "session table")
         cdef header_t* header = <header_t*>segment.base
         if not 1 <= header.slot_count <= SLOT_COUNT_MAX or header.set_count == 0 \
-                or segment.size_bytes < _lines_at(header.slot_count) + <size_t>header.set_count * LINE_BYTES:
+                or segment.size_bytes // LINE_BYTES != _lines_at(header.slot_count) // LINE_BYTES + header.set_count:
             raise ValueError(
                 f"session table header ({header.slot_count} slots, {header.set_count} lines) does not fit its segment"
                 f" of {segment.size_bytes} bytes"

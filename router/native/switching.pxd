@@ -17,7 +17,8 @@ cdef enum switch_reason:             # texts in switching.pyx; counters in metri
     SWITCH_TARGET = 8                # missing the target
     SWITCH_HEADROOM = 9              # disturbing others, length of its steps, KV and power
     SWITCH_TIE = 10                  # nothing: as good, and sessions are free to go
-    SWITCH_REASON_COUNT = 11
+    SWITCH_MODEL = 11                # another model of the alias answers
+    SWITCH_REASON_COUNT = 12
 
 # Right after the pick of `position`, before it is charged; the request is the pick's.
 cdef int switching_reason_of(

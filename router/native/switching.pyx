@@ -11,16 +11,16 @@ from router.native.pick cimport POLICY_FIVE_AXIS
 from router.native.policy_five_axis cimport five_axis_terms, terms_t
 
 SWITCH_REASONS = (
-    "", "new", "stayed", "queue", "cache", "load", "health", "cost", "target", "headroom", "tie",
+    "", "new", "stayed", "queue", "cache", "load", "health", "cost", "target", "headroom", "tie", "model",
 )
 
 
 cdef text_t switching_reason_text(int reason) noexcept nogil:
-    cdef const char* texts[11]           # SWITCH_REASON_COUNT
+    cdef const char* texts[12]           # SWITCH_REASON_COUNT
     cdef text_t text
     texts[0], texts[1], texts[2], texts[3] = b"", b"new", b"stayed", b"queue"
     texts[4], texts[5], texts[6], texts[7] = b"cache", b"load", b"health", b"cost"
-    texts[8], texts[9], texts[10] = b"target", b"headroom", b"tie"
+    texts[8], texts[9], texts[10], texts[11] = b"target", b"headroom", b"tie", b"model"
     text.data = <const uint8_t*>texts[reason]
     text.length = <uint32_t>strlen(texts[reason])
     return text
@@ -58,6 +58,8 @@ cdef int switching_reason_of(
         return SWITCH_NEW
     if decider.session.home == <int>position:
         return SWITCH_STAYED
+    if decider.session.is_of_other_model:
+        return SWITCH_MODEL
     if decider.session.home < 0 or decider.view.refused[decider.session.home] != 0:
         return SWITCH_HEALTH
     five_axis_terms(decider, policy, candidates, request, <uint32_t>decider.session.home, &home)

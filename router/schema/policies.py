@@ -319,6 +319,13 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
     KIND: ClassVar[int] = 19
     SOURCE: ClassVar[str] = "this project: docs/explanation/decision.md"
 
+    key: Annotated[
+        HashKey,
+        Meta(
+            description="What names a session: `header`, the body's `user`, or (`prompt`, and for a request "
+            "without the other) its conversation, up to the end of the first user message."
+        ),
+    ] = HashKey.PROMPT
     beta: Annotated[
         float, Meta(ge=0, le=100, description="Of the prefill's time, for each request that waits for it.")
     ] = 0.25

@@ -114,9 +114,9 @@ class Fleet:
         return ((0.01, 1), (3.0, 2), (0.5, 1), (0.0, 0))[slot]
 
     def home(self, session: int, model: int) -> int | None:
-        """Where the session was last, if for this model."""
+        """Where the session was last; -1: for another model."""
         slot, of_model = self.homes.get(session, (None, 0))
-        return slot if of_model == model else None
+        return slot if slot is None or of_model == model else -1
 
     def candidates(self, now_us: int, request: dict[str, Any], knobs: oracle.Knobs) -> list[oracle.Candidate]:
         home = self.home(request["key"], request["model"])
@@ -176,7 +176,7 @@ def play(fleet: Fleet, history: list[Ask], knobs: oracle.Knobs) -> list[int]:
         limit = min(expected) * (1 + knobs.band_ratio) + knobs.band_ms / 1000
         assert expected[shown[0]["slot"]] <= limit * 1.004 + 1e-5
         home = fleet.home(ask.session, ask.model)
-        if home is not None and knobs.switch_ms and expected[home] <= limit * 0.996 - 1e-5:
+        if home not in (None, -1) and knobs.switch_ms and expected[home] <= limit * 0.996 - 1e-5:
             assert shown[0]["slot"] == home
         winners.append(shown[0]["slot"])
 

@@ -9,6 +9,7 @@ import pytest
 from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
 from router.native.prefix import PrefixTable
+from router.native.session import SessionTable
 
 
 class Table(Protocol):
@@ -22,6 +23,7 @@ TABLES: dict[str, tuple[Callable[[], Table], Callable[[int], Table]]] = {
     "load": (lambda: LoadTable.create(16, 2), LoadTable.attach),
     "metrics": (lambda: MetricsTable.create(2, 4, 4), MetricsTable.attach),
     "prefix": (lambda: PrefixTable.create(1 << 20, 32), PrefixTable.attach),
+    "sessions": (lambda: SessionTable.create(1 << 16, 32), SessionTable.attach),
 }
 pytestmark = pytest.mark.parametrize(("create", "attach"), TABLES.values(), ids=TABLES)
 LAYOUT_PLACE = 8

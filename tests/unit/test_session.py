@@ -1,6 +1,5 @@
 """The session table's promises, alone and between processes; tests/property has histories of one writer."""
 
-import os
 import subprocess
 import sys
 
@@ -135,16 +134,3 @@ def test_what_cannot_be_is_refused() -> None:
     for call in (lambda: table.put(1, 32, NOW_US), lambda: table.forget(32, NOW_US)):
         with pytest.raises(IndexError, match="slot 32 of 32"):
             call()
-    fd = os.memfd_create("nothing")
-    try:
-        os.ftruncate(fd, 8192)
-        with pytest.raises(ValueError, match="no session table"):
-            SessionTable.attach(fd)
-        os.pwrite(fd, os.pread(table.fd, 24, 0), 0)
-        with pytest.raises(ValueError, match="does not fit"):
-            SessionTable.attach(fd)
-        os.pwrite(fd, (99).to_bytes(4, "little"), 8)
-        with pytest.raises(ValueError, match="layout 99"):
-            SessionTable.attach(fd)
-    finally:
-        os.close(fd)

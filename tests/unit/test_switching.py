@@ -105,6 +105,18 @@ def test_it_goes_where_its_model_is_loaded() -> None:
     assert fleet.ask(model=77, load_s=[20.0] * 3, models_max=[1] * 3) == (3, "load")
 
 
+def test_its_model_is_part_of_where_it_was() -> None:
+    fleet = Fleet()
+    fleet.sessions.put(SESSION, 5, NOW_US, model=77)
+    asked = fleet.settings(switch_ms=500, model=78)
+    fleet.ring.explain(fleet.decider, FIVE_AXIS, fleet.slots, "r", **asked)
+    record = fleet.ring.find("r")[0]
+    assert record["session"] == "model"
+    assert [one["terms"]["switching"] for one in record["shown"]] == [0.5] * 3
+    assert record["shown"][0]["score"] > 0.5
+    assert fleet.ask(model=77) == (5, "stayed")
+
+
 def test_it_goes_when_its_endpoint_may_not_be_picked() -> None:
     fleet = Fleet()
     assert fleet.ask(excluded=[1])[1] == "health"
