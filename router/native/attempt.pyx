@@ -167,8 +167,7 @@ cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil:
     request.now_us = core.driver.now_us
     request.ttft_target_s = x.route.ttft_target_s
     describe_prompt(core, x, &request)
-    if x.target.candidates.load_s != NULL:
-        request.model = exchange_model_hash(x)
+    request.model = exchange_model_hash(x)
     for _turn in range(EXCLUDABLE_MAX + 1):
         request.random = random_next(&core.random_state)
         request.excluded[0] = x.excluded[0]
