@@ -242,7 +242,8 @@ def _measure_fresh(bench: Bench, scenario: Scenario, running: Running) -> dict[s
     if scenario is Scenario.MANY:
         stream_count = min(bench.stream_count, bench.connection_count_max)
         many_streams = scenarios.carry_many(stage, running, stream_count)
-        notes = [f"{stream_count} streams", many_streams.note]
+        cut = "the limit of open files allows a proxy no more" if stream_count < bench.stream_count else ""
+        notes = [f"{stream_count} streams", cut, many_streams.note]
         starved, bound = many_streams.starved_ratio, bench.starved_ratio_max
         note = ", ".join(filter(None, notes))
         return {
@@ -293,7 +294,11 @@ def choose_cores() -> Cores:
 
 
 def raise_file_limit() -> int:
-    """Opens as many files as this user may; the client connections one process can then relay."""
+    """Opens as many files as this user may; the client connections one process can then relay.
+
+    A relayed stream is two descriptors in the worker that carries it, as in the process that plays its client
+    and its engine: dividing the load would not let a worker carry more.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return min(MANY_STREAMS + 64, (hard - FILES_RESERVED) // 2)
