@@ -3,7 +3,9 @@
 Both are of the same requests, fleet, policy and seed, and go through the same `measure`. The pace makes
 engines and arrivals faster than life, on both sides alike; the columns are told in the time of the fleet's
 own engines. What a run cost this machine is told beside it: a client, a router or an engine that had to wait
-for a core says more about the machine than about the policy.
+for a core says more about the machine than about the policy. And since a moment's delay sends a request, and
+all after it, elsewhere, the simulated run is made again with arrivals nudged by as little as sockets may: two
+policies whose simulated figures overlap then are not told apart by the simulator either.
 
 Neighbours: stage.py (engines, routers), player.py (client), bench/sim/run.py (the simulated run), ranking.py.
 """
@@ -14,6 +16,7 @@ import asyncio
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,9 @@ from bench.sim.measures import Objective, measure
 from bench.sim.run import WARM_UP_RATIO, Outcome, State, simulate
 from bench.sim.traces import Jitter, Recording, Trace, replay
 
+NUDGED_RUNS = 8
+NUDGE_US = 20_000
+"""Of an arrival, at most: what a busy machine's client is late by."""
 COMPARED = ("requests", "ttft_ms", "tpot_ms", "goodput_ratio", "prefix_hit_ratio", "failed", "preemptions")
 
 
@@ -55,6 +61,8 @@ class Pair:
 
     real: dict[str, Any]
     simulated: dict[str, Any]
+    nudged: list[dict[str, Any]]
+    """Simulated again, arrivals nudged."""
     machine: dict[str, float]
     """Shares of one core's time, and how late the client was."""
     failures: list[str]
@@ -69,6 +77,13 @@ def trace_of(recording: Recording, case: Case) -> Trace:
     return replace(trace, arrival_us=(trace.arrival_us / case.pace).astype(np.int64))
 
 
+def nudged(trace: Trace) -> Iterator[Trace]:
+    """The same requests, each a moment later; the same moments for the same trace."""
+    for number in range(NUDGED_RUNS):
+        later_us = np.random.default_rng(number).integers(0, NUDGE_US, len(trace))
+        yield replace(trace, arrival_us=trace.arrival_us + later_us)
+
+
 def run_pair(recording: Recording, case: Case) -> Pair:
     """Plays and simulates.
 
@@ -76,12 +91,15 @@ def run_pair(recording: Recording, case: Case) -> Pair:
     """
     trace = trace_of(recording, case)
     fleet = paced(case.fleet, case.pace)
-    simulated = simulate(trace, fleet, case.policy, seed=case.seed)
     with tempfile.TemporaryDirectory(prefix="fairlead-real-") as folder:
         real, played, machine = asyncio.run(_play(trace, fleet, case, Path(folder)))
     return Pair(
         real=_figures(real, case, "sockets"),
-        simulated=_figures(simulated, case, "simulator"),
+        simulated=_figures(simulate(trace, fleet, case.policy, seed=case.seed), case, "simulator"),
+        nudged=[
+            _figures(simulate(each, fleet, case.policy, seed=case.seed), case, "simulator, nudged")
+            for each in nudged(trace)
+        ],
         machine=machine,
         failures=[f"request {index}: {reason}" for index, reason in sorted(played.failures.items())],
     )

@@ -191,12 +191,16 @@ def test_every_policy_makes_a_configuration(policy: str, tmp_path: Path) -> None
 
 
 def test_swapped_pairs_are_told_and_counted_in_tau() -> None:
-    same = ranking.compare({"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 10.0, "b": 20.0, "c": 30.0})
+    real, ranges = {"a": 1.0, "b": 2.0, "c": 3.0}, {"a": (9.0, 11.0), "b": (24.0, 31.0), "c": (19.0, 25.0)}
+    same = ranking.compare(real, {"a": 10.0, "b": 20.0, "c": 30.0}, ranges)
     assert same["tau"] == 1.0 and same["swapped"] == []
-    swapped = ranking.compare({"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 10.0, "b": 30.0, "c": 20.0})
+    swapped = ranking.compare(real, {"a": 10.0, "b": 30.0, "c": 20.0}, ranges)
     assert swapped["tau"] == pytest.approx(1 / 3, abs=1e-4)
     assert swapped["simulator"] == ["a", "c", "b"]
-    assert swapped["swapped"] == [{"policies": ["b", "c"], "sockets": -0.3333, "simulator": 0.5}]
+    told = {"policies": ["b", "c"], "sockets": -0.3333, "simulator": 0.5, "told_apart": False}
+    assert swapped["swapped"] == [told]
+    surely = ranking.compare(real, {"a": 10.0, "b": 30.0, "c": 20.0}, ranges | {"c": (19.0, 21.0)})
+    assert surely["swapped"] == [told | {"told_apart": True}]
 
 
 def test_a_fleet_that_loads_models_is_refused(tmp_path: Path) -> None:
