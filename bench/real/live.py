@@ -33,7 +33,7 @@ from bench.sim.measures import Objective, measure
 from bench.sim.run import WARM_UP_RATIO, Outcome, State, simulate
 from bench.sim.traces import Jitter, Recording, Trace, replay
 
-NUDGED_RUNS = 8
+NUDGED_RUNS = 16
 NUDGE_US = 20_000
 """Of an arrival, at most: what a busy machine's client is late by."""
 COMPARED = ("requests", "ttft_ms", "tpot_ms", "goodput_ratio", "prefix_hit_ratio", "failed", "preemptions")
