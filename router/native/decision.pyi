@@ -108,7 +108,10 @@ class Decider:
         knobs: Sequence[float] = (),
         prompt_tokens: int = 10_000,
     ) -> tuple[list[int], list[int]]:
-        """Nanoseconds of each pick, and of each whole decision with its charge and its end."""
+        """Nanoseconds of each pick, and of each whole decision with its charge and its end.
+
+        Each chain is a session, where the decider has a table of them.
+        """
     def first_token(self, decision: Decision, now_us: int) -> None: ...
     def end(
         self,

@@ -296,8 +296,8 @@ cdef class Decider:
         """Decides `rounds` times for one chain of keys after the other, a few hundred attempts open at a time."""
         cdef list questions = [
             Question(self, slots, prompt_tokens=prompt_tokens, output_tokens=300, blocks=chain,
-                     block_tokens=block_tokens)
-            for chain in chains
+                     block_tokens=block_tokens, key=0 if self.sessions is None else session)
+            for session, chain in enumerate(chains, 1)
         ]
         cdef Question question, first = questions[0]     # whose candidates are everybody's, as a pool's are
         cdef charge_t* charges = <charge_t*>calloc(OPEN_COUNT, sizeof(charge_t))

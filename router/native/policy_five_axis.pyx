@@ -250,19 +250,21 @@ cdef void _find_home(
     decider_t* decider, const policy_t* policy, const candidate_set_t* candidates, const pick_request_t* request
 ) noexcept nogil:
     cdef session_t* session = &decider.session
-    cdef uint32_t position
+    cdef const uint32_t* slots = candidates.slots
+    cdef uint32_t position, slot
     session.is_known = session_find(
         decider.sessions, session.key, policy.knobs[KNOB_SESSION_S], request.now_us, &session.last)
     session.is_of_other_model = session.is_known and session.last.model != (request.model & 0xFFFF)
     if not session.is_known or session.is_of_other_model:
         return
+    slot = session.last.slot
     if candidates.shape & SHAPE_IN_A_ROW:
-        position = session.last.slot - candidates.slots[0]       # wraps round for a slot before them
+        position = slot - slots[0]       # wraps round for a slot before them
         if position < candidates.count:
             session.home = <int>position
         return
     for position in range(candidates.count):
-        if candidates.slots[position] == session.last.slot:
+        if slots[position] == slot:
             session.home = <int>position
             return
 
@@ -278,12 +280,13 @@ cdef inline float _switch_s(const decider_t* decider, const policy_t* policy) no
 
 cdef void _add_switching(view_t* view, int home, float switch_s) noexcept nogil:
     # Scores compare as bits, so they stay above 0: everybody else's is raised. home -1: everybody's.
-    cdef float kept = view.score[home] if home >= 0 else 0
+    cdef float* score = view.score
+    cdef float kept = score[home] if home >= 0 else 0
     cdef uint32_t i
     for i in range(view.count):
-        view.score[i] += switch_s
+        score[i] += switch_s
     if home >= 0:
-        view.score[home] = kept
+        score[home] = kept
 
 
 cdef int _choose(
