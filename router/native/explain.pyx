@@ -27,7 +27,7 @@ from router.native.policy_five_axis cimport (
     KNOB_BAND_MS, KNOB_BAND_RATIO, KNOB_RATIO_MODE, five_axis_terms, terms_t,
 )
 from router.native.segment cimport Segment, segment_attach_table, segment_create
-from router.native.switching cimport switching_reason_of
+from router.native.switching cimport SWITCH_NEW, switching_reason_of
 from router.native.switching import SWITCH_REASONS
 from router.native.view cimport view_fill, view_t
 
@@ -273,7 +273,7 @@ cdef void explain_record(
     record.attempt = explained.attempt
     record.has_session = request.key != 0
     record.switching = explained.switching
-    record.session_tokens = decider.session.last.prompt_tokens if decider.session.is_known else 0
+    record.session_tokens = decider.session.last.prompt_tokens if explained.switching > SWITCH_NEW else 0
     record.id_length = <uint8_t>min(explained.id.length, <uint32_t>EXPLAIN_ID_BYTES)
     if record.id_length:
         memcpy(record.id, explained.id.data, record.id_length)

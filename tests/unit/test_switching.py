@@ -172,6 +172,14 @@ def test_who_has_no_key_and_who_asks_another_policy_has_no_session() -> None:
     assert Decider(fleet.load, None, fleet.learner).decide(FIVE_AXIS, SLOTS, **fleet.settings()).session == ""
 
 
+def test_what_one_decision_knew_is_not_told_of_the_next() -> None:
+    fleet = Fleet()
+    for kind, knobs in ((FIVE_AXIS, fleet.settings()["knobs"]), (LMETRIC, ())):
+        fleet.ring.explain(fleet.decider, kind, fleet.slots, f"by {kind}", **fleet.settings(knobs=knobs))
+    told = [fleet.ring.find(f"by {kind}")[0] for kind in (FIVE_AXIS, LMETRIC)]
+    assert [(one["session"], one["session_tokens"]) for one in told] == [("stayed", 700), ("", 0)]
+
+
 def test_the_cost_is_a_term_of_the_score_and_the_reason_where_it_decided() -> None:
     fleet = Fleet()
     fleet.busy(5, 0.1)
