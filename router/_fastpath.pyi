@@ -10,6 +10,7 @@ from router.native.metrics import MetricsTable
 from router.native.prefix import PrefixTable
 from router.native.residency import ResidencyTable
 from router.native.session import SessionTable
+from router.native.signals import SignalTable
 
 class Hooks(Protocol):
     """What the native core asks off the common path; router/dispatch.py answers."""
@@ -30,7 +31,7 @@ class Core:
     """The native half of one worker. One thread uses it.
 
     `options` is a router.snapshot.CoreOptions; `driver` replaces the epoll driver in tests. A core that is
-    given no prefix table, learner, ring, residency or session table makes its own and shares them with
+    given no prefix table, learner, ring, residency, session or signal table makes its own and shares them with
     nobody. Raises: ValueError for a network that is none, MemoryError.
     """
 
@@ -48,6 +49,7 @@ class Core:
         explained: ExplainRing | None = None,
         residency: ResidencyTable | None = None,
         sessions: SessionTable | None = None,
+        signals: SignalTable | None = None,
         driver: ScriptDriver | None = None,
     ) -> None: ...
     def fileno(self) -> int:

@@ -46,6 +46,7 @@ from router.native.residency cimport ResidencyTable
 from router.native.rewrite cimport compose_local_head
 from router.native.routes cimport Snapshot
 from router.native.session cimport SessionTable
+from router.native.signals cimport SignalTable
 from router.native.slab cimport slab_give, slab_take
 from router.native.tls cimport TlsContext
 from router.native.wheel cimport wheel_begin, wheel_wait_ms
@@ -82,7 +83,8 @@ cdef class Core:
 
     def __cinit__(self, *, LoadTable load_table, MetricsTable metrics, int column, hooks, options,
                   PrefixTable prefix_table=None, Learner learner=None, ExplainRing explained=None,
-                  ResidencyTable residency=None, SessionTable sessions=None, ScriptDriver driver=None):
+                  ResidencyTable residency=None, SessionTable sessions=None, SignalTable signals=None,
+                  ScriptDriver driver=None):
         cdef int index
         cdef core_t* core = <core_t*>calloc(1, sizeof(core_t))
         if core == NULL:
@@ -107,6 +109,8 @@ cdef class Core:
         core.explained = self._explained.column(column)
         self._old_snapshots, self._endpoints, self._tls, self._addresses, self._models = [], {}, {}, {}, ()
         core.load = &load_table.table
+        self._decider.learner.listen(SignalTable.create(load_table.slot_count) if signals is None else signals)
+        core.signals = &self._decider.learner.signals.table
         core.metrics = metrics.column(column)
         core.column = column
         core.random_state = options.seed

@@ -12,13 +12,14 @@ from typing import Any
 from router.errors import OUTCOMES, Cause
 from router.native.loadtable import LoadTable
 from router.native.metrics import HISTOGRAM_KINDS, MetricsTable
+from router.native.signals import SignalTable
 from router.schema.config import Config
 
 _ERRORS = frozenset(int(cause) for cause in Cause if OUTCOMES[cause].counts_against_endpoint)
 
 
 def describe_endpoints(
-    config: Config, slots: Mapping[str, int], load: LoadTable, metrics: MetricsTable
+    config: Config, slots: Mapping[str, int], load: LoadTable, metrics: MetricsTable, signals: SignalTable
 ) -> list[dict[str, Any]]:
     """One row per configured endpoint, in the order configured."""
     now_us = time.monotonic_ns() // 1000
@@ -60,6 +61,10 @@ def describe_endpoints(
                     "itl_ms_p50": _ms(itl.quantile_us(0.5)),
                     "itl_ms_p95": _ms(itl.quantile_us(0.95)),
                     "ejected_for_ms": _ms(max(0, view["ejected_until_us"] - now_us)),
+                    "signals": {
+                        name: {"value": float(f"{value:.5g}"), "age_ms": _ms(age_us), "source": source}
+                        for name, (value, age_us, source) in signals.read(slot, now_us).items()
+                    },
                 }
             )
     return rows

@@ -28,6 +28,7 @@ from router.native.histogram import Histogram
 from router.native.loadtable import LoadTable
 from router.native.metrics import HISTOGRAM_KINDS, NO_INDEX, MetricsTable
 from router.native.switching import SWITCH_REASONS
+from router.native.signals import SignalTable
 
 # In seconds, 1-2.5-5 a decade like the engines' own histograms, so that both fit one graph: from a cached
 # prompt on an idle engine to a client's usual patience.
@@ -106,17 +107,18 @@ class Facts(Struct, frozen=True, kw_only=True):
     build_version: str = ""
 
 
-def render(metrics: MetricsTable, load: LoadTable, facts: Facts) -> bytes:
+def render(metrics: MetricsTable, load: LoadTable, signals: SignalTable, facts: Facts) -> bytes:
     """The page in Prometheus' text format 0.0.4."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Page(metrics, load, facts))
+    registry.register(_Page(metrics, load, signals, facts))
     return generate_latest(registry)
 
 
 def describe_metrics() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
     """Name as it is scraped, type, labels and meaning of every metric, in the order of the page."""
     nothing = Facts(routes=(), endpoints=(), now_us=0)
-    for family in _Page(MetricsTable.create(1, 1, 1), LoadTable.create(1, 1), nothing).collect():
+    tables = MetricsTable.create(1, 1, 1), LoadTable.create(1, 1), SignalTable.create(1)
+    for family in _Page(*tables, nothing).collect():
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         yield (
             family.name + suffix,
@@ -127,9 +129,10 @@ def describe_metrics() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
 
 
 class _Page(Collector):
-    def __init__(self, metrics: MetricsTable, load: LoadTable, facts: Facts) -> None:
+    def __init__(self, metrics: MetricsTable, load: LoadTable, signals: SignalTable, facts: Facts) -> None:
         self._metrics = metrics
         self._load = load
+        self._signals = signals
         self._facts = facts
 
     def describe(self) -> list[Metric]:
@@ -139,6 +142,7 @@ class _Page(Collector):
         yield from self._requests()
         yield from self._latencies()
         yield from self._endpoints()
+        yield from self._told()
         yield from self._counters()
         yield from self._workers()
         build = InfoMetricFamily("fairlead_build", "The running build.")
@@ -252,6 +256,32 @@ class _Page(Collector):
         yield _counter(
             "load_underflows", "Releases without a charge: anything but 0 is a bug.", self._load.underflows()
         )
+
+    def _told(self) -> Iterator[Metric]:
+        values = GaugeMetricFamily(
+            "fairlead_endpoint_signal",
+            "What was last told of the endpoint: requests, shares of KV cache and power, seconds, health.",
+            labels=("endpoint", "signal"),
+        )
+        ages = GaugeMetricFamily(
+            "fairlead_endpoint_signal_age_seconds",
+            "How long ago that was; what is old does not count any more.",
+            labels=("endpoint", "signal"),
+        )
+        for slot, endpoint in enumerate(self._facts.endpoints[: self._signals.slot_count]):
+            for name, (value, age_us, _source) in self._signals.read(slot, self._facts.now_us).items():
+                values.add_metric((endpoint, name), value)
+                ages.add_metric((endpoint, name), age_us / 1e6)
+        yield values
+        yield ages
+        rejected = CounterMetricFamily(
+            "fairlead_signals_rejected",
+            "Signals that were not taken as they came, by who told them and why.",
+            labels=("source", "reason"),
+        )
+        for labels, count in self._signals.rejected().items():
+            rejected.add_metric(labels, count)
+        yield rejected
 
     def _counters(self) -> Iterator[Metric]:
         counters = self._metrics.counters()

@@ -5,8 +5,8 @@ lost.
 Invariant: a column has one writer at a time, and a slot or route index is reset before it goes to another
 owner. The tables hold columns for two generations of workers, so that a takeover goes on counting in the same
 memory. Neighbours: slots.py (the directories), native/loadtable, native/metrics, native/prefix,
-native/residency, native/session and native/learner (the tables), supervisor.py, takeover.py (which passes
-them on).
+native/residency, native/session, native/learner, native/signals (the tables), supervisor.py, takeover.py
+(which passes them on).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -29,6 +29,7 @@ from router.native.metrics import MetricsTable
 from router.native.prefix import PrefixTable
 from router.native.residency import ResidencyTable
 from router.native.session import SessionTable
+from router.native.signals import SignalTable
 from router.schema.config import Config
 from router.slots import SlotDirectory
 from router.snapshot import route_names
@@ -56,6 +57,7 @@ class Tables(NamedTuple):
     explained: ExplainRing
     residency: ResidencyTable
     sessions: SessionTable
+    signals: SignalTable
 
     @classmethod
     def create(cls, column_count: int) -> Tables:
@@ -68,6 +70,7 @@ class Tables(NamedTuple):
             ExplainRing.create(column_count),
             ResidencyTable.create(limits.ENDPOINTS_MAX),
             SessionTable.create(limits.SESSION_TABLE_BYTES, limits.ENDPOINTS_MAX),
+            SignalTable.create(limits.ENDPOINTS_MAX),
         )
 
     @classmethod
@@ -94,6 +97,10 @@ class Tables(NamedTuple):
             tables = tables._replace(sessions=SessionTable.attach(fds[6]))
         except (IndexError, OSError, ValueError) as exc:
             logger.warning("takeover: %s; where sessions were is not known", exc)
+        try:
+            tables = tables._replace(signals=SignalTable.attach(fds[7]))
+        except (IndexError, OSError, ValueError) as exc:
+            logger.warning("takeover: %s; what endpoints told is forgotten", exc)
         return tables
 
     def fds(self) -> list[int]:
@@ -185,12 +192,27 @@ class SharedState:
             self.tables.prefix.forget(slot)
             self.tables.residency.forget(slot)
             self.tables.sessions.forget(slot, now_us)
+            self.tables.signals.forget(slot)
         for name, slot in slots.slots.items():
             if before and name not in before:  # new beside others that are warm; at the start all are alike
                 self.tables.learner.joined(slot, now_us)
         for index in routes.reused:
             self.metrics.reset_route(index)
         return slots.slots, routes.slots
+
+    def tell(self, told: Iterable[tuple[str, str, float, int]], source: str) -> list[str]:
+        """Takes (endpoint, signal, value, when it was true in monotonic microseconds) from whoever measures.
+
+        A verdict for each that is about a configured endpoint; the others are passed over, since a reload may
+        have come between. Raises: ValueError for an unknown signal or source.
+        """
+        configured = set(self.endpoints.configured())
+        batch = [
+            (slot, signal, value, stamp_us, source)
+            for name, signal, value, stamp_us in told
+            if name in configured and (slot := self.endpoints.slot(name)) is not None
+        ]
+        return self.tables.signals.push(batch, time.monotonic_ns() // 1000)
 
     def settle_when_gone(self, pid_by_column: Mapping[int, int]) -> None:
         """Settles the columns of the generation before as its processes exit."""

@@ -27,6 +27,8 @@ DEFAULT_ROUTE = "default"
 # key_source of native/routes.pxd.
 _KEY_SOURCES = {HashKey.HEADER: 1, HashKey.USER: 2, HashKey.PROMPT: 3}
 _NO_KEY = 0
+# load_report_use of native/pool.pxd.
+_LOAD_REPORTS = {schema.LoadReport.UNTOUCHED: 0, schema.LoadReport.READ: 1, schema.LoadReport.SHOW: 2}
 
 
 class TlsTables(Struct, frozen=True, kw_only=True):
@@ -53,6 +55,7 @@ class EndpointTables(Struct, frozen=True, kw_only=True):
     path_prefix: str
     key_line: str
     passes_client_key: bool
+    load_report: int
     in_flight_max: int
     connections_max: int
     idle_max: int
@@ -80,6 +83,7 @@ class PoolTables(Struct, frozen=True, kw_only=True):
     endpoints: tuple[int, ...]
     policy: PolicyTables
     is_default: bool
+    ejected_ratio_max: float = 1.0
 
 
 class TimeoutsTables(Struct, frozen=True, kw_only=True):
@@ -197,6 +201,7 @@ def build_tables(config: schema.Config, slots: Mapping[str, int], routes: Mappin
                 endpoints=tuple(range(first, len(endpoints))),
                 policy=_policy(pool.policy),
                 is_default=pool is config.default_pool,
+                ejected_ratio_max=pool.health.ejected_ratio_max,
             )
         )
     indexes = {pool.name: index for index, pool in enumerate(config.pools)}
@@ -243,6 +248,7 @@ def _endpoint(endpoint: schema.Endpoint, bounds: schema.Limits, slots: Mapping[s
         path_prefix=url.path_prefix,
         key_line=f"Authorization: Bearer {bearer}\r\n" if bearer else "",
         passes_client_key=endpoint.auth.pass_client_key and not bearer,
+        load_report=_LOAD_REPORTS[endpoint.load_report],
         in_flight_max=endpoint.capacity.in_flight_max or 0,
         connections_max=endpoint.capacity.connections_max or bounds.upstream_connections_per_endpoint_max,
         idle_max=bounds.idle_upstream_connections_per_endpoint_max,

@@ -489,7 +489,7 @@ class Supervisor:
             config_version=self.version,
             build_version=package_version(),
         )
-        return metrics.render(self._shared.metrics, self._shared.load, facts)
+        return metrics.render(self._shared.metrics, self._shared.load, self._shared.tables.signals, facts)
 
     def describe_config(self) -> dict[str, Any]:
         """The configuration in force, secrets masked."""
@@ -525,9 +525,12 @@ class Supervisor:
 
     def describe_endpoints(self) -> list[dict[str, Any]]:
         """One row per configured endpoint, from the shared tables: no worker is asked."""
-        if self._shared is None:
+        shared = self._shared
+        if shared is None:
             return []
-        return describe_endpoints(self.config, self._slots, self._shared.load, self._shared.metrics)
+        return describe_endpoints(
+            self.config, self._slots, shared.load, shared.metrics, shared.tables.signals
+        )
 
 
 def _tls_pairs(config: Config) -> dict[int, Pair]:

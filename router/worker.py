@@ -34,6 +34,7 @@ from router.native.metrics import MetricsTable
 from router.native.prefix import PrefixTable
 from router.native.residency import ResidencyTable
 from router.native.session import SessionTable
+from router.native.signals import SignalTable
 from router.resolver import Resolver
 from router.schema.config import Config
 from router.snapshot import CoreOptions, build_tables
@@ -71,6 +72,7 @@ def make_core(
         explained=ExplainRing.attach(start.table_fds[4]),
         residency=ResidencyTable.attach(start.table_fds[5]),
         sessions=SessionTable.attach(start.table_fds[6]),
+        signals=SignalTable.attach(start.table_fds[7]),
         column=start.column,
         hooks=hooks,
         options=CoreOptions.of(config),

@@ -91,7 +91,7 @@ class Fleet(Struct, frozen=True, forbid_unknown_fields=True):
     """Round trip from the router, in ms."""
     replicas: Replicas = Replicas()
     poll_ms: _NotNegative = 0.0
-    """Between two readings of the engines' power; 0: it is not known."""
+    """Between two readings of the engines' queues, caches and power; 0: they are not known."""
 
     def endpoint_count(self) -> int:
         return sum(group.count for group in self.endpoints)

@@ -31,6 +31,7 @@ from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
 from router.native.residency import ResidencyTable
 from router.native.session import SessionTable
+from router.native.signals import SignalTable
 from router.schema.engines import figures_of
 from router.schema.policies import parse_policy
 
@@ -162,6 +163,7 @@ def _deciders(fleet: Fleet) -> list[Decider]:
         residency = ResidencyTable.create(load.slot_count)
         sessions = SessionTable.create(SESSION_TABLE_BYTES, load.slot_count)
         learner = Learner.create(load.slot_count)
+        learner.listen(SignalTable.create(load.slot_count))
         found.append(Decider(load, prefix, learner, column, residency, sessions))
     return found
 

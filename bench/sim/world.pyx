@@ -27,7 +27,7 @@ from bench.sim.request cimport (
 from router.native.candidates cimport EXCLUDABLE_COUNT, candidate_set_t, multiply_fold, pick_request_t
 from router.native.decision cimport decision_charge, decision_end, decision_first_token
 from router.native.learner cimport (
-    learner_decoded, learner_expected_output, learner_joined, learner_output, learner_power,
+    learner_decoded, learner_expected_output, learner_joined, learner_output,
 )
 from router.native.loadtable cimport (
     ROW_COUNT, ROW_IN_FLIGHT, ROW_KV_TOKENS, ROW_PENDING, load_eject, load_observe_outcome, load_observe_ttft,
@@ -37,6 +37,9 @@ from router.native.pick cimport decider_t, pick_endpoint
 from router.native.prefix cimport prefix_forget
 from router.native.residency cimport residency_forget
 from router.native.session cimport session_forget
+from router.native.signals cimport (
+    SIGNAL_KV, SIGNAL_POWER, SIGNAL_RUNNING, SIGNAL_WAITING, SOURCE_POLL, signals_write,
+)
 
 cdef enum:
     ATTEMPTS_MAX = 3
@@ -371,14 +374,21 @@ cdef void _gossip(world_t* world, bint is_stale) noexcept nogil:
 
 
 cdef void _poll(world_t* world) noexcept nogil:
-    cdef uint32_t index, replica
-    cdef float share
+    cdef uint32_t index, replica, kind
+    cdef float told[4]                   # by signal_kind
+    cdef engine_t* engine
     for index in range(world.endpoint_count):
-        if world.endpoints[index].is_mute or world.endpoints[index].engine.health != ENGINE_UP:
+        engine = &world.endpoints[index].engine
+        if world.endpoints[index].is_mute or engine.health != ENGINE_UP:
             continue
-        share = POWER_IDLE_SHARE + POWER_KV_SHARE * <float>step_kv_usage(&world.endpoints[index].engine.step)
+        told[<int>SIGNAL_WAITING] = engine.step.waiting.count
+        told[<int>SIGNAL_RUNNING] = engine.step.running.count
+        told[<int>SIGNAL_KV] = <float>step_kv_usage(&engine.step)
+        told[<int>SIGNAL_POWER] = POWER_IDLE_SHARE + POWER_KV_SHARE * told[<int>SIGNAL_KV]
         for replica in range(world.replica_count):
-            learner_power(world.deciders[replica].learner, index, share, world.now_us)
+            for kind in range(4):
+                signals_write(world.deciders[replica].learner.signals, index, kind, told[kind], world.now_us,
+                              SOURCE_POLL, world.now_us)
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------

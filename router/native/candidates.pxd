@@ -56,6 +56,7 @@ cdef struct candidate_set_t:         # built aside from zeroes, then read-only (
     uint16_t* maglev                 # position by key, MAGLEV_ENTRIES; maglev only, else NULL
     float* load_s                    # load_s[count]: seconds that loading the model takes there; NULL: it is there
     uint32_t* models_max             # models_max[count]: held at once there; 0: the model takes no place. With load_s
+    uint32_t panic_count             # with so many ejected, ejections are ignored; 0: only with all of them
     double weight_total              # of all candidates; set by candidate_set_build_ring
     uint32_t turn                    # round robin's place
     uint32_t shape                   # found by the first pick: slots in a row, equal weights
@@ -84,8 +85,9 @@ cdef int candidate_set_reserve_loads(candidate_set_t* candidates) noexcept nogil
 cdef void candidate_set_free(candidate_set_t* candidates) noexcept nogil     # frees the arrays
 cdef uint32_t candidate_set_shape(candidate_set_t* candidates) noexcept nogil
 
-# CHECK_ bits that a pick must look at: 0 when nobody can be out. From two reads.
-cdef int candidate_checks(load_table_t* load, const pick_request_t* request) noexcept nogil
+# CHECK_ bits that a pick must look at: 0 when nobody can be out. From two reads, unless somebody is ejected.
+cdef int candidate_checks(
+    load_table_t* load, const candidate_set_t* candidates, const pick_request_t* request) noexcept nogil
 cdef bint is_eligible(
     load_table_t* load, const candidate_set_t* candidates, const pick_request_t* request, int checks, uint32_t position
 ) noexcept nogil

@@ -3,7 +3,7 @@
 A pick is made among eligible candidates: not excluded (tried by this exchange already) and not ejected. The usual case,
 nobody excluded or ejected, is known from two reads and checks nobody. When no candidate is eligible the pick is made
 once more among the ejected ones: with everything down, trying beats refusing (Envoy calls it panic), and the ejections
-may be of our own making.
+may be of our own making. A pool may have a share of its own from which on it panics.
 
 Invariant: a candidate set is built aside and never changes while requests use it, but for round robin's place and what
 the first pick finds of its shape. Neighbours: loadtable (counts, ejections), pick and the policy modules (which choose
@@ -101,11 +101,21 @@ cdef uint64_t hash_pair(uint64_t a, uint64_t b) noexcept nogil:
 
 # --- eligibility ----------------------------------------------------------------------------------------------------
 
-cdef int candidate_checks(load_table_t* load, const pick_request_t* request) noexcept nogil:
+cdef bint _is_panic(load_table_t* load, const candidate_set_t* candidates, uint64_t now_us) noexcept nogil:
+    cdef uint32_t position, ejected = 0
+    for position in range(candidates.count):
+        ejected += load_is_ejected(load, candidates.slots[position], now_us)
+    return ejected >= candidates.panic_count
+
+
+cdef int candidate_checks(
+    load_table_t* load, const candidate_set_t* candidates, const pick_request_t* request
+) noexcept nogil:
     cdef int checks = 0
     if request.excluded[0] | request.excluded[1] | request.excluded[2] | request.excluded[3]:
         checks |= CHECK_EXCLUDED
-    if request.now_us < load_ejections_end_us(load):
+    if request.now_us < load_ejections_end_us(load) \
+            and not (candidates.panic_count and _is_panic(load, candidates, request.now_us)):
         checks |= CHECK_EJECTED
     return checks
 
@@ -122,7 +132,7 @@ cdef bint is_eligible(
 cdef void candidates_refused(
     load_table_t* load, const candidate_set_t* candidates, const pick_request_t* request, float* refused
 ) noexcept nogil:
-    cdef int checks = candidate_checks(load, request)
+    cdef int checks = candidate_checks(load, candidates, request)
     cdef uint32_t position, left = 0
     if not checks:
         memset(refused, 0, candidates.count * sizeof(float))

@@ -60,6 +60,7 @@ cdef struct driver_t:
     # 0 all taken by the kernel, 1 the rest waits in `out`, -1 broken (eof will be told)
     send_fn send
     size_fn unsent                   # bytes the peer has not taken: those in `out` and those the kernel holds
+    size_fn round_trip_us            # as the kernel has measured it, of the handshake at first; 0: not known
     conn_fn pause_reading
     conn_fn resume_reading
     conn_fn close                    # what is in `out` is dropped

@@ -25,8 +25,9 @@ from router.native.conn cimport (
 )
 from router.native.sockets cimport (
     AF_UNIX, IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
-    SO_ERROR, SO_LINGER, SO_RCVBUF, SO_SNDBUF, TCP_NODELAY, accept4, connect, getsockopt, ioctl, linger, msghdr, recv,
-    sendmsg, setsockopt, shutdown, sockaddr, socket,
+    SO_ERROR, SO_LINGER, SO_RCVBUF, SO_SNDBUF, TCP_INFO, TCP_NODELAY, TFD_CLOEXEC, TFD_NONBLOCK, accept4, connect,
+    getsockopt, ioctl, itimerspec, linger, msghdr, recv, sendmsg, setsockopt, shutdown, sockaddr, socket, tcp_info,
+    timerfd_create, timerfd_settime,
 )
 from router.native.tls cimport (
     TLS_CLOSED, TLS_WANTS_READ, TLS_WANTS_WRITE, tls_begin, tls_end, tls_end_sending, tls_handshake, tls_has_pending,
@@ -44,13 +45,6 @@ cdef extern from "sys/epoll.h" nogil:
     int epoll_wait(int epoll_fd, epoll_event* events, int count, int timeout_ms)
     enum: EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
     enum: EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP
-
-cdef extern from "sys/timerfd.h" nogil:
-    struct itimerspec:
-        timespec it_value
-    int timerfd_create(int clock, int flags)
-    int timerfd_settime(int fd, int flags, const itimerspec* value, itimerspec* old)
-    enum: TFD_NONBLOCK, TFD_CLOEXEC
 
 cdef enum:
     TLS_RECORD_BYTES = 16384
@@ -111,6 +105,7 @@ cdef int driver_begin(epoll_driver_t* driver) noexcept nogil:
     driver.base.connect = driver_connect
     driver.base.send = driver_send
     driver.base.unsent = driver_unsent
+    driver.base.round_trip_us = driver_round_trip_us
     driver.base.pause_reading = driver_pause
     driver.base.resume_reading = driver_resume
     driver.base.close = driver_close
@@ -118,9 +113,7 @@ cdef int driver_begin(epoll_driver_t* driver) noexcept nogil:
     driver.base.close_when_sent = driver_close_when_sent
     driver.base.end_sending = driver_end_sending
     driver.base.now_us = monotonic_us()
-    if driver.epoll_fd < 0 or driver.stay_fd < 0 or driver.scratch == NULL or driver.record == NULL:
-        return -1
-    return 0
+    return -1 if driver.epoll_fd < 0 or driver.stay_fd < 0 or driver.scratch == NULL or driver.record == NULL else 0
 
 
 cdef void driver_end(epoll_driver_t* driver) noexcept nogil:
@@ -165,8 +158,7 @@ cdef int driver_connect(driver_t* base, conn_t* conn, const void* address, uint3
     cdef epoll_driver_t* driver = <epoll_driver_t*>base
     cdef epoll_event event
     cdef int family = (<const sockaddr*>address).sa_family
-    cdef int one = 1
-    cdef int kernel_bytes = UPSTREAM_KERNEL_BYTES
+    cdef int one = 1, kernel_bytes = UPSTREAM_KERNEL_BYTES
     cdef int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if fd < 0:
         return -1
@@ -195,6 +187,13 @@ cdef int driver_connect(driver_t* base, conn_t* conn, const void* address, uint3
         close(fd)
         return -1
     return 0
+
+
+cdef size_t driver_round_trip_us(const conn_t* conn) noexcept nogil:
+    # Between the kernels: a busy event loop, here or there, does not count. A Unix socket has none.
+    cdef tcp_info info
+    cdef uint32_t length = sizeof(info)
+    return info.tcpi_rtt if getsockopt(conn.fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 else 0
 
 
 cdef int hold(conn_t* conn, const uint8_t* data, size_t size) noexcept nogil:

@@ -22,6 +22,7 @@ cdef struct script_driver_t:
     driver_t base                    # first: a driver_t* is a script_driver_t*
     conn_t* closed
     unsigned int count
+    size_t round_trip_us
     script_conn_t conns[1024]        # SCRIPT_CONNS_MAX; conn.fd is the index
 
 cdef class ScriptDriver:

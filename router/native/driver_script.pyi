@@ -31,6 +31,9 @@ class ScriptDriver:
     def end(self, number: int, error: int = 0) -> None:
         """The peer has ended: 0 in order, else an errno."""
 
+    def set_round_trip(self, length_us: int) -> None:
+        """Of all connections from here on; 0: not known."""
+
     def set_window(self, number: int, size: int) -> None:
         """The peer takes `size` more bytes, -1 any number."""
 

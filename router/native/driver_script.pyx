@@ -148,6 +148,10 @@ cdef size_t script_unsent(const conn_t* conn) noexcept nogil:
     return buffer_size(&conn.out)
 
 
+cdef size_t script_round_trip_us(const conn_t* conn) noexcept nogil:
+    return (<script_driver_t*>conn.driver).round_trip_us
+
+
 cdef class ScriptDriver:
     """Connections by number; time in microseconds, set by `advance`."""
 
@@ -159,6 +163,7 @@ cdef class ScriptDriver:
         self.script.base.connect = script_connect
         self.script.base.send = script_send
         self.script.base.unsent = script_unsent
+        self.script.base.round_trip_us = script_round_trip_us
         self.script.base.pause_reading = script_pause
         self.script.base.resume_reading = script_resume
         self.script.base.close = script_close
@@ -227,6 +232,10 @@ cdef class ScriptDriver:
         if held.conn != NULL:
             self.script.base.on_eof(held.conn, error)
             self.settle()
+
+    def set_round_trip(self, size_t length_us):
+        """Of all connections from here on; 0: not known."""
+        self.script.round_trip_us = length_us
 
     def set_window(self, int number, long size):
         """The peer takes `size` more bytes (-1: any number) and what waits moves up."""

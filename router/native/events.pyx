@@ -28,6 +28,7 @@ from router.native.metrics cimport (
 from router.native.peer cimport peer_is_trusted, peer_text
 from router.native.pool cimport endpoint_t, pool_stale, upstream_t
 from router.native.relay cimport relay_end
+from router.native.signals cimport signals_round_trip
 from router.native.wheel cimport timer_node_t, wheel_next_due
 from router.native.path cimport advance, attempt_failed, relay, send_request, take_response
 from router.native.slab cimport slab_give, slab_take
@@ -68,6 +69,7 @@ cdef void on_accepted(driver_t* driver, conn_t* listener, int fd, const void* ad
 
 cdef void on_connected(conn_t* conn) noexcept nogil:
     cdef core_t* core = <core_t*>conn.driver.core
+    cdef size_t round_trip_us
     cdef exchange_t* x
     cdef downstream_t* down
     if conn.kind == CONN_DOWNSTREAM:
@@ -81,6 +83,9 @@ cdef void on_connected(conn_t* conn) noexcept nogil:
         return
     down = x.down
     load_readmit(core.load, x.endpoint.slot)
+    round_trip_us = core.driver.round_trip_us(conn)
+    if round_trip_us:
+        signals_round_trip(core.signals, x.endpoint.slot, <uint32_t>round_trip_us, core.driver.now_us)
     send_request(core, x)
     go_on(core, down)
 

@@ -12,6 +12,7 @@ from router.native.metrics cimport metrics_t
 from router.native.pick cimport decider_t
 from router.native.pool cimport endpoint_t, text_t, upstream_t
 from router.native.routes cimport route_t, snapshot_t, target_t
+from router.native.signals cimport signal_table_t
 from router.native.sse cimport sse_meter_t
 from router.native.wheel cimport timer_node_t, wheel_t
 
@@ -124,6 +125,7 @@ cdef struct core_t:                  # a worker's native state; its door is rout
     wheel_t wheel
     decider_t* decider
     load_table_t* load               # the decider's
+    signal_table_t* signals
     metrics_t metrics
     column_t explained               # decisions that were to be recorded
     uint64_t explain_threshold       # of 2^64: the share of requests that are recorded unasked

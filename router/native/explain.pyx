@@ -79,7 +79,7 @@ cdef text_t explain_reason_text(int reason) noexcept nogil:
 cdef uint32_t _eligible_count(
     const decider_t* decider, const candidate_set_t* candidates, const pick_request_t* request
 ) noexcept nogil:
-    cdef int checks = candidate_checks(decider.load, request)
+    cdef int checks = candidate_checks(decider.load, candidates, request)
     cdef uint32_t position, count = 0
     if not checks:
         return candidates.count

@@ -11,6 +11,7 @@ clamped when they come in; nothing read here is ever NaN.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from router.native.loadtable cimport charge_t, load_table_t
+from router.native.signals cimport SignalTable, others_t, signal_table_t
 
 cdef enum:
     CLASSES_MAX = 256
@@ -53,7 +54,8 @@ cdef struct learner_t:               # arrays by slot, 64-byte aligned; those fr
     float* theta2
     float* theta3_s
     float* sigma                     # standard deviation of ln(ttft / predicted)
-    float* bias_s                    # the way there: rtt
+    float* bias_s                    # the way there, and what others have queued there
+    float* others_s                  # the latter alone
     float* barrier                   # how near KV and power are to full: 0 below the knee, growing without bound
     float* error                     # share of attempts that failed lately
     float* ramp                      # 1 when warm, up to 10 just after joining
@@ -66,15 +68,14 @@ cdef struct learner_t:               # arrays by slot, 64-byte aligned; those fr
     float waited_mean_s
     float hit_ratio                  # of the prompt tokens sent lately, believed cached
     float pressure                   # share of queue in what picked requests wait for
+    signal_table_t* signals          # NULL: nobody tells anything
+    others_t* others                 # others[slot_count]
     void* shared                     # shared_t, in the segment
     size_t shared_bytes
 
 cdef void learner_set_figures(learner_t* learner, uint32_t slot, const engine_figures_t* figures) noexcept nogil
 # An endpoint has (re)joined: it starts slowly, and what was learnt of it alone is forgotten.
 cdef void learner_joined(learner_t* learner, uint32_t slot, uint64_t now_us) noexcept nogil
-# A measured signal: share of the power cap in use, 0-1; round trip. Clamped; ages out.
-cdef void learner_power(learner_t* learner, uint32_t slot, float share, uint64_t now_us) noexcept nogil
-cdef void learner_rtt(learner_t* learner, uint32_t slot, float rtt_s, uint64_t now_us) noexcept nogil
 # Recomputes the arrays when they are older than REFRESH_US.
 cdef void learner_refresh(learner_t* learner, load_table_t* load, uint64_t now_us) noexcept nogil
 # TTFT without residual and rtt, for one slot: what a charge's predicted_s is.
@@ -101,6 +102,7 @@ cdef uint32_t learner_prompt_tokens(learner_t* learner, uint64_t model_hash, uin
 
 cdef class Learner:
     cdef learner_t learner
+    cdef readonly SignalTable signals
     cdef object _mapping
     cdef void* _arrays
     cdef readonly int fd             # owned by the learner; pass it on, do not close it

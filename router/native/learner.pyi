@@ -3,6 +3,7 @@
 from typing import Protocol, TypedDict
 
 from router.native.loadtable import LoadTable
+from router.native.signals import SignalTable
 
 class EngineFigures(Protocol):
     """What the configuration says of one endpoint's engine; seconds, tokens, one currency."""
@@ -43,6 +44,7 @@ class LearnerView(TypedDict):
     theta: list[float]
     sigma: float
     bias_s: float
+    others_s: float
     barrier: float
     error: float
     ramp: float
@@ -64,15 +66,15 @@ class Learner:
 
         Raises: OSError; ValueError when it is no learner's, or one of another layout.
         """
+    signals: SignalTable | None
     @property
     def slot_count(self) -> int: ...
     def set_figures(self, slot: int, figures: EngineFigures) -> None:
         """This process's own copy; out-of-range values are clamped."""
     def joined(self, slot: int, now_us: int) -> None:
         """An endpoint is new here, or back: it starts slowly and nothing learnt of it alone counts."""
-    def power(self, slot: int, share: float, now_us: int) -> None:
-        """Share of the power cap in use, 0-1; counts for five seconds."""
-    def rtt(self, slot: int, rtt_s: float, now_us: int) -> None: ...
+    def listen(self, signals: SignalTable) -> None:
+        """Signals count from the next refresh on. Raises: ValueError when they have fewer slots."""
     def first_token(
         self, slot: int, ttft_s: float, now_us: int, *, queued_s: float, work_s: float, decoding: float = 0
     ) -> None:

@@ -7,17 +7,19 @@ to one machine now; it decays to none with RESIDUAL_TAU_S, so that an endpoint n
 
 Everything learnt is in one segment shared by the workers. A class is updated under a try-lock: who finds it taken skips
 his sample. Single words are replaced by compare-and-swap. Invariant: what comes in is clamped to finite bounds, so that
-nothing that a pick reads is NaN, infinite or negative. Neighbours: decision (feeds it), view and policies (read it).
+nothing that a pick reads is NaN, infinite or negative. Neighbours: decision (feeds it), signals (what others
+say of endpoints), view and policies (read it).
 """
 
 from libc.math cimport expf, fabs, logf, sqrtf
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from router.native.loadtable cimport (
     ROW_KV_TOKENS, LoadTable, charge_t, load_oldest, load_row, load_table_t, load_view, load_view_t,
 )
 from router.native.segment cimport Segment, segment_attach, segment_create
+from router.native.signals cimport SignalTable, others_t, signals_weigh, told_t
 
 cdef extern from "stdlib.h" nogil:
     void* aligned_alloc(size_t alignment, size_t size)
@@ -57,9 +59,9 @@ cdef extern from *:
 
 cdef enum:
     FEATURES = 4                     # [1, queued_s, work_s, decoding]
-    ARRAY_COUNT = 22
+    ARRAY_COUNT = 23
     ALIGNMENT = 64
-    LAYOUT_VERSION = 1
+    LAYOUT_VERSION = 2
     LOCK_STALE_US = 1000000          # a worker was killed inside an update
     OUTPUT_SAMPLES_MAX = 64          # a running mean covers about the last so many
     OUTPUT_DEFAULT_TOKENS = 256
@@ -74,6 +76,7 @@ cdef float RATIO_MAX = 20.0
 cdef float FIT_RATIO_MAX = 4.0       # beyond it the endpoint is off, not the class: for the residual alone
 cdef float RESIDUAL_WEIGHT = 0.15
 cdef float RESIDUAL_TAU_S = 20.0
+cdef float ERROR_TAU_S = 10.0        # the window of the load table's estimates
 cdef float OVERDUE_RATIO_MIN = 2.0   # an overdue first token is news from so many times its prediction on
 cdef float SIGMA_WEIGHT = 0.02
 cdef float Z_95 = 1.645              # of the normal distribution
@@ -82,7 +85,6 @@ cdef float PREDICTED_S_MIN = 0.001
 cdef float TTFT_S_MAX = 600.0
 cdef float KNEE = 0.8                # of KV or power in use, from where on the barrier grows
 cdef float FULL = 0.98
-cdef float POWER_STALE_S = 5.0
 cdef float RAMP_S = 30.0
 cdef float RAMP_SHARE_MIN = 0.1
 cdef float BYTES_PER_TOKEN = 4.0     # English prose in the tokenisers of today's models, JSON included
@@ -98,10 +100,8 @@ cdef struct class_t:
 cdef struct slot_t:                  # a cache line; words are (float32, stamp or count)
     uint64_t residual                # ln r, ms
     uint64_t step_residual
-    uint64_t power                   # share of the cap, ms
-    uint64_t rtt                     # seconds, ms
     uint64_t joined_ms
-    uint8_t padding[24]
+    uint8_t padding[40]
 
 cdef struct shared_t:
     uint64_t magic
@@ -177,14 +177,6 @@ cdef void learner_joined(learner_t* learner, uint32_t slot, uint64_t now_us) noe
     learner.refreshed_us = 0
 
 
-cdef void learner_power(learner_t* learner, uint32_t slot, float share, uint64_t now_us) noexcept nogil:
-    word_store(&_slot(learner, slot).power, word_pack(_clamp(share, 0.0, 1.0), _stamp_ms(now_us)))
-
-
-cdef void learner_rtt(learner_t* learner, uint32_t slot, float rtt_s, uint64_t now_us) noexcept nogil:
-    word_store(&_slot(learner, slot).rtt, word_pack(_clamp(rtt_s, 0.0, 60.0), _stamp_ms(now_us)))
-
-
 # --- the arrays that picks read --------------------------------------------------------------------------------------
 
 cdef inline float _barrier(float share) noexcept nogil:
@@ -211,7 +203,7 @@ cdef void _refresh_slot(learner_t* learner, load_table_t* load, uint32_t slot, u
     cdef engine_figures_t* figures = &learner.figures[slot]
     cdef class_t* engine_class = &_shared(learner).classes[figures.engine_class]
     cdef load_view_t view
-    cdef uint64_t word, joined_ms
+    cdef uint64_t joined_ms
     cdef float overdue, kv_tokens, streams
     cdef charge_t* oldest
     learner.theta0_s[slot] = <float>engine_class.theta[0]
@@ -231,22 +223,41 @@ cdef void _refresh_slot(learner_t* learner, load_table_t* load, uint32_t slot, u
         if overdue > OVERDUE_RATIO_MIN and overdue > learner.residual[slot]:
             learner.residual[slot] = min(overdue, RATIO_MAX)
     load_view(load, slot, &view)
-    learner.error[slot] = _clamp(view.error_ratio, 0.0, 1.0)
+    # Failures are forgotten where nothing is sent, too: who is avoided for them can show nothing better.
+    learner.error[slot] = _clamp(view.error_ratio, 0.0, 1.0) \
+        * expf(-_age_s(view.error_stamp_ms, now_us) / ERROR_TAU_S)
     load_row(load, ROW_KV_TOKENS, slot, 1, &kv_tokens)
     streams = <float>(view.in_flight - min(view.pending, view.in_flight)) + 1
     learner.share_s[slot] = learner.step_residual[slot] / streams * (
         max(learner.floor_s[slot], learner.base_s[slot] + learner.token_s[slot] * streams)
         + learner.context_s[slot] * kv_tokens)
     learner.barrier[slot] = _barrier(kv_tokens * learner.inverse_kv[slot])
-    word = word_load(&kept.power)
-    if word and _age_s(word, now_us) < POWER_STALE_S:
-        learner.barrier[slot] += _barrier(word_value(word))
-    word = word_load(&kept.rtt)
-    learner.bias_s[slot] = word_value(word) if word else figures.rtt_s
+    learner.bias_s[slot] = figures.rtt_s
+    if learner.signals != NULL:
+        _refresh_told(learner, slot, &view, now_us)
     joined_ms = word_load(&kept.joined_ms)
     learner.ramp[slot] = 1.0
     if joined_ms and now_us // 1000 - joined_ms < RAMP_S * 1000:
         learner.ramp[slot] = 1 / max(RAMP_SHARE_MIN, (now_us // 1000 - joined_ms) * <float>0.001 / RAMP_S)
+
+
+cdef inline void _refresh_told(
+    learner_t* learner, uint32_t slot, const load_view_t* view, uint64_t now_us
+) noexcept nogil:
+    # What others say only ever makes an endpoint look worse than this router's own accounts do; but for the distance.
+    cdef told_t told
+    cdef float work_s
+    signals_weigh(learner.signals, slot, <float>view.in_flight, <float>view.pending, &learner.others[slot], now_us,
+                  &told)
+    learner.barrier[slot] = max(learner.barrier[slot], told.kv_weight * _barrier(told.kv)) \
+        + told.power_weight * _barrier(told.power)
+    learner.error[slot] = max(learner.error[slot], told.sickness)
+    # The requests of others are taken to be like those that came here.
+    work_s = learner.token_s[slot] * max(learner.prompt_mean - learner.hit_mean, <float>0)
+    learner.others_s[slot] = _clamp(
+        learner.theta1[slot] * told.others_waiting * work_s + learner.theta3_s[slot] * told.others_running,
+        0.0, TTFT_S_MAX)
+    learner.bias_s[slot] = (learner.bias_s[slot] if told.rtt_s < 0 else told.rtt_s) + learner.others_s[slot]
 
 
 cdef float learner_predict(const learner_t* learner, uint32_t slot, float queued_s, float work_s, float decoding) \
@@ -282,7 +293,9 @@ cdef void learner_first_token(learner_t* learner, const charge_t* charge, float 
     cdef float predicted_s, measured_s, ratio, log_ratio, spread
     if not charge.predicted_s > 0:
         return
-    measured_s = _clamp(ttft_s - learner.bias_s[charge.slot], PREDICTED_S_MIN, TTFT_S_MAX)
+    # The way there is no fault of the engine; what others are said to have there now need not have been so at the pick.
+    measured_s = _clamp(ttft_s - learner.bias_s[charge.slot] + learner.others_s[charge.slot], PREDICTED_S_MIN,
+                        TTFT_S_MAX)
     predicted_s = learner_predict(learner, charge.slot, charge.queued_s, charge.work_s, charge.decoding)
     ratio = _clamp(measured_s / predicted_s, RATIO_MIN, RATIO_MAX)
     log_ratio = logf(ratio)
@@ -453,6 +466,7 @@ cdef class Learner:
         free(self._arrays)
         free(self.learner.known)
         free(self.learner.figures)
+        free(self.learner.others)
 
     @property
     def slot_count(self):
@@ -474,13 +488,11 @@ cdef class Learner:
         _check(self, slot)
         learner_joined(&self.learner, slot, now_us)
 
-    def power(self, uint32_t slot, float share, uint64_t now_us):
-        _check(self, slot)
-        learner_power(&self.learner, slot, share, now_us)
-
-    def rtt(self, uint32_t slot, float rtt_s, uint64_t now_us):
-        _check(self, slot)
-        learner_rtt(&self.learner, slot, rtt_s, now_us)
+    def listen(self, SignalTable signals not None):
+        if signals.table.slot_count < self.learner.slot_count:
+            raise ValueError(f"the signals must have {self.learner.slot_count} slots")
+        self.signals = signals
+        self.learner.signals = &signals.table
 
     def first_token(self, uint32_t slot, float ttft_s, uint64_t now_us, *, float queued_s, float work_s,
                     float decoding=0):
@@ -531,6 +543,7 @@ cdef class Learner:
         learner_refresh(&self.learner, &load.table if load is not None else NULL, now_us)
         return {
             "residual": self.learner.residual[slot], "step_residual": self.learner.step_residual[slot],
+            "others_s": self.learner.others_s[slot],
             "theta": [self.learner.theta0_s[slot], self.learner.theta1[slot], self.learner.theta2[slot],
                       self.learner.theta3_s[slot]],
             "sigma": self.learner.sigma[slot], "bias_s": self.learner.bias_s[slot],
@@ -561,7 +574,8 @@ cdef Learner _open(Segment segment):
     self._arrays = aligned_alloc(ALIGNMENT, ARRAY_COUNT * stride * sizeof(float))
     learner.known = <uint32_t*>aligned_alloc(ALIGNMENT, stride * sizeof(uint32_t))
     learner.figures = <engine_figures_t*>aligned_alloc(ALIGNMENT, stride * sizeof(engine_figures_t))
-    if self._arrays == NULL or learner.known == NULL or learner.figures == NULL:
+    learner.others = <others_t*>calloc(stride, sizeof(others_t))
+    if self._arrays == NULL or learner.known == NULL or learner.figures == NULL or learner.others == NULL:
         raise MemoryError
     base = <float*>self._arrays
     memset(base, 0, ARRAY_COUNT * stride * sizeof(float))
@@ -570,8 +584,8 @@ cdef Learner _open(Segment segment):
         &learner.token_s, &learner.pair_s, &learner.floor_s, &learner.base_s, &learner.context_s, &learner.inverse_kv,
         &learner.input_price, &learner.output_price, &learner.second_price, &learner.residual,
         &learner.step_residual, &learner.theta0_s, &learner.theta1, &learner.theta2, &learner.theta3_s,
-        &learner.sigma, &learner.bias_s, &learner.barrier, &learner.error, &learner.ramp, &learner.quantile,
-        &learner.share_s,
+        &learner.sigma, &learner.bias_s, &learner.others_s, &learner.barrier, &learner.error, &learner.ramp,
+        &learner.quantile, &learner.share_s,
     ]
     for index in range(ARRAY_COUNT):
         arrays[index][0] = base + index * stride

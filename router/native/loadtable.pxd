@@ -21,7 +21,8 @@ cdef struct load_view_t:             # a consistent enough reading of one slot
     uint64_t oldest_pending_us       # when it began, monotonic; 0: none pending
     float ttft_us                    # EWMA; 0 when never observed
     float itl_us
-    float error_ratio                # EWMA of failures
+    float error_ratio                # EWMA of failures, as of the last outcome
+    uint32_t error_stamp_ms          # when that came; wraps
     uint64_t attempts
     uint64_t ejected_until_us        # monotonic, may have passed; 0 when a success came since, or never ejected
 

@@ -14,8 +14,8 @@ Estimates are 64-bit words, (float32 value, uint32 stamp in ms), replaced by com
     w = 1 - exp(-max(now - stamp, 1 ms) / tau),   value += (sample - value) * w
 so the estimate covers the last tau or the last tau / 1 ms samples, whichever is less; the floor of 1 ms keeps samples
 that fall into one millisecond from counting for nothing. The first sample is the value. The error ratio starts at 0 and
-one outcome moves it by at most ERROR_WEIGHT_MAX, so that one failure after a quiet hour does not read as a dead
-endpoint.
+one failure raises it by at most ERROR_WEIGHT_MAX, so that one after a quiet hour does not read as a dead endpoint;
+what was before it is forgotten with its age all the same.
 """
 
 from libc.math cimport expm1f
@@ -95,11 +95,11 @@ cdef void _observe(uint64_t* word, float sample, float weight_max, uint64_t now_
             weight = weight_max
         else:
             weight = _weight(stamp_ms - <uint32_t>seen)
-            if weight > weight_max:
-                weight = weight_max
             if <uint32_t>(stamp_ms - <uint32_t>seen) > 0x7FFFFFFF:
                 stamp_ms = <uint32_t>seen                    # the stamp never goes back
-        if swap_u64(word, seen, pack_estimate(value + (sample - value) * weight, stamp_ms)):
+        # What was before is forgotten by its age; what one sample adds is bounded.
+        if swap_u64(word, seen, pack_estimate(
+                value + (sample * min(weight, weight_max) - value * weight), stamp_ms)):
             return
 
 
@@ -169,6 +169,7 @@ cdef void load_view(load_table_t* table, uint32_t slot, load_view_t* view) noexc
     view.ttft_us = estimate_value(load_u64(&shared.ttft))
     view.itl_us = estimate_value(load_u64(&shared.itl))
     view.error_ratio = estimate_value(load_u64(&shared.error))
+    view.error_stamp_ms = <uint32_t>load_u64(&shared.error)
     view.attempts = load_u64(&shared.attempts)
     view.ejected_until_us = load_u64(&shared.ejection) >> UNTIL_SHIFT
 

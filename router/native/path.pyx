@@ -38,9 +38,10 @@ from router.native.exchange cimport (
     exchange_drop_request, exchange_model, exchange_new, exchange_path, exchange_set_model, exchange_t,
 )
 from router.native.http1 cimport (
-    FIELD_CONTENT_ENCODING, FIELD_CONTENT_TYPE, FIELD_UPGRADE, HTTP1_OK, METHOD_CONNECT, METHOD_GET, METHOD_HEAD,
-    METHOD_TRACE, find_head_end, head_t, parse_request_head, parse_response_head, span_t,
+    FIELD_CONTENT_ENCODING, FIELD_CONTENT_TYPE, FIELD_ENDPOINT_LOAD_METRICS, FIELD_UPGRADE, HTTP1_OK, METHOD_CONNECT,
+    METHOD_GET, METHOD_HEAD, METHOD_TRACE, find_head_end, head_t, parse_request_head, parse_response_head, span_t,
 )
+from router.native.load_report cimport load_report_take
 from router.native.loadtable cimport load_eject, load_observe_outcome, load_readmit
 from router.native.metrics cimport (
     COUNT_PROTOCOL_ERRORS_DOWNSTREAM, COUNT_PROTOCOL_ERRORS_UPSTREAM, COUNT_RETRIES, COUNT_STALE_REPLACED,
@@ -338,6 +339,7 @@ cdef void on_response_head(core_t* core, exchange_t* x, const uint8_t* raw, head
                            size_t size) noexcept nogil:
     cdef int64_t framing = LENGTH_NONE
     cdef int64_t head_length
+    cdef span_t report
     cdef buffer_t held
     x.status = head.status
     x.state = EXCHANGE_RELAYING
@@ -349,6 +351,9 @@ cdef void on_response_head(core_t* core, exchange_t* x, const uint8_t* raw, head
         # answered before the body was whole: what is left of it is not worth reading
         x.flags |= X_CLOSE_DOWNSTREAM
     load_observe_outcome(core.load, x.endpoint.slot, head.status >= 500, core.driver.now_us)
+    if x.endpoint.load_report and head.known[FIELD_ENDPOINT_LOAD_METRICS] >= 0:
+        report = head.fields[head.known[FIELD_ENDPOINT_LOAD_METRICS]].value
+        load_report_take(core.signals, x.endpoint.slot, raw + report.offset, report.length, core.driver.now_us)
     if head.status < 500:
         load_readmit(core.load, x.endpoint.slot)
     else:

@@ -14,8 +14,11 @@ class CandidateSet:
         identities: Sequence[int] | None = None,
         points_per_weight: int = 0,
         maglev: bool = False,
+        panic_count: int = 0,
     ) -> None:
         """Candidates at these slots of a load table; with `points_per_weight` there is a ring, too.
+
+        With `panic_count` of them ejected, ejections are ignored; 0: only with all of them.
 
         Raises: ValueError when lengths differ or a weight is not above 0.
         """

@@ -56,7 +56,7 @@ cdef int pick_endpoint(
         if position >= 0:
             return position
         # Everybody is excluded, no score is a number, or there was nothing to weigh.
-    checks = candidate_checks(decider.load, request)
+    checks = candidate_checks(decider.load, candidates, request)
     position = _pick(decider, policy, candidates, request, checks)
     if position < 0 and checks & CHECK_EJECTED:
         position = _pick(decider, policy, candidates, request, checks & ~CHECK_EJECTED)
@@ -116,7 +116,8 @@ cdef int _pick_by_view(
 cdef class CandidateSet:
     """Candidates for tests and benches; the snapshot builds the same struct for requests."""
 
-    def __cinit__(self, slots, weights=None, identities=None, uint32_t points_per_weight=0, bint maglev=False):
+    def __cinit__(self, slots, weights=None, identities=None, uint32_t points_per_weight=0, bint maglev=False,
+                  uint32_t panic_count=0):
         cdef uint32_t count = len(slots)
         cdef uint32_t position
         if weights is None:
@@ -128,6 +129,7 @@ cdef class CandidateSet:
         if count and not min(weights) > 0:
             raise ValueError("weights must be above 0")
         self.candidates.count = count
+        self.candidates.panic_count = panic_count
         self.candidates.slots = <uint32_t*>calloc(count + 1, sizeof(uint32_t))
         self.candidates.weights = <float*>calloc(count + 1, sizeof(float))
         self.candidates.identities = <uint64_t*>calloc(count + 1, sizeof(uint64_t))

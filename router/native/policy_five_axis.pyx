@@ -397,10 +397,10 @@ cdef void five_axis_terms(
                           * learner.quantile[slot] - request.ttft_target_s) if request.ttft_target_s > 0 else 0.0
     cdef float weight = TARGET_TTFT_PERCENT * <float>0.01 if request.ttft_target_s > 0 else 1.0
     terms.prefill = min(work * learner.theta2[slot], ttft) * weight
-    terms.queue = ttft * weight - terms.prefill
+    terms.queue = (ttft + learner.others_s[slot]) * weight - terms.prefill
     terms.load = load * weight
     terms.residual = ttft * weight * (learner.residual[slot] - 1) + late * policy.knobs[KNOB_SLO_PENALTY]
-    terms.proximity = learner.bias_s[slot] * weight
+    terms.proximity = (learner.bias_s[slot] - learner.others_s[slot]) * weight
     terms.externality = harm + policy.knobs[KNOB_BETA] * _externality(learner) * work * view.in_flight[position] \
         * learner.ramp[slot]
     terms.decode = policy.knobs[KNOB_GAMMA] * output * step

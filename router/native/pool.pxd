@@ -8,6 +8,11 @@ cdef enum:
     ENDPOINT_ADDRESSES_MAX = 8
     ADDRESS_BYTES = 112              # sockaddr_in, _in6 and _un all fit
 
+cdef enum load_report_use:           # of the load reports that an engine adds to its answers; as in router/snapshot.py
+    LOAD_REPORT_UNTOUCHED = 0        # neither asked for nor read
+    LOAD_REPORT_READ = 1             # asked for, read, and taken out
+    LOAD_REPORT_SHOW = 2             # asked for, read, and passed on
+
 cdef struct text_t:                  # bytes owned by a snapshot or an Endpoint; not zero-terminated
     const uint8_t* data
     uint32_t length
@@ -29,6 +34,7 @@ cdef struct endpoint_t:
     text_t path_prefix               # put before every path; no trailing slash
     text_t key_line                  # "Authorization: Bearer ...\r\n", or empty
     uint8_t passes_client_key
+    uint8_t load_report              # load_report_use
     uint8_t is_retired               # left the configuration; no new attempt
     uint8_t address_count
     uint8_t address_turn             # where the next connect begins

@@ -99,6 +99,7 @@ cdef class Endpoint:
         self.endpoint.path_prefix = self.keep(tables.path_prefix.encode())
         self.endpoint.key_line = self.keep(tables.key_line.encode("latin-1"))
         self.endpoint.passes_client_key = tables.passes_client_key
+        self.endpoint.load_report = tables.load_report
         self.endpoint.in_flight_max = tables.in_flight_max
         self.endpoint.connections_max = tables.connections_max
         self.endpoint.idle_max = tables.idle_max

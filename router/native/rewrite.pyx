@@ -14,15 +14,15 @@ from router.native.exchange cimport (
 from router.native.explain cimport explain_reason_text
 from router.native.switching cimport switching_reason_text
 from router.native.http1 cimport (
-    FIELD_API_KEY, FIELD_AUTHORIZATION, FIELD_CONTENT_LENGTH, FIELD_EXPECT, FIELD_FORWARDED, FIELD_HOP_BY_HOP,
-    FIELD_HOST,
+    FIELD_API_KEY, FIELD_AUTHORIZATION, FIELD_CONTENT_LENGTH, FIELD_ENDPOINT_LOAD_METRICS, FIELD_EXPECT,
+    FIELD_FORWARDED, FIELD_HOP_BY_HOP, FIELD_HOST,
     FIELD_TRANSFER_ENCODING, FIELD_UPGRADE, FIELD_X_API_KEY, FIELD_X_FORWARDED_FOR, FIELD_X_FORWARDED_HOST,
     FIELD_X_FORWARDED_PROTO, FIELD_X_REQUEST_ID, METHOD_OPTIONS, TARGET_ABSOLUTE, TARGET_ASTERISK, field_t, head_t,
     span_t,
 )
 from router.native.http_date cimport HTTP_DATE_BYTES, write_http_date
 from router.native.octets cimport same_name
-from router.native.pool cimport endpoint_t, text_t
+from router.native.pool cimport LOAD_REPORT_READ, endpoint_t, text_t
 
 cdef enum:
     QUESTION = 63
@@ -90,6 +90,10 @@ cdef bint is_told_by_router(const uint8_t* buffer, const field_t* field) noexcep
     return field.name.length == 17 and same_name(buffer + field.name.offset, b"x-fairlead-reason", 17)
 
 
+cdef bint is_report_format(const uint8_t* buffer, const field_t* field) noexcept nogil:
+    return field.name.length == 28 and same_name(buffer + field.name.offset, b"endpoint-load-metrics-format", 28)
+
+
 cdef void put_forwarded(writer_t* out, const exchange_t* x, const uint8_t* buffer, const head_t* head) noexcept nogil:
     cdef uint32_t index
     put(out, b"X-Forwarded-For: ", 17)
@@ -147,6 +151,7 @@ cdef int64_t compose_request_head(core_t* core, const exchange_t* x, const uint8
     cdef const field_t* field
     cdef uint32_t index
     cdef uint8_t id
+    cdef bint asks = False               # the client, for a load report, in a format of its own
     out.bytes = core.compose
     out.length = 0
     out.limit = COMPOSE_BYTES
@@ -167,7 +172,13 @@ cdef int64_t compose_request_head(core_t* core, const exchange_t* x, const uint8
             continue
         if not endpoint.passes_client_key and is_client_key(buffer, field):
             continue
+        if endpoint.load_report and is_report_format(buffer, field):
+            if endpoint.load_report == LOAD_REPORT_READ:
+                continue
+            asks = True
         put_field(&out, buffer, field)
+    if endpoint.load_report and not asks:
+        put(&out, b"endpoint-load-metrics-format: TEXT\r\n", 36)
     put_text(&out, endpoint.key_line)
     put_via(&out, head)
     put_forwarded(&out, x, buffer, head)
@@ -215,6 +226,8 @@ cdef int64_t compose_response_head(core_t* core, const exchange_t* x, const uint
                 or field.id == FIELD_X_REQUEST_ID:
             continue
         if x.route.exposes_endpoint and is_told_by_router(buffer, field):
+            continue
+        if field.id == FIELD_ENDPOINT_LOAD_METRICS and x.endpoint.load_report == LOAD_REPORT_READ:
             continue
         if field.name.length == 4 and same_name(buffer + field.name.offset, b"date", 4):
             has_date = True

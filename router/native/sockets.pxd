@@ -1,6 +1,7 @@
 """The socket calls of Linux as the epoll driver makes them: declarations only."""
 
 from libc.stdint cimport uint32_t
+from posix.time cimport timespec
 from posix.uio cimport iovec
 
 cdef extern from "sys/socket.h" nogil:
@@ -29,8 +30,17 @@ cdef extern from "sys/ioctl.h" nogil:
 cdef extern from "linux/sockios.h" nogil:
     enum: SIOCOUTQ
 
+cdef extern from "sys/timerfd.h" nogil:
+    struct itimerspec:
+        timespec it_value
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec* value, itimerspec* old)
+    enum: TFD_NONBLOCK, TFD_CLOEXEC
+
 cdef extern from "netinet/in.h" nogil:
     enum: IPPROTO_TCP
 
 cdef extern from "netinet/tcp.h" nogil:
-    enum: TCP_NODELAY
+    struct tcp_info:
+        uint32_t tcpi_rtt            # us
+    enum: TCP_NODELAY, TCP_INFO

@@ -209,6 +209,14 @@ class Engine(StrEnum):
     OTHER = "other"
 
 
+class LoadReport(StrEnum):
+    """What is done about the load reports that an engine can add to its answers (ORCA)."""
+
+    UNTOUCHED = "untouched"
+    READ = "read"
+    SHOW = "show"
+
+
 EngineClass = StrEnum("EngineClass", [(name, name) for name in CLASSES])  # type: ignore[misc]
 EngineClass.__doc__ = "Model size and machine of an engine whose figures are known."
 
@@ -304,6 +312,13 @@ class Endpoint(_Section, frozen=True, kw_only=True):
         ),
     ] = field(default_factory=dict)
     engine: Annotated[Engine, Meta(description="The software there.")] = Engine.OTHER
+    load_report: Annotated[
+        LoadReport,
+        Meta(
+            description="Load reports in its answers (`endpoint-load-metrics`, of vLLM and Triton). "
+            "`read`: asked for, weighed, and taken out; `show`: asked for, weighed, and passed on."
+        ),
+    ] = LoadReport.UNTOUCHED
     region: Annotated[str, Meta(max_length=limits.NAME_BYTES_MAX, description="Region, for locality.")] = ""
     zone: Annotated[str, Meta(max_length=limits.NAME_BYTES_MAX, description="Zone within the region.")] = ""
     labels: Annotated[
@@ -369,6 +384,20 @@ class Endpoint(_Section, frozen=True, kw_only=True):
             force_setattr(self, "name", name)
 
 
+class Health(_Section, frozen=True, kw_only=True):
+    """When endpoints of a pool are passed over."""
+
+    ejected_ratio_max: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="With more than this share of the endpoints for a model ejected, ejections are "
+            "ignored; 1: only with all of them.",
+        ),
+    ] = 1.0
+
+
 class Pool(_Section, frozen=True, kw_only=True):
     """Endpoints that stand in for each other."""
 
@@ -378,6 +407,9 @@ class Pool(_Section, frozen=True, kw_only=True):
     ]
     policy: Annotated[Policy, Meta(description="How one of them is picked.")] = field(
         default_factory=FiveAxis
+    )
+    health: Annotated[Health, Meta(description="When endpoints are passed over.")] = field(
+        default_factory=Health
     )
     default: Annotated[
         bool,

@@ -309,6 +309,15 @@ def test_fast_errors_do_not_draw_the_load() -> None:
     assert share(outcome, within) == 0
 
 
+def test_an_endpoint_that_failed_is_tried_again_by_itself_and_gets_its_share_back() -> None:
+    trace = trace_of(poisson(16, 2880), 1500, 60)
+    fault = Fault(FaultKind.ERRORS, 0, 20.0, 60.0)
+    outcome = simulate(trace, fleet_of({"class": "8b-a100", "count": 4}), "five_axis", faults=[fault])
+    arrival_s = outcome.arrival_us / 1e6
+    assert share(outcome, (arrival_s > 25) & (arrival_s < 60)) == 0
+    assert share(outcome, arrival_s > 150) > 0.2
+
+
 def test_a_drained_endpoint_gets_nothing_and_comes_back_cold() -> None:
     outcome, within = run_with(Fault(FaultKind.REJOIN, 0, 40.0, 80.0))
     assert share(outcome, within) == 0

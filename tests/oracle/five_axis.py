@@ -57,6 +57,7 @@ class Candidate:
     step_residual: float
     sigma: float
     bias_s: float
+    others_s: float  # of this, for explaining it
     barrier: float
     error: float
     ramp: float

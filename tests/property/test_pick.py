@@ -23,7 +23,7 @@ RANDOMS = [Policy.RANDOM, Policy.WEIGHTED]
 KEYED = [Policy.RENDEZVOUS, Policy.RING, Policy.BOUNDED_RING, Policy.MAGLEV]
 
 
-def build(candidates: list[Candidate]) -> tuple[CandidateSet, LoadTable]:
+def build(candidates: list[Candidate], panic_count: int = 0) -> tuple[CandidateSet, LoadTable]:
     """The same candidates natively; slots are not the positions, so that mixing them up shows."""
     count = len(candidates)
     table = LoadTable.create(2 * count + 1, 3)
@@ -35,7 +35,7 @@ def build(candidates: list[Candidate]) -> tuple[CandidateSet, LoadTable]:
             table.eject(slot, NOW_US, 1_000, 1_000)
     weights = [candidate.weight for candidate in candidates]
     identities = [candidate.identity for candidate in candidates]
-    return CandidateSet(slots, weights, identities, POINTS, maglev=True), table
+    return CandidateSet(slots, weights, identities, POINTS, maglev=True, panic_count=panic_count), table
 
 
 def answer(candidates: list[Candidate], policy: Policy, request: Request) -> int:
@@ -100,6 +100,17 @@ def test_round_robin_equals_the_oracle(situation: tuple[list[Candidate], Request
         expected = oracle.round_robin(candidates, request, turn)
         assert ask(native, table, Policy.ROUND_ROBIN, request) == expected
         turn = expected + 1
+
+
+@given(situations(), st.sampled_from(Policy), st.integers(1, 41))
+def test_with_so_many_ejected_that_it_is_panic_nobody_counts_as_ejected(
+    situation: tuple[list[Candidate], Request], policy: Policy, panic_count: int
+) -> None:
+    candidates, request = situation
+    is_panic = sum(candidate.is_ejected for candidate in candidates) >= panic_count
+    believed = [replace(one, is_ejected=False) for one in candidates] if is_panic else candidates
+    native, table = build(candidates, panic_count)
+    assert ask(native, table, policy, request) == answer(believed, policy, request)
 
 
 @given(situations())

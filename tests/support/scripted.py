@@ -17,20 +17,28 @@ from router.dispatch import Dispatcher
 from router.native.driver_script import ScriptDriver
 from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
+from router.native.signals import SignalTable
 from router.snapshot import CoreOptions, build_tables, route_names
 
 
 class Scripted:
     """A core over scripted connections, with `endpoint_count` endpoints on ports 9000, 9001, ..."""
 
-    def __init__(self, endpoint_count: int = 2, policy: dict[str, Any] | None = None, **config: Any) -> None:
+    def __init__(
+        self,
+        endpoint_count: int = 2,
+        policy: dict[str, Any] | None = None,
+        endpoint: dict[str, Any] | None = None,
+        **config: Any,
+    ) -> None:
         text = msgspec.json.encode(
             {
                 "pools": [
                     {
                         "name": "main",
                         "endpoints": [
-                            {"url": f"http://127.0.0.1:{9000 + index}"} for index in range(endpoint_count)
+                            {"url": f"http://127.0.0.1:{9000 + index}", **(endpoint or {})}
+                            for index in range(endpoint_count)
                         ],
                         **({} if policy is None else {"policy": policy}),
                     }
@@ -42,6 +50,7 @@ class Scripted:
         self.config = parse_config(text, "scripted.json")
         self.load = LoadTable.create(16, 2)
         self.metrics = MetricsTable.create(2, 16, 16)
+        self.signals = SignalTable.create(16)
         self.driver = ScriptDriver()
         self.handed_over: list[bytes] = []
         self.logged: list[dict[str, Any]] = []
@@ -51,6 +60,7 @@ class Scripted:
             column=0,
             hooks=Dispatcher(lambda _fd, received, _tls, _peer: self.handed_over.append(received)),
             options=msgspec.structs.replace(CoreOptions.of(self.config), seed=1),
+            signals=self.signals,
             driver=self.driver,
         )
         names = [endpoint.name for pool in self.config.pools for endpoint in pool.endpoints]

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from router.native.learner import Learner
-from router.native.loadtable import LoadTable
 from tests.support.figures import Figures
 
 SECOND_US = 1_000_000
@@ -134,16 +133,6 @@ def test_a_new_endpoint_starts_slowly_and_afresh() -> None:
     assert learner.view(0, 10 * SECOND_US + 1)["residual"] == 1
 
 
-def test_power_near_its_cap_raises_a_barrier_that_ages_out() -> None:
-    learner = made(ENGINE)
-    load = LoadTable.create(1, 1)
-    learner.power(0, 0.79, 0)
-    assert learner.view(0, 1000, load)["barrier"] == 0
-    learner.power(0, 0.9, 2000)
-    assert learner.view(0, 3000, load)["barrier"] == pytest.approx(0.9 / 0.1 - 0.8 / 0.2, rel=1e-4)
-    assert learner.view(0, 6 * SECOND_US, load)["barrier"] == 0
-
-
 def test_workers_share_what_they_learn() -> None:
     learner = made(ENGINE)
     fd = os.dup(learner.fd)
@@ -176,8 +165,6 @@ def test_nothing_that_comes_in_makes_a_prediction_nan(
         learner.first_token(0, ttft_s, now_us, queued_s=queued_s, work_s=work_s, decoding=decoding)
         learner.failed(0, ttft_s, queued_s, now_us, work_s=work_s)
         learner.decoded(0, ttft_s, queued_s, work_s, 3, now_us)
-        learner.power(0, ttft_s, now_us)
-        learner.rtt(0, queued_s, now_us)
         learner.set_figures(0, Figures(token_s=ttft_s, pair_s=queued_s, floor_s=work_s, rtt_s=decoding))
     learner.set_figures(0, ENGINE)
     view = learner.view(0, 2**40)

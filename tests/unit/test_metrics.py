@@ -7,6 +7,7 @@ from router.errors import OUTCOMES, Cause, outcome_labels
 from router.metrics import TTFT_BUCKETS_S, Facts, render
 from router.native.loadtable import LoadTable
 from router.native.metrics import COUNTER_NAMES, HISTOGRAM_KINDS, NO_INDEX, MetricsTable
+from router.native.signals import SignalTable
 
 NUMBERS = {name: number for number, name in COUNTER_NAMES.items()}
 NOW_US = 7_000_000
@@ -23,7 +24,7 @@ def load() -> LoadTable:
     return LoadTable.create(16, 3)
 
 
-def samples(metrics: MetricsTable, load: LoadTable) -> Samples:
+def samples(metrics: MetricsTable, load: LoadTable, signals: SignalTable | None = None) -> Samples:
     facts = Facts(
         routes=["chat", "embed"],
         endpoints=["gpu-a", 'gpu-"b"'],
@@ -32,7 +33,8 @@ def samples(metrics: MetricsTable, load: LoadTable) -> Samples:
         build_version="1.2.3",
     )
     found: Samples = {}
-    for family in text_string_to_metric_families(render(metrics, load, facts).decode()):
+    page = render(metrics, load, signals or SignalTable.create(16), facts)
+    for family in text_string_to_metric_families(page.decode()):
         for sample in family.samples:
             key = (sample.name, frozenset(sample.labels.items()))
             assert key not in found, f"{key} is there twice"
@@ -127,3 +129,15 @@ def test_the_build_and_the_configuration_in_force_are_named(metrics: MetricsTabl
     page = samples(metrics, load)
     assert value(page, "fairlead_build_info", version="1.2.3") == 1
     assert value(page, "fairlead_config_version") == 3
+
+
+def test_signals_show_their_value_their_age_and_what_was_not_taken(
+    metrics: MetricsTable, load: LoadTable
+) -> None:
+    signals = SignalTable.create(16)
+    signals.push([(1, "kv", 0.5, NOW_US - 250_000, "header"), (1, "kv", -1, NOW_US, "header")], NOW_US)
+    page = samples(metrics, load, signals)
+    assert value(page, "fairlead_endpoint_signal", endpoint='gpu-"b"', signal="kv") == 0.5
+    assert value(page, "fairlead_endpoint_signal_age_seconds", endpoint='gpu-"b"', signal="kv") == 0.25
+    assert value(page, "fairlead_signals_rejected_total", source="header", reason="negative") == 1
+    assert value(page, "fairlead_signals_rejected_total", source="poll", reason="negative") == 0

@@ -9,6 +9,7 @@ from router.errors import OUTCOMES, Cause, outcome_labels
 from router.metrics import Facts, describe_metrics, render
 from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
+from router.native.signals import SignalTable
 from router.reference import PAGES, errors_page, metrics_page
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
@@ -33,7 +34,7 @@ def test_every_code_a_client_can_see_has_its_message() -> None:
 
 def test_every_metric_that_is_scraped_is_described_and_the_reverse() -> None:
     facts = Facts(routes=("r",), endpoints=("e",), now_us=0)
-    text = render(MetricsTable.create(1, 1, 1), LoadTable.create(1, 1), facts).decode()
+    text = render(MetricsTable.create(1, 1, 1), LoadTable.create(1, 1), SignalTable.create(1), facts).decode()
     scraped = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
     assert scraped == {name for name, _kind, _labels, _text in describe_metrics()}
     assert not [name for name in scraped if f"`{name}`" not in metrics_page()]

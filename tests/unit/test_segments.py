@@ -10,6 +10,7 @@ from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
 from router.native.prefix import PrefixTable
 from router.native.session import SessionTable
+from router.native.signals import SignalTable
 
 
 class Table(Protocol):
@@ -24,6 +25,7 @@ TABLES: dict[str, tuple[Callable[[], Table], Callable[[int], Table]]] = {
     "metrics": (lambda: MetricsTable.create(2, 4, 4), MetricsTable.attach),
     "prefix": (lambda: PrefixTable.create(1 << 20, 32), PrefixTable.attach),
     "sessions": (lambda: SessionTable.create(1 << 16, 32), SessionTable.attach),
+    "signals": (lambda: SignalTable.create(16), SignalTable.attach),
 }
 pytestmark = pytest.mark.parametrize(("create", "attach"), TABLES.values(), ids=TABLES)
 LAYOUT_PLACE = 8

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 
+import pytest
+
 from router.config import parse_config
 from router.schema.engines import EngineFigures, figures_of
 from router.shared_state import SharedState
@@ -40,3 +42,16 @@ def test_an_endpoint_that_comes_back_starts_slowly_too() -> None:
     slots = assigned(state, "a", "b")
     assert ramp(state, slots["a"]) == 1
     assert ramp(state, slots["b"]) > 5
+
+
+def test_signals_are_told_by_endpoint_and_a_slot_that_changes_hands_forgets_them() -> None:
+    state = SharedState.create(1)
+    slots = assigned(state, "a", "b")
+    now_us = time.monotonic_ns() // 1000
+    told = [("a", "kv", 0.5, now_us), ("gone", "kv", 0.5, now_us), ("b", "power", -1.0, now_us)]
+    assert state.tell(told, "control") == ["taken", "negative"]
+    assert state.tables.signals.read(slots["a"], now_us)["kv"][::2] == (0.5, "control")
+    with pytest.raises(ValueError, match="no signal 'mood'; there are waiting"):
+        state.tell([("a", "mood", 0.5, now_us)], "control")
+    state.tables.signals.forget(slots["a"])
+    assert state.tables.signals.read(slots["a"], now_us) == {}
