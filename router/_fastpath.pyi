@@ -31,8 +31,8 @@ class Core:
     """The native half of one worker. One thread uses it.
 
     `options` is a router.snapshot.CoreOptions; `driver` replaces the epoll driver in tests. A core that is
-    given no prefix table, learner, ring, residency, session or signal table makes its own and shares them with
-    nobody. Raises: ValueError for a network that is none, MemoryError.
+    given no prefix table, learner, ring, residency, session or signal table makes its own and shares them
+    with nobody. Raises: ValueError for a network that is none, MemoryError.
     """
 
     hooks: Hooks

@@ -27,8 +27,8 @@ from router.errors import NOBODY, UNKNOWN, outcome_labels
 from router.native.histogram import Histogram
 from router.native.loadtable import LoadTable
 from router.native.metrics import HISTOGRAM_KINDS, NO_INDEX, MetricsTable
-from router.native.switching import SWITCH_REASONS
 from router.native.signals import SignalTable
+from router.native.switching import SWITCH_REASONS
 
 # In seconds, 1-2.5-5 a decade like the engines' own histograms, so that both fit one graph: from a cached
 # prompt on an idle engine to a client's usual patience.
