@@ -59,6 +59,16 @@ cdef struct load_table_t:            # process-local view of the shared segment
     void* shared                     # load_slot_t[slot_count], two cache lines each
     load_queue_t* queues             # queues[column * slot_count + slot], of the columns this process charges
 
+cdef struct load_read_t:             # arrays of `count` elements up to the next multiple of 16, all of which are written
+    float* in_flight
+    float* pending
+    float* decoding                  # in_flight - pending
+    float* queued_tokens
+    float* queued_s                  # the queued work less the progress
+    float* kv_tokens
+    float* progress_us               # how much of the oldest pending charge its engine has had time for by now: since
+                                     # that began or the last first token came, the later; at most all its work
+
 cdef struct load_header_t:           # the first page of the segment
     uint64_t magic
     uint32_t layout_version
@@ -113,10 +123,9 @@ cdef uint64_t load_head(load_table_t* table, uint32_t slot, uint32_t* work_ticks
 cdef charge_t* load_oldest(load_table_t* table, uint32_t slot) noexcept nogil
 # The latest first token at the slot by any worker: since then its engine has worked on the head of its queue.
 cdef uint64_t load_last_first_token_us(load_table_t* table, uint32_t slot) noexcept nogil
-# progress_us[i]: how much of the oldest pending charge of slots[i] (of slot + i when `slots` is NULL) its engine has
-# had time for by now: since that charge began or the last first token came, whichever is later; at most all its work.
-cdef void load_progress(
-    load_table_t* table, const uint32_t* slots, uint32_t slot, uint32_t count, uint64_t now_us, float* progress_us
+# All that a pick reads of slots[i], or of slot + i when `slots` is NULL.
+cdef void load_read(
+    load_table_t* table, const uint32_t* slots, uint32_t slot, uint32_t count, uint64_t now_us, load_read_t* read
 ) noexcept nogil
 # Another replica's account, taken as its column; `cells` is ROW_COUNT values of one slot.
 cdef void load_set_remote(load_table_t* table, uint32_t column, uint32_t slot, const uint32_t* cells) noexcept nogil

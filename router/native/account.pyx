@@ -7,63 +7,157 @@ back without having been given is counted as an underflow and never goes below z
 the door for Python), decision (when to charge), view (what picks read).
 """
 
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from router.native.atomic cimport add_u64, load_u32, load_u64, lowest_bit, or_u64, store_u32, store_u64
+from router.native.wide cimport FL_WIDE  # no-cython-lint: used in C
 
 cdef extern from * nogil:
     """
     #include <stdint.h>
     /* Loops over endpoints that must vectorise: no branches, nothing overlaps. */
-    static void fl_add(uint32_t* __restrict sums, const uint32_t* __restrict cells, uint32_t count) {
+    FL_WIDE static void fl_add(uint32_t* __restrict sums, const uint32_t* __restrict cells, uint32_t count) {
         for (uint32_t i = 0; i < count; i++) sums[i] += cells[i];
     }
     /* In place. By way of int32, whose conversion is one instruction; no sum comes near 2^31 (6 hours of work in ticks
        of 10 us, 2 G tokens), and one that does stays there. */
-    static void fl_to_float(uint32_t* sums, uint32_t count) {
+    FL_WIDE static void fl_to_float(uint32_t* sums, uint32_t count) {
         float* floats = (float*) sums;
         for (uint32_t i = 0; i < count; i++) {
             uint32_t sum = sums[i] < 0x7FFFFFFFu ? sums[i] : 0x7FFFFFFFu;
             floats[i] = (float) (int32_t) sum;
         }
     }
-    /* The oldest charge over columns and its work. Times are taken by their lower 32 bits: ages above 35 minutes read
-       as none, which loses the progress of one prompt. */
-    static void fl_heads(const uint64_t* __restrict begun_us, const uint32_t* __restrict work, uint32_t now,
-                         int32_t* __restrict ages_us, int32_t* __restrict head_ticks, uint32_t count) {
-        for (uint32_t i = 0; i < count; i++) {
-            uint32_t begun = (uint32_t) begun_us[i];
-            int32_t ticks = (int32_t) work[i], before = ages_us[i], kept = head_ticks[i];
-            int32_t age = (int32_t) (now - begun);
-            age = age > 0 ? age : 0;
-            age = begun ? age : -1;
-            head_ticks[i] = age > before ? ticks : kept;
-            ages_us[i] = age > before ? age : before;
-        }
+    /* What a pick reads, block by block so that sums stay in the first cache. Every loop is written so that gcc sees no
+       branch in it (it makes one of a clamp before a conversion). Times are taken by their lower 32 bits: ages above 35
+       minutes read as none, which loses the progress of one prompt. Rows are read one after the other, so a charge may
+       have come between: nothing goes below zero. */
+    #define FL_BLOCK 64
+    #define FL_ROWS 6
+    typedef struct {
+        const uint32_t* cells[256];              /* COLUMN_COUNT_MAX; of each active column, at slot 0 */
+        const uint64_t* begun_us[256];
+        const uint64_t* last_us;
+        uint32_t columns;
+        size_t stride;                           /* of cells between rows */
+    } fl_columns_t;
+    typedef struct {
+        const uint32_t* rows[FL_ROWS];
+        const uint64_t* begun_us;
+        uint32_t gathered[FL_ROWS][FL_BLOCK];
+        uint64_t gathered_begun_us[FL_BLOCK];
+    } fl_column_t;
+    static inline float fl_sum_to_float(uint32_t sum) {
+        return (float) (int32_t) ((sum | (0u - (sum >> 31))) & 0x7FFFFFFFu);
     }
-    static void fl_progress(const uint64_t* __restrict last_us, const int32_t* __restrict ages_us,
-                            const int32_t* __restrict head_ticks, uint32_t now, int32_t tick_us,
-                            float* __restrict progress_us, uint32_t count) {
+    static inline float fl_not_below_zero(float value) { return value > 0.0f ? value : 0.0f; }
+    static inline int32_t fl_age(uint32_t begun, uint32_t now) {
+        int32_t age = (int32_t) (now - begun);
+        age = age > 0 ? age : 0;
+        return begun ? age : -1;
+    }
+    /* A column's part of a block: where it lies, or, of slots that are not in a row, a copy. */
+    static inline void fl_column(const fl_columns_t* table, uint32_t column, const uint32_t* slots, uint32_t first,
+                                 uint32_t count, fl_column_t* at) {
+        const uint32_t* cells = table->cells[column];
+        at->begun_us = table->begun_us[column] + first;
+        for (int row = 0; row < FL_ROWS; row++)
+            at->rows[row] = cells + row * table->stride + first;
+        if (!slots) return;
         for (uint32_t i = 0; i < count; i++) {
-            uint32_t last = (uint32_t) last_us[i];
-            int32_t since = (int32_t) (now - last), age = ages_us[i], most = head_ticks[i] * tick_us;
-            since = (since >= 0) & (last != 0) ? since : INT32_MAX;
-            since = age < since ? age : since;
-            since = since < most ? since : most;
-            since = since > 0 ? since : 0;
-            progress_us[i] = (float) since;
+            for (int row = 0; row < FL_ROWS; row++)
+                at->gathered[row][i] = cells[row * table->stride + slots[i]];
+            at->gathered_begun_us[i] = table->begun_us[column][slots[i]];
+        }
+        at->begun_us = at->gathered_begun_us;
+        for (int row = 0; row < FL_ROWS; row++)
+            at->rows[row] = at->gathered[row];
+    }
+    FL_WIDE static void fl_read(const fl_columns_t* table, const uint32_t* all_slots, uint32_t first, uint32_t all,
+                                uint32_t now, int32_t tick_us, float tick_s, float* const* arrays) {
+        for (uint32_t start = 0; start < all; start += FL_BLOCK) {
+            uint32_t count = all - start < FL_BLOCK ? all - start : FL_BLOCK, size = (count + 15) & ~15u;
+            const uint32_t* slots = all_slots ? all_slots + start : 0;
+            uint32_t sums[FL_ROWS - 1][FL_BLOCK];
+            int32_t ages[FL_BLOCK], ticks[FL_BLOCK];
+            uint64_t gathered_last_us[FL_BLOCK];
+            const uint64_t* last_us = table->last_us + first + start;
+            fl_column_t total, column;
+            fl_column(table, 0, slots, first + start, count, &total);
+            #pragma GCC ivdep
+            for (uint32_t i = 0; i < size; i++) {
+                int32_t age = fl_age((uint32_t) total.begun_us[i], now), work = (int32_t) total.rows[5][i];
+                ages[i] = age;
+                ticks[i] = age >= 0 ? work : 0;
+            }
+            for (uint32_t index = 1; index < table->columns; index++) {
+                fl_column(table, index, slots, first + start, count, &column);
+                for (int row = 0; row < FL_ROWS - 1; row++) {
+                    const uint32_t *before = total.rows[row], *cells = column.rows[row];
+                    uint32_t* sum = sums[row];
+                    #pragma GCC ivdep
+                    for (uint32_t i = 0; i < size; i++)
+                        sum[i] = before[i] + cells[i];
+                    total.rows[row] = sum;
+                }
+                #pragma GCC ivdep
+                for (uint32_t i = 0; i < size; i++) {
+                    int32_t before = ages[i], kept = ticks[i], work = (int32_t) column.rows[5][i];
+                    int32_t age = fl_age((uint32_t) column.begun_us[i], now);
+                    ticks[i] = age > before ? work : kept;
+                    ages[i] = age > before ? age : before;
+                }
+            }
+            if (slots) {
+                for (uint32_t i = 0; i < count; i++)
+                    gathered_last_us[i] = table->last_us[slots[i]];
+                last_us = gathered_last_us;
+            }
+            float *in_flight = arrays[0] + start, *pending = arrays[1] + start, *decoding = arrays[2] + start;
+            float *queued_tokens = arrays[3] + start, *queued_s = arrays[4] + start, *kv_tokens = arrays[5] + start;
+            float* progress_us = arrays[6] + start;
+            const uint32_t *flights = total.rows[0], *pendings = total.rows[1], *queued = total.rows[2];
+            const uint32_t *work = total.rows[3], *kv = total.rows[4];
+            #pragma GCC ivdep
+            for (uint32_t i = 0; i < size; i++) {
+                uint32_t last = (uint32_t) last_us[i];
+                int32_t since = (int32_t) (now - last), age = ages[i], most = ticks[i] * tick_us;
+                since = (since >= 0) & (last != 0) ? since : INT32_MAX;
+                since = age < since ? age : since;
+                since = since < most ? since : most;
+                ages[i] = since > 0 ? since : 0;
+            }
+            #pragma GCC ivdep
+            for (uint32_t i = 0; i < size; i++) {
+                float progress = (float) ages[i];
+                progress_us[i] = progress;
+                queued_s[i] = fl_not_below_zero(fl_sum_to_float(work[i]) * tick_s - progress * 1e-6f);
+            }
+            #pragma GCC ivdep
+            for (uint32_t i = 0; i < size; i++) {
+                queued_tokens[i] = fl_sum_to_float(queued[i]);
+                kv_tokens[i] = fl_sum_to_float(kv[i]);
+            }
+            #pragma GCC ivdep
+            for (uint32_t i = 0; i < size; i++) {
+                float open = fl_sum_to_float(flights[i]), waiting = fl_sum_to_float(pendings[i]);
+                in_flight[i] = open;
+                pending[i] = waiting;
+                decoding[i] = fl_not_below_zero(open - waiting);
+            }
         }
     }
     """
     void fl_add(uint32_t* sums, const uint32_t* cells, uint32_t count)
     void fl_to_float(uint32_t* sums, uint32_t count)
-    void fl_heads(const uint64_t* begun_us, const uint32_t* work, uint32_t now, int32_t* ages_us, int32_t* head_ticks,
-                  uint32_t count)
-    void fl_progress(const uint64_t* last_us, const int32_t* ages_us, const int32_t* head_ticks, uint32_t now,
-                     int32_t tick_us, float* progress_us, uint32_t count)
-
-cdef enum:
-    BLOCK_COUNT = 256                # slots whose oldest charges are looked at together, on the stack
+    ctypedef struct fl_columns_t:
+        const uint32_t* cells[256]
+        const uint64_t* begun_us[256]
+        const uint64_t* last_us
+        uint32_t columns
+        size_t stride
+    void fl_read(const fl_columns_t* table, const uint32_t* slots, uint32_t first, uint32_t count, uint32_t now,
+                 int32_t tick_us, float tick_s, float** arrays)
 
 
 # --- charges ---------------------------------------------------------------------------------------------------------
@@ -268,47 +362,24 @@ cdef uint64_t load_last_first_token_us(load_table_t* table, uint32_t slot) noexc
     return load_u64(&table.last_first_token_us[slot])
 
 
-cdef void load_progress(
-    load_table_t* table, const uint32_t* slots, uint32_t slot, uint32_t count, uint64_t now_us, float* progress_us
+cdef void load_read(
+    load_table_t* table, const uint32_t* slots, uint32_t slot, uint32_t count, uint64_t now_us, load_read_t* read
 ) noexcept nogil:
-    cdef uint32_t start = 0, size
-    while start < count:
-        size = min(count - start, <uint32_t>BLOCK_COUNT)
-        if slots != NULL:
-            _progress_many(table, slots + start, size, now_us, progress_us + start)
-        else:
-            _progress_row(table, slot + start, size, <uint32_t>now_us, progress_us + start)
-        start += size
-
-
-cdef void _progress_many(
-    load_table_t* table, const uint32_t* slots, uint32_t count, uint64_t now_us, float* progress_us
-) noexcept nogil:
-    cdef uint32_t index, work_ticks = 0
-    cdef uint64_t since_us
-    for index in range(count):
-        since_us = load_head(table, slots[index], &work_ticks)
-        since_us = max(since_us, load_u64(&table.last_first_token_us[slots[index]]))
-        progress_us[index] = min(
-            <float>work_ticks * <float>WORK_TICK_US, <float><int64_t>(now_us - since_us) if now_us > since_us else 0)
-
-
-cdef void _progress_row(
-    load_table_t* table, uint32_t slot, uint32_t count, uint32_t now, float* progress_us
-) noexcept nogil:
-    # As above, column by column without branches.
-    cdef int32_t[BLOCK_COUNT] ages_us
-    cdef int32_t[BLOCK_COUNT] head_ticks
-    cdef uint32_t index, word_index, column
+    cdef fl_columns_t columns
+    cdef uint32_t word_index, column
     cdef uint64_t active
-    for index in range(count):
-        ages_us[index] = -1
-        head_ticks[index] = 0
+    columns.columns = 0
+    columns.stride = table.slot_count
+    columns.last_us = table.last_first_token_us
+    # With nobody active yet, the first column's zeros will do.
+    columns.cells[0], columns.begun_us[0] = table.cells, table.head_begun_us
     for word_index in range(_word_count(table)):
         active = load_u64(&load_header(table).active[word_index])
         while active:
             column = (word_index << 6) + <uint32_t>lowest_bit(active)
             active &= active - 1
-            fl_heads(&table.head_begun_us[load_place(table, column, slot)],
-                     load_cell_at(table, column, ROW_HEAD_WORK, slot), now, ages_us, head_ticks, count)
-    fl_progress(&table.last_first_token_us[slot], ages_us, head_ticks, now, WORK_TICK_US, progress_us, count)
+            columns.cells[columns.columns] = load_cell_at(table, column, 0, 0)
+            columns.begun_us[columns.columns] = &table.head_begun_us[load_place(table, column, 0)]
+            columns.columns += 1
+    fl_read(&columns, slots, slot, count, <uint32_t>now_us, WORK_TICK_US, <float>(WORK_TICK_US * 1e-6),
+            &read.in_flight)

@@ -15,8 +15,8 @@ from router.native.learner cimport (
     learner_failed, learner_first_token, learner_predict, learner_refresh, learner_t, learner_work,
 )
 from router.native.loadtable cimport (
-    CHARGE_NONE, CHARGE_PENDING, CHARGE_TOKENS_MAX, ROW_IN_FLIGHT, ROW_PENDING, ROW_QUEUED_WORK, WORK_TICK_US,
-    WORK_TICKS_MAX, load_charge, load_first_token, load_progress, load_release, load_sum,
+    CHARGE_NONE, CHARGE_PENDING, CHARGE_TOKENS_MAX, WORK_TICK_US, WORK_TICKS_MAX, load_charge, load_first_token,
+    load_read, load_read_t, load_release,
 )
 from router.native.pick cimport (
     POLICY_LLMD, POLICY_PEAK_EWMA, POLICY_PREQUAL, POLICY_SMETRIC, candidate_set_free, candidate_set_reserve_loads,
@@ -47,14 +47,16 @@ cdef inline void _read_slot(
     decider_t* decider, const uint32_t* slot, const pick_request_t* request, charge_t* charge, float* hit_tokens
 ) noexcept nogil:
     """The winner's share of what a view would hold."""
-    cdef float progress_us, queued_us
-    cdef uint64_t in_flight = load_sum(decider.load, ROW_IN_FLIGHT, slot[0])
-    cdef uint64_t pending = load_sum(decider.load, ROW_PENDING, slot[0])
+    cdef float values[112]               # 7 arrays of 16
+    cdef load_read_t read
+    cdef float** rows = &read.in_flight
+    cdef int index
+    for index in range(7):
+        rows[index] = values + index * 16
     learner_refresh(decider.learner, decider.load, request.now_us)
-    load_progress(decider.load, slot, 0, 1, request.now_us, &progress_us)
-    queued_us = <float>(load_sum(decider.load, ROW_QUEUED_WORK, slot[0]) * WORK_TICK_US) - progress_us
-    charge.queued_s = max(queued_us, <float>0) * <float>1e-6
-    charge.decoding = <float>(in_flight - pending) if in_flight > pending else 0
+    load_read(decider.load, slot, 0, 1, request.now_us, &read)
+    charge.queued_s = read.queued_s[0]
+    charge.decoding = read.decoding[0]
     hit_tokens[0] = 0
     if decider.prefix != NULL and request.block_count:
         prefix_match(decider.prefix, request.blocks, request.block_tokens, request.block_count, slot, 1, hit_tokens)

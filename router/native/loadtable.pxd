@@ -8,8 +8,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from router.native.account cimport (
     CHARGE_DECODING, CHARGE_NONE, CHARGE_PENDING, CHARGE_TOKENS_MAX, ROW_COUNT, ROW_HEAD_WORK, ROW_IN_FLIGHT,
     ROW_KV_TOKENS, ROW_PENDING, ROW_QUEUED_TOKENS, ROW_QUEUED_WORK, WORK_TICK_US, WORK_TICKS_MAX, charge_t, load_charge,
-    load_first_token, load_head, load_in_flight, load_last_first_token_us, load_oldest, load_progress, load_queue_t,
-    load_release, load_row, load_row_many, load_set_remote, load_sum, load_table_t,
+    load_first_token, load_head, load_in_flight, load_last_first_token_us, load_oldest, load_queue_t, load_read,
+    load_read_t, load_release, load_row, load_row_many, load_set_remote, load_sum, load_table_t,
 )
 
 cdef struct load_view_t:             # a consistent enough reading of one slot
@@ -44,7 +44,7 @@ cdef class LoadTable:
     cdef load_table_t table
     cdef object _mapping
     cdef dict _held                  # (column, slot) -> deque[Charge]: those that Python charged
-    cdef list _read_many(self, int row, slots, bint in_a_row, uint64_t now_us)
+    cdef object _slots(self, slots, bint in_a_row)
     cdef readonly int fd             # owned by the table; pass it on, do not close it
 
 cdef class Charge:                   # a charge_t that stays where it is; for tests and tools

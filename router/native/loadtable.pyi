@@ -66,8 +66,10 @@ class LoadTable:
         """Another replica's account of a slot, as ROW_COUNT cells of a column that nobody here charges."""
     def row(self, row: int, slots: Sequence[int], in_a_row: bool = False) -> list[float]:
         """Sums over columns of a row of accounts; ROW_COUNT rows, in the order of native/account.pxd."""
+    def read(self, slots: Sequence[int], now_us: int, in_a_row: bool = False) -> dict[str, list[float]]:
+        """What picks that weigh everybody read: every array of load_read_t by its name."""
     def progress_us(self, slots: Sequence[int], now_us: int, in_a_row: bool = False) -> list[float]:
-        """How much of the oldest pending charge of each slot its engine has had time for."""
+        """One of these: how much of the oldest pending charge of each slot its engine has had time for."""
     def in_flight(self, slot: int) -> int: ...
     def in_flight_by_column(self, slot: int | None = None) -> list[int]:
         """Attempts open per column, of one slot or of all."""

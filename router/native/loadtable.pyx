@@ -30,6 +30,7 @@ from router.native.account cimport (
 )
 from router.native.segment cimport SEGMENT_HEADER_BYTES, Segment, segment_attach_table, segment_create
 
+from array import array
 from collections import deque
 
 cdef extern from *:
@@ -54,6 +55,7 @@ cdef enum:
     LINE_BYTES = 64
     SLOTS_PER_LINE = 16              # LINE_BYTES / sizeof(cell)
     ACTIVE_WORDS = 4
+    READ_COUNT = 7                   # arrays of load_read_t
     COLUMN_COUNT_MAX = 256           # 64 * ACTIVE_WORDS: two generations of 128 workers
     SLOT_COUNT_MAX = 65535           # metrics keep slot 0xFFFF for "no endpoint"
     EWMA_TAU_US = 10_000_000         # 10 s: the window Finagle's and Linkerd's latency balancers use
@@ -285,36 +287,39 @@ cdef class LoadTable:
         load_set_remote(&self.table, column, slot, values)
 
     def row(self, int row, slots, bint in_a_row=False):
-        """Sums of a row, of `slots` one by one or of as many in a row from the first: what picks read."""
-        return self._read_many(row, slots, in_a_row, 0)
+        """Sums of a row, of `slots` one by one or of as many in a row from the first: what picks by load read."""
+        cdef uint32_t[::1] wanted = self._slots(slots, in_a_row)
+        cdef uint32_t count = <uint32_t>len(slots)
+        cdef float[::1] sums = array("f", [0]) * (count + 1)
+        if not 0 <= row < ROW_COUNT:
+            raise IndexError(f"row {row} of {ROW_COUNT}")
+        if in_a_row:
+            load_row(&self.table, row, wanted[0], count, &sums[0])
+        else:
+            load_row_many(&self.table, row, &wanted[0], count, &sums[0])
+        return list(sums[:count])
+
+    def read(self, slots, uint64_t now_us, bint in_a_row=False):
+        cdef uint32_t[::1] wanted = self._slots(slots, in_a_row)
+        cdef uint32_t count = <uint32_t>len(slots), stride = count + 16, index
+        cdef float[::1] values = array("f", [0]) * (stride * READ_COUNT)
+        cdef load_read_t read
+        cdef float** rows = &read.in_flight
+        for index in range(READ_COUNT):
+            rows[index] = &values[index * stride]
+        load_read(&self.table, NULL if in_a_row else &wanted[0], wanted[0], count, now_us, &read)
+        names = ("in_flight", "pending", "decoding", "queued_tokens", "queued_s", "kv_tokens", "progress_us")
+        return {name: list(values[index * stride:index * stride + count]) for index, name in enumerate(names)}
 
     def progress_us(self, slots, uint64_t now_us, bint in_a_row=False):
-        return self._read_many(-1, slots, in_a_row, now_us)
+        return self.read(slots, now_us, in_a_row)["progress_us"]
 
-    cdef list _read_many(self, int row, slots, bint in_a_row, uint64_t now_us):
-        cdef uint32_t index, count = <uint32_t>len(slots)
-        cdef uint32_t* wanted = <uint32_t*>calloc(count + 1, sizeof(uint32_t))
-        cdef float* sums = <float*>calloc(count + 1, sizeof(float))
-        try:
-            if wanted == NULL or sums == NULL:
-                raise MemoryError
-            if row >= ROW_COUNT:
-                raise IndexError(f"row {row} of {ROW_COUNT}")
-            for index, slot in enumerate(slots):
-                _check(self, 0, slot)
-                wanted[index] = slot
-            if in_a_row and count:
-                _check(self, 0, wanted[0] + count - 1)
-            if row < 0:
-                load_progress(&self.table, NULL if in_a_row else wanted, wanted[0], count, now_us, sums)
-            elif in_a_row:
-                load_row(&self.table, row, wanted[0], count, sums)
-            else:
-                load_row_many(&self.table, row, wanted, count, sums)
-            return [sums[index] for index in range(count)]
-        finally:
-            free(wanted)
-            free(sums)
+    cdef object _slots(self, slots, bint in_a_row):
+        for slot in slots:
+            _check(self, 0, slot)
+        if in_a_row and slots:
+            _check(self, 0, slots[0] + len(slots) - 1)
+        return array("I", [*slots, 0])
 
     def in_flight(self, uint32_t slot):
         _check(self, 0, slot)

@@ -26,6 +26,7 @@ from router.native.policy cimport decider_t, policy_t
 from router.native.residency cimport residency_wait_s, residency_waits
 from router.native.session cimport session_find, session_prefetch, session_t
 from router.native.view cimport view_fill, view_t
+from router.native.wide cimport FL_WIDE  # no-cython-lint: used in C
 
 cdef extern from * nogil:
     """
@@ -34,7 +35,7 @@ cdef extern from * nogil:
     /* In C because a compiler has to be told that the arrays lie apart before it scores several candidates in one step.
        `rows` is coefficients_t, in its order; `accounts` as _score_times lists them. */
     static inline float fl_greater(float a, float b) { return a > b ? a : b; }
-    static void fl_score(
+    FL_WIDE static void fl_score(
             const float* const* rows, const float* const* accounts, float* __restrict score, uint32_t count,
             float prompt, float beta, float gamma, float kappa, float queue_share, float barrier_s, float error_s) {
         const float *__restrict token_s = rows[0], *__restrict pair_s = rows[1], *__restrict floor_s = rows[2];
@@ -62,8 +63,9 @@ cdef extern from * nogil:
         }
     }
     /* What only some requests ask for, on top: money, and a target in place of the time itself. */
-    static void fl_score_cost(const float* const* rows, const float* __restrict work_s, float* __restrict score,
-                              uint32_t count, float cost, float prompt, float output) {
+    FL_WIDE static void fl_score_cost(
+            const float* const* rows, const float* __restrict work_s, float* __restrict score, uint32_t count,
+            float cost, float prompt, float output) {
         const float *__restrict input_price = rows[5], *__restrict output_price = rows[6];
         const float *__restrict second_price = rows[7], *__restrict share_s = rows[18];
         #pragma GCC ivdep
@@ -71,8 +73,9 @@ cdef extern from * nogil:
             score[i] += cost * (input_price[i] * prompt + output_price[i] * output
                                 + second_price[i] * (work_s[i] + output * share_s[i]));
     }
-    static void fl_score_target(const float* const* rows, const float* __restrict ttft_s, float* __restrict score,
-                                uint32_t count, float target_s, float penalty, float ttft_weight) {
+    FL_WIDE static void fl_score_target(
+            const float* const* rows, const float* __restrict ttft_s, float* __restrict score, uint32_t count,
+            float target_s, float penalty, float ttft_weight) {
         const float *__restrict quantile = rows[17];
         #pragma GCC ivdep
         for (uint32_t i = 0; i < count; i++)
@@ -80,33 +83,38 @@ cdef extern from * nogil:
                         - (1.0f - ttft_weight) * ttft_s[i];
     }
     /* Floats that are not negative compare as their bits do, and integers have a minimum in vectors. */
-    static float fl_least(const float* __restrict score, uint32_t count) {
+    FL_WIDE static int32_t fl_least_bits(const float* __restrict score, uint32_t count) {
         int32_t least = 0x7F800000;
-        float value;
         for (uint32_t i = 0; i < count; i++) {
             int32_t bits;
             memcpy(&bits, &score[i], 4);
             least = bits < least ? bits : least;
         }
+        return least;
+    }
+    /* The least of all, and of each block: few blocks have one that is near it, and only those are looked into. */
+    #define FL_CHOICE_BLOCK 64
+    static float fl_least(const float* score, float* blocks, uint32_t count) {
+        int32_t least = 0x7F800000;
+        float value;
+        for (uint32_t start = 0; start < count; start += FL_CHOICE_BLOCK) {
+            uint32_t left = count - start;
+            int32_t bits = fl_least_bits(score + start, left < FL_CHOICE_BLOCK ? left : FL_CHOICE_BLOCK);
+            memcpy(&blocks[start / FL_CHOICE_BLOCK], &bits, 4);
+            least = bits < least ? bits : least;
+        }
         memcpy(&value, &least, 4);
         return value;
     }
-    /* Whether any of 16 is: few blocks have one, and only those are looked at one by one. */
-    static inline int fl_any_within(const float* __restrict score, float limit) {
-        int found = 0;
-        for (int i = 0; i < 16; i++)
-            found |= score[i] <= limit;
-        return found;
-    }
     """
+    const uint32_t CHOICE_BLOCK "FL_CHOICE_BLOCK"
     void fl_score(const float** rows, const float** accounts, float* score, uint32_t count, float prompt, float beta,
                   float gamma, float kappa, float queue_share, float barrier_s, float error_s)
     void fl_score_cost(const float** rows, const float* work_s, float* score, uint32_t count, float cost, float prompt,
                        float output)
     void fl_score_target(const float** rows, const float* ttft_s, float* score, uint32_t count, float target_s,
                          float penalty, float ttft_weight)
-    float fl_least(const float* score, uint32_t count)
-    bint fl_any_within(const float* score, float limit)
+    float fl_least(const float* score, float* blocks, uint32_t count)
 
 cdef enum:
     COEFFICIENT_COUNT = 19           # rows of coefficients_t, and the first of the view's scratch
@@ -114,6 +122,7 @@ cdef enum:
     BIAS_SCRATCH = 20                # the way there, and the load
     TTFT_SCRATCH = 21
     WORK_SCRATCH = 22
+    CHOICE_SCRATCH = 23
     WIDTH = 16                       # candidates are scored in whole blocks of so many
     TARGET_TTFT_PERCENT = 1          # with a target, what is left of the TTFT term: enough to break ties
 
@@ -292,7 +301,8 @@ cdef void _add_switching(view_t* view, int home, float switch_s) noexcept nogil:
 cdef int _choose(
     const policy_t* policy, candidate_set_t* candidates, const view_t* view, const pick_request_t* request, int home
 ) noexcept nogil:
-    cdef float least = fl_least(view.score, view.count), limit
+    cdef const float* blocks = view.scratch[CHOICE_SCRATCH]
+    cdef float least = fl_least(view.score, view.scratch[CHOICE_SCRATCH], view.count), limit
     cdef uint64_t rank, best_rank = 0, random = request.random
     cdef uint32_t block, start, i
     cdef int winner = -1
@@ -301,11 +311,11 @@ cdef int _choose(
     limit = least + least * policy.knobs[KNOB_BAND_RATIO] + policy.knobs[KNOB_BAND_MS] * <float>0.001
     if home >= 0 and view.score[home] <= limit:
         return home                  # nothing is gained elsewhere
-    for block in range((view.count + WIDTH - 1) // WIDTH):
-        start = block * WIDTH
-        if not fl_any_within(view.score + start, limit):
+    for block in range((view.count + CHOICE_BLOCK - 1) // CHOICE_BLOCK):
+        if blocks[block] > limit:
             continue
-        for i in range(start, start + WIDTH):        # who is not there has an infinite score
+        start = block * CHOICE_BLOCK
+        for i in range(start, min(start + CHOICE_BLOCK, view.count)):
             if view.score[i] <= limit:
                 if request.key:      # two folds: after one, equally spaced identities still have dependent ranks
                     rank = multiply_fold(multiply_fold(request.key ^ RANK_FOLD, ~candidates.identities[i]), RANK_FOLD)

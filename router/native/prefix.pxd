@@ -32,6 +32,13 @@ cdef struct prefix_table_t:          # process-local view of the shared segment
 cdef void prefix_match(
     prefix_table_t* table, const uint64_t* keys, const uint32_t* tokens, uint32_t depth, const uint32_t* slots,
     uint32_t count, float* hit_tokens) noexcept nogil
+# The same in two steps, so that what a search reads first is on its way into the cache while the caller does something
+# else. `spreads` has room for `depth` or PREFIX_DEPTH_MAX elements, whichever is less.
+cdef void prefix_approach(
+    const prefix_table_t* table, const uint64_t* keys, uint32_t depth, uint64_t* spreads) noexcept nogil
+cdef void prefix_match_approached(
+    prefix_table_t* table, const uint64_t* keys, const uint64_t* spreads, const uint32_t* tokens, uint32_t depth,
+    const uint32_t* slots, uint32_t count, float* hit_tokens) noexcept nogil
 # The prompt goes to `slot`: its keys are claimed there, and the slot's clock moves by the tokens that are new to it.
 cdef void prefix_insert(
     prefix_table_t* table, const uint64_t* keys, const uint32_t* tokens, uint32_t depth, uint32_t slot,

@@ -18,7 +18,11 @@ from array import array
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from router.native.segment cimport SEGMENT_HEADER_BYTES, Segment, segment_attach_table, segment_create
+from router.native.segment cimport (
+    SEGMENT_HEADER_BYTES, Segment, segment_attach_table, segment_create, segment_use_huge_pages, segment_used_bytes,
+)
+
+from router.native.wide cimport FL_WIDE  # no-cython-lint: used in C
 
 cdef extern from *:
     """
@@ -44,7 +48,21 @@ cdef extern from *:
     static inline uint32_t first_lane(uint64_t equal) { return (uint32_t) __builtin_ctzll(equal) >> 4; }
     /* 2^64 / golden ratio: Fibonacci hashing (Knuth, volume 3, 6.4). */
     #define FL_SPREAD UINT64_C(0x9E3779B97F4A7C15)
+    /* Of tokens found and tokens that all have the larger, trusted. */
+    FL_WIDE static void fl_hits(const float* __restrict found, const float* __restrict trust, float all,
+                                float* __restrict hits, uint32_t count) {
+        for (uint32_t i = 0; i < count; i++)
+            hits[i] = (found[i] > all ? found[i] : all) * trust[i];
+    }
+    FL_WIDE static int fl_in_a_row(const uint32_t* __restrict slots, uint32_t count) {
+        uint32_t gaps = 0;
+        for (uint32_t i = 0; i < count; i++)
+            gaps |= slots[i] ^ (slots[0] + i);
+        return gaps == 0;
+    }
     """
+    void fl_hits(const float* found, const float* trust, float all, float* hits, uint32_t count) noexcept nogil
+    bint fl_in_a_row(const uint32_t* slots, uint32_t count) noexcept nogil
     uint64_t lanes_equal(uint64_t lanes, uint16_t value) noexcept nogil
     uint32_t first_lane(uint64_t equal) noexcept nogil
     const uint64_t SPREAD "FL_SPREAD"
@@ -268,32 +286,38 @@ cdef inline void _replace(
 cdef inline void _answer(
     const prefix_table_t* table, float base_tokens, const uint32_t* slots, uint32_t count, float* hit_tokens
 ) noexcept nogil:
-    """Of tokens found and tokens that all have the larger, trusted; slots in a row, as most are, by vectors."""
-    cdef const float* found = table.found
-    cdef const float* trust = table.trust
-    cdef uint32_t first = slots[0] if count else 0
-    cdef uint32_t gaps = 0
-    cdef uint32_t index, slot
-    for index in range(count):
-        gaps |= slots[index] ^ (first + index)
-    if gaps == 0:
-        found += first
-        trust += first
-        for index in range(count):
-            hit_tokens[index] = (found[index] if found[index] > base_tokens else base_tokens) * trust[index]
+    """Slots in a row, as most are, by vectors."""
+    cdef uint32_t index
+    if count == 0:
+        return
+    if fl_in_a_row(slots, count):
+        fl_hits(table.found + slots[0], table.trust + slots[0], base_tokens, hit_tokens, count)
         return
     for index in range(count):
-        slot = slots[index]
-        hit_tokens[index] = (found[slot] if found[slot] > base_tokens else base_tokens) * trust[slot]
+        fl_hits(table.found + slots[index], table.trust + slots[index], base_tokens, hit_tokens + index, 1)
+
+
+cdef void prefix_approach(
+    const prefix_table_t* table, const uint64_t* keys, uint32_t depth, uint64_t* spreads
+) noexcept nogil:
+    _approach(table, keys, min(depth, <uint32_t> PREFIX_DEPTH_MAX), spreads)
 
 
 cdef void prefix_match(
     prefix_table_t* table, const uint64_t* keys, const uint32_t* tokens, uint32_t depth, const uint32_t* slots,
     uint32_t count, float* hit_tokens
 ) noexcept nogil:
+    cdef uint64_t[PREFIX_DEPTH_MAX] spreads
+    prefix_approach(table, keys, depth, spreads)
+    prefix_match_approached(table, keys, spreads, tokens, depth, slots, count, hit_tokens)
+
+
+cdef void prefix_match_approached(
+    prefix_table_t* table, const uint64_t* keys, const uint64_t* spreads, const uint32_t* tokens, uint32_t depth,
+    const uint32_t* slots, uint32_t count, float* hit_tokens
+) noexcept nogil:
     # found[slot] is how many boundaries a slot has been followed along. Up to the first block that is not everywhere
     # all are alive; from there on at most PREFIX_OWNERS_MAX, which are listed.
-    cdef uint64_t[PREFIX_DEPTH_MAX] spreads
     cdef entry_t* expected[LOOKAHEAD]
     cdef uint32_t[PREFIX_OWNERS_MAX] listed
     cdef uint32_t listed_count = 0
@@ -304,7 +328,6 @@ cdef void prefix_match(
     cdef bint is_alive
     cdef entry_t* entry
     depth = min(depth, <uint32_t> PREFIX_DEPTH_MAX)
-    _approach(table, keys, depth, spreads)
     for d in range(min(depth, <uint32_t> LOOKAHEAD)):
         expected[d] = _expect(table, spreads[d])
         if expected[d] == NULL:
@@ -484,6 +507,12 @@ cdef class PrefixTable:
     @property
     def bucket_count(self):
         return self.table.bucket_count
+
+    def used_bytes(self):
+        return segment_used_bytes(<Segment>self._mapping)
+
+    def use_huge_pages(self):
+        return segment_use_huge_pages(<Segment>self._mapping)
 
     def match(self, keys, tokens, slots):
         cdef uint64_t[::1] chain = array("Q", keys)

@@ -40,15 +40,47 @@ cdef extern from *:
         struct stat facts;
         return fstat(fd, &facts) == 0 ? (long long)facts.st_size : -1;
     }
+    #ifndef MADV_COLLAPSE
+    #define MADV_COLLAPSE 25
+    #endif
+    #define HUGE_PAGE_BYTES ((size_t)2 << 20)
+    /* Where a huge page could begin, for what is as large as one: room for one more is reserved, and given back. */
     static void *segment_map(int fd, size_t size_bytes) {
-        void *base = mmap(0, size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        return base == MAP_FAILED ? 0 : base;
+        int protection = PROT_READ | PROT_WRITE;
+        size_t spare_bytes = size_bytes < HUGE_PAGE_BYTES ? 0 : HUGE_PAGE_BYTES;
+        void *base;
+        if (spare_bytes == 0) {
+            base = mmap(0, size_bytes, protection, MAP_SHARED, fd, 0);
+            return base == MAP_FAILED ? 0 : base;
+        }
+        char *room = mmap(0, size_bytes + spare_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (room == MAP_FAILED) return 0;
+        char *aligned = (char *)(((uintptr_t)room + HUGE_PAGE_BYTES - 1) & ~(HUGE_PAGE_BYTES - 1));
+        char *end = aligned + ((size_bytes + 4095) & ~(size_t)4095);
+        base = mmap(aligned, size_bytes, protection, MAP_SHARED | MAP_FIXED, fd, 0);
+        if (base == MAP_FAILED) {
+            munmap(room, size_bytes + spare_bytes);
+            return 0;
+        }
+        if (aligned > room) munmap(room, aligned - room);
+        if (room + size_bytes + spare_bytes > end) munmap(end, room + size_bytes + spare_bytes - end);
+        return base;
+    }
+    static int segment_collapse(void *base, size_t size_bytes) {
+        return madvise(base, size_bytes & ~(HUGE_PAGE_BYTES - 1), MADV_COLLAPSE);
+    }
+    static long long segment_used(int fd) {
+        struct stat facts;
+        return fstat(fd, &facts) == 0 ? (long long)facts.st_blocks * 512 : -1;
     }
     """
     int segment_open(const char* name, size_t size_bytes) nogil
     int segment_duplicate(int fd) nogil
     long long segment_size(int fd) nogil
     void* segment_map(int fd, size_t size_bytes) nogil
+    int segment_collapse(void* base, size_t size_bytes) nogil
+    long long segment_used(int fd) nogil
+    const size_t HUGE_PAGE_BYTES
     int munmap(void* base, size_t size_bytes) nogil
     int close(int fd) nogil
 
@@ -101,6 +133,14 @@ cdef Segment segment_attach_table(int fd, uint64_t magic, uint32_t layout_versio
     if head.layout_version != layout_version:
         raise ValueError(f"{name} has layout {head.layout_version}, this build reads layout {layout_version}")
     return segment
+
+
+cdef long long segment_used_bytes(Segment segment):
+    return segment_used(segment.fd)
+
+
+cdef bint segment_use_huge_pages(Segment segment):
+    return segment.size_bytes >= HUGE_PAGE_BYTES and segment_collapse(segment.base, segment.size_bytes) == 0
 
 
 cdef Segment _map(Segment segment, size_t size_bytes):

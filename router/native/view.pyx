@@ -12,11 +12,9 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 from router.native.candidates cimport SHAPE_IN_A_ROW, candidate_set_shape, candidates_refused
 from router.native.learner cimport learner_refresh
-from router.native.loadtable cimport (
-    ROW_IN_FLIGHT, ROW_KV_TOKENS, ROW_PENDING, ROW_QUEUED_TOKENS, ROW_QUEUED_WORK, WORK_TICK_US, load_progress,
-    load_row, load_row_many,
-)
-from router.native.prefix cimport prefix_match
+from router.native.loadtable cimport load_read, load_read_t
+from router.native.prefix cimport PREFIX_DEPTH_MAX, prefix_approach, prefix_match_approached
+from router.native.wide cimport FL_WIDE  # no-cython-lint: used in C
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void** memory, size_t alignment, size_t size)
@@ -25,17 +23,8 @@ cdef extern from * nogil:
     """
     #include <stdint.h>
     static inline float fl_not_below(float value, float least) { return value > least ? value : least; }
-    /* Rows are read one after the other, so a charge may have come between: nothing goes below zero. */
-    static void fl_accounts(const float* __restrict in_flight, const float* __restrict pending,
-                            float* __restrict decoding, float* __restrict queued, const float* __restrict progress_us,
-                            float tick_s, uint32_t count) {
-        for (uint32_t i = 0; i < count; i++) {
-            decoding[i] = fl_not_below(in_flight[i] - pending[i], 0.0f);
-            queued[i] = fl_not_below(queued[i] * tick_s - progress_us[i] * 1e-6f, 0.0f);
-        }
-    }
     /* The last token is computed in any case. */
-    static void fl_uncached(float prompt_tokens, float* __restrict hits, float* __restrict uncached,
+    FL_WIDE static void fl_uncached(float prompt_tokens, float* __restrict hits, float* __restrict uncached,
                             uint32_t count) {
         for (uint32_t i = 0; i < count; i++) {
             hits[i] = hits[i] < prompt_tokens ? hits[i] : prompt_tokens;
@@ -43,8 +32,6 @@ cdef extern from * nogil:
         }
     }
     """
-    void fl_accounts(const float* in_flight, const float* pending, float* decoding, float* queued,
-                     const float* progress_us, float tick_s, uint32_t count)
     void fl_uncached(float prompt_tokens, float* hits, float* uncached, uint32_t count)
 
 cdef enum:
@@ -88,14 +75,17 @@ cdef void view_fill(
     view_t* view, load_table_t* load, prefix_table_t* prefix, learner_t* learner, candidate_set_t* candidates,
     pick_request_t* request
 ) noexcept nogil:
+    cdef uint64_t[PREFIX_DEPTH_MAX] spreads
     cdef uint32_t count = candidates.count
     if view.count or count > view.capacity or count == 0:
         return
     view.count = count
+    if prefix != NULL:                   # first, for its misses take longest
+        prefix_approach(prefix, request.blocks, request.block_count, spreads)
     if learner != NULL:
         learner_refresh(learner, load, request.now_us)
     _read_accounts(view, load, candidates, request.now_us)
-    _read_prefix(view, prefix, candidates, request)
+    _read_prefix(view, prefix, candidates, request, spreads)
     candidates_refused(load, candidates, request, view.refused)
     _pad(view)
 
@@ -103,38 +93,23 @@ cdef void view_fill(
 cdef inline void _read_accounts(
     view_t* view, load_table_t* load, candidate_set_t* candidates, uint64_t now_us
 ) noexcept nogil:
-    cdef uint32_t count = candidates.count, first = candidates.slots[0]
-    cdef const uint32_t* slots = candidates.slots
-    cdef float* in_flight = view.in_flight
-    cdef float* pending = view.pending
-    cdef float* decoding = view.decoding
-    cdef float* queued_s = view.queued_s
-    cdef float* progress_us = view.score             # nobody's until the policy writes it
-    if candidate_set_shape(candidates) & SHAPE_IN_A_ROW:
-        load_row(load, ROW_IN_FLIGHT, first, count, in_flight)
-        load_row(load, ROW_PENDING, first, count, pending)
-        load_row(load, ROW_QUEUED_TOKENS, first, count, view.queued_tokens)
-        load_row(load, ROW_QUEUED_WORK, first, count, queued_s)
-        load_row(load, ROW_KV_TOKENS, first, count, view.kv_tokens)
-        load_progress(load, NULL, first, count, now_us, progress_us)
-    else:
-        load_row_many(load, ROW_IN_FLIGHT, slots, count, in_flight)
-        load_row_many(load, ROW_PENDING, slots, count, pending)
-        load_row_many(load, ROW_QUEUED_TOKENS, slots, count, view.queued_tokens)
-        load_row_many(load, ROW_QUEUED_WORK, slots, count, queued_s)
-        load_row_many(load, ROW_KV_TOKENS, slots, count, view.kv_tokens)
-        load_progress(load, slots, 0, count, now_us, progress_us)
-    fl_accounts(in_flight, pending, decoding, queued_s, progress_us, <float>(WORK_TICK_US * 1e-6), count)
+    cdef load_read_t read
+    cdef bint in_a_row = candidate_set_shape(candidates) & SHAPE_IN_A_ROW != 0
+    read.in_flight, read.pending, read.decoding = view.in_flight, view.pending, view.decoding
+    read.queued_tokens, read.queued_s, read.kv_tokens = view.queued_tokens, view.queued_s, view.kv_tokens
+    read.progress_us = view.score                    # nobody's until the policy writes it
+    load_read(load, NULL if in_a_row else candidates.slots, candidates.slots[0], candidates.count, now_us, &read)
 
 
 cdef inline void _read_prefix(
-    view_t* view, prefix_table_t* prefix, candidate_set_t* candidates, const pick_request_t* request
+    view_t* view, prefix_table_t* prefix, candidate_set_t* candidates, const pick_request_t* request,
+    const uint64_t* spreads
 ) noexcept nogil:
     cdef uint32_t count = candidates.count
     cdef float* hit_tokens = view.hit_tokens
     if prefix != NULL and request.block_count:
-        prefix_match(prefix, request.blocks, request.block_tokens, request.block_count, candidates.slots, count,
-                     hit_tokens)
+        prefix_match_approached(prefix, request.blocks, spreads, request.block_tokens, request.block_count,
+                                candidates.slots, count, hit_tokens)
     else:
         memset(hit_tokens, 0, count * sizeof(float))
     fl_uncached(<float>request.prompt_tokens, hit_tokens, view.uncached_tokens, count)
