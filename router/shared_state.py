@@ -127,6 +127,7 @@ class SharedState:
         self.writers: dict[int, int] = {}  # of earlier generations: column → process that has not exited yet
         self._inherited = inherited
         self._settles = True
+        self._is_tended = False
 
     @property
     def load(self) -> LoadTable:
@@ -213,6 +214,16 @@ class SharedState:
             if name in configured and (slot := self.endpoints.slot(name)) is not None
         ]
         return self.tables.signals.push(batch, time.monotonic_ns() // 1000)
+
+    def tend(self) -> None:
+        """Once half of the prefix table is in use, puts all of it into huge pages, where the kernel can.
+
+        A pick looks at dozens of its entries, each in another page. Before, it would cost memory for nothing.
+        """
+        prefix = self.tables.prefix
+        if not self._is_tended and prefix.used_bytes() * 2 >= prefix.size_bytes:
+            self._is_tended = True
+            prefix.use_huge_pages()
 
     def settle_when_gone(self, pid_by_column: Mapping[int, int]) -> None:
         """Settles the columns of the generation before as its processes exit."""

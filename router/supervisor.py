@@ -223,6 +223,8 @@ class Supervisor:
             if now - due < WATCH_LATE_S:
                 for worker in self._workers:
                     worker.watch(now)
+            if self._shared is not None:
+                self._shared.tend()
 
     # ---- end
 

@@ -13,6 +13,7 @@ from router.native.loadtable import LoadTable
 from router.native.pick import CandidateSet, random_words
 from router.native.prefix import PrefixTable
 from router.schema.engines import CLASS_DEFAULT, EngineFigures, FigureTables, figures_of
+from router.schema.policies import FiveAxis
 
 POLICY_P2C = 0  # policy_kind in router/native/pick.pxd
 POLICY_LEAST_IN_FLIGHT = 4
@@ -59,14 +60,19 @@ def score_ns(
     learner = Learner.create(load.slot_count)
     for slot in range(endpoint_count):
         learner.set_figures(slot, engine_figures())
-    decider = Decider(load, PrefixTable.create(PREFIX_TABLE_BYTES, load.slot_count), learner)
+    prefix = PrefixTable.create(PREFIX_TABLE_BYTES, load.slot_count)
+    prefix.use_huge_pages()  # as the supervisor does with a table in use
+    decider = Decider(load, prefix, learner)
     decider.reserve(endpoint_count)
+    knobs = FiveAxis().knobs()
     words = iter(random_words(SEED, SCORE_PROMPTS * SCORE_KEYS))
     chains = [[next(words) for _ in range(SCORE_KEYS)] for _ in range(SCORE_PROMPTS)]
     ends = [KEY_TOKENS * (index + 1) for index in range(SCORE_KEYS)]
     best = [float("inf"), float("inf")]
     for _ in range(repeats):
-        picks, _whole = decider.bench(POLICY_FIVE_AXIS, range(endpoint_count), chains, ends, rounds)
+        picks, _whole = decider.bench(
+            POLICY_FIVE_AXIS, range(endpoint_count), chains, ends, rounds, knobs=knobs
+        )
         picks.sort()
         for index, share in enumerate((0.5, 0.99)):
             best[index] = min(best[index], picks[int(share * (len(picks) - 1))])

@@ -59,15 +59,14 @@ cdef struct load_table_t:            # process-local view of the shared segment
     void* shared                     # load_slot_t[slot_count], two cache lines each
     load_queue_t* queues             # queues[column * slot_count + slot], of the columns this process charges
 
-cdef struct load_read_t:             # arrays of `count` elements up to the next multiple of 16, all of which are written
+cdef struct load_read_t:             # arrays up to the next multiple of 16 of `count`, all of which is written
     float* in_flight
     float* pending
     float* decoding                  # in_flight - pending
     float* queued_tokens
     float* queued_s                  # the queued work less the progress
     float* kv_tokens
-    float* progress_us               # how much of the oldest pending charge its engine has had time for by now: since
-                                     # that began or the last first token came, the later; at most all its work
+    float* progress_us               # of the oldest pending charge, what its engine has had time for; at most its work
 
 cdef struct load_header_t:           # the first page of the segment
     uint64_t magic
@@ -123,7 +122,8 @@ cdef uint64_t load_head(load_table_t* table, uint32_t slot, uint32_t* work_ticks
 cdef charge_t* load_oldest(load_table_t* table, uint32_t slot) noexcept nogil
 # The latest first token at the slot by any worker: since then its engine has worked on the head of its queue.
 cdef uint64_t load_last_first_token_us(load_table_t* table, uint32_t slot) noexcept nogil
-# All that a pick reads of slots[i], or of slot + i when `slots` is NULL.
+# All that a pick reads of slots[i], or of slot + i when `slots` is NULL. Progress counts from when the charge began or
+# the last first token came, whichever is later.
 cdef void load_read(
     load_table_t* table, const uint32_t* slots, uint32_t slot, uint32_t count, uint64_t now_us, load_read_t* read
 ) noexcept nogil

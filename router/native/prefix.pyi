@@ -28,6 +28,15 @@ class PrefixTable:
     def slot_count(self) -> int: ...
     @property
     def bucket_count(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    def used_bytes(self) -> int:
+        """What of it has been touched by any process and takes memory."""
+    def use_huge_pages(self) -> bool:
+        """Puts all of it into huge pages, for every process that has it, and says whether the kernel could.
+
+        Takes about a millisecond a MiB, and from then on the memory of the whole table.
+        """
     def match(self, keys: Sequence[int], tokens: Sequence[int], slots: Sequence[int]) -> list[float]:
         """For each of `slots` the tokens it should have cached, times its trust."""
     def insert(

@@ -508,6 +508,10 @@ cdef class PrefixTable:
     def bucket_count(self):
         return self.table.bucket_count
 
+    @property
+    def size_bytes(self):
+        return self.table.size_bytes
+
     def used_bytes(self):
         return segment_used_bytes(<Segment>self._mapping)
 

@@ -194,3 +194,17 @@ def test_two_processes_at_once_get_only_possible_answers(size_bytes: int) -> Non
     assert [other.communicate()[0] for other in others] == [b"0\n", b"0\n"]
     assert [other.returncode for other in others] == [0, 0]
     assert all(0.05 <= table.trust(slot) <= 1 for slot in range(32))
+
+
+def test_huge_pages_change_nothing_but_speed() -> None:
+    table = PrefixTable.create(4 << 20, 32)
+    table.insert(KEYS, TOKENS, 5, 300, 0)
+    other = PrefixTable.attach(table.fd)
+    assert 0 < table.used_bytes() < table.size_bytes == 4 << 20
+    if table.use_huge_pages():  # Linux 6.1, unless it is told never to
+        assert table.used_bytes() == table.size_bytes
+    for one in (table, other):
+        assert one.match(KEYS, TOKENS, [5, 6]) == [300, 0]
+    other.insert(KEYS, TOKENS, 6, 300, 0)
+    assert table.match(KEYS, TOKENS, [5, 6]) == [300, 300]
+    assert not PrefixTable.create(1 << 20, 32).use_huge_pages(), "smaller than one"

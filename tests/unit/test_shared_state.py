@@ -8,6 +8,7 @@ import time
 import pytest
 
 from router.config import parse_config
+from router.native.prefix import PrefixTable
 from router.schema.engines import EngineFigures, figures_of
 from router.shared_state import SharedState
 
@@ -55,3 +56,17 @@ def test_signals_are_told_by_endpoint_and_a_slot_that_changes_hands_forgets_them
         state.tell([("a", "mood", 0.5, now_us)], "control")
     state.tables.signals.forget(slots["a"])
     assert state.tables.signals.read(slots["a"], now_us) == {}
+
+
+def test_a_prefix_table_in_use_is_tended_and_an_empty_one_costs_no_memory() -> None:
+    state = SharedState.create(1)
+    state.tables = state.tables._replace(prefix=PrefixTable.create(4 << 20, 32))
+    prefix = state.tables.prefix
+    state.tend()
+    assert prefix.used_bytes() < prefix.size_bytes // 4
+    for start in range(0, 4000, 400):
+        keys = [(start + index) * 0x9E3779B97F4A7C15 % 2**64 for index in range(400)]
+        prefix.insert(keys, list(range(400)), 3, 400, 0)
+    assert prefix.used_bytes() * 2 >= prefix.size_bytes
+    state.tend()
+    assert prefix.match(keys, list(range(400)), [3]) == [399]
