@@ -366,7 +366,7 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
             le=600_000,
             description="What it costs that a session leaves its endpoint; 0: sessions are free to go.",
         ),
-    ] = 5.0
+    ] = 20.0
     session_s: Annotated[
         float,
         Meta(

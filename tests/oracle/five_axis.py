@@ -27,7 +27,7 @@ class Knobs:
     error_s: float = 1.0
     ratio_mode: float = 0.0
     slo_penalty: float = 100.0
-    switch_ms: float = 5.0
+    switch_ms: float = 20.0
     session_s: float = 3600.0
 
     def in_order(self) -> tuple[float, ...]:
