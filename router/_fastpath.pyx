@@ -37,7 +37,8 @@ from router.native.http1 cimport FIELD_CONTENT_TYPE, head_t, parse_request_head
 from router.native.learner cimport Learner
 from router.native.loadtable cimport LoadTable, load_view, load_view_t
 from router.native.metrics cimport (
-    COUNT_ACCEPT_PAUSES, COUNT_BODY_FACTS_SLOW, COUNT_BUFFERED_BYTES, MetricsTable, metrics_add, metrics_set,
+    COUNT_ACCEPT_PAUSES, COUNT_BODY_FACTS_SLOW, COUNT_BUFFERED_BYTES, COUNT_VIEWS_PARTIAL, MetricsTable, metrics_add,
+    metrics_set,
 )
 from router.native.peer cimport network_parse
 from router.native.pool cimport Endpoint, endpoint_t, text_t, upstream_t
@@ -193,6 +194,7 @@ cdef class Core:
         self.core.wall_offset_us = <uint64_t>(time.time() * 1e6) - monotonic_us()      # the log follows a stepped clock
         metrics_set(&self.core.metrics, COUNT_BUFFERED_BYTES, self.core.buffered_bytes)
         metrics_set(&self.core.metrics, COUNT_ACCEPT_PAUSES, self.driver.accept_pause_count)
+        metrics_set(&self.core.metrics, COUNT_VIEWS_PARTIAL, self._decider.learner.learner.hearing.is_partial)
         return wheel_wait_ms(&self.core.wheel, self.core.driver.now_us)
 
     # ---- Listeners

@@ -89,6 +89,10 @@ _GAUGES = {
     "connections_open": ("connections_open", "Client connections open."),
     "requests_in_flight": ("requests_in_flight", "Exchanges begun and not finished."),
     "buffered_bytes": ("buffered_bytes", "Request body bytes held for a retry."),
+    "views_partial": (
+        "views_partial",
+        "Workers that score by ratios, since queues in which others had requests are not told any more.",
+    ),
     "upstream_open": ("upstream_connections_open", "Connections to endpoints, idle ones included."),
     "upstream_idle": ("upstream_connections_idle", "Kept-alive connections to endpoints waiting for use."),
 }

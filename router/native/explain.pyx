@@ -24,7 +24,7 @@ from router.native.decision cimport Decider
 from router.native.loadtable cimport load_in_flight, load_is_ejected
 from router.native.pick cimport POLICY_FIVE_AXIS, POLICY_PEAK_EWMA, decider_t, pick_endpoint, policy_t
 from router.native.policy_five_axis cimport (
-    KNOB_BAND_MS, KNOB_BAND_RATIO, KNOB_RATIO_MODE, five_axis_terms, terms_t,
+    KNOB_BAND_MS, KNOB_BAND_RATIO, five_axis_has_ratios, five_axis_terms, terms_t,
 )
 from router.native.segment cimport Segment, segment_attach_table, segment_create
 from router.native.switching cimport SWITCH_NEW, switching_reason_of
@@ -93,7 +93,7 @@ cdef uint32_t _eligible_count(
 
 cdef bint _is_scored_in_seconds(const decider_t* decider, const policy_t* policy) noexcept nogil:
     # Sets that the view has no room for are picked from by another rule.
-    return policy.kind == POLICY_FIVE_AXIS and not policy.knobs[KNOB_RATIO_MODE] > 0 and decider.view.count != 0
+    return policy.kind == POLICY_FIVE_AXIS and not five_axis_has_ratios(decider, policy) and decider.view.count != 0
 
 
 cdef inline float _sum(const terms_t* terms) noexcept nogil:

@@ -11,7 +11,7 @@ clamped when they come in; nothing read here is ever NaN.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from router.native.loadtable cimport charge_t, load_table_t
-from router.native.signals cimport SignalTable, others_t, signal_table_t
+from router.native.signals cimport SignalTable, hearing_t, others_t, signal_table_t
 
 cdef enum:
     CLASSES_MAX = 256
@@ -70,6 +70,7 @@ cdef struct learner_t:               # arrays by slot, 64-byte aligned; those fr
     float pressure                   # share of queue in what picked requests wait for
     signal_table_t* signals          # NULL: nobody tells anything
     others_t* others                 # others[slot_count]
+    hearing_t hearing
     void* shared                     # shared_t, in the segment
     size_t shared_bytes
 

@@ -45,6 +45,7 @@ class LearnerView(TypedDict):
     sigma: float
     bias_s: float
     others_s: float
+    is_partial: bool
     barrier: float
     error: float
     ramp: float

@@ -19,7 +19,7 @@ from router.native.loadtable cimport (
     ROW_KV_TOKENS, LoadTable, charge_t, load_oldest, load_row, load_table_t, load_view, load_view_t,
 )
 from router.native.segment cimport Segment, segment_attach, segment_create
-from router.native.signals cimport SignalTable, others_t, signals_weigh, told_t
+from router.native.signals cimport SignalTable, others_t, signals_judge, signals_weigh, told_t
 
 cdef extern from "stdlib.h" nogil:
     void* aligned_alloc(size_t alignment, size_t size)
@@ -196,6 +196,7 @@ cdef void learner_refresh(learner_t* learner, load_table_t* load, uint64_t now_u
     learner.pressure = min(learner.queued_mean_s / max(learner.waited_mean_s, PREDICTED_S_MIN), <float>1)
     for index in range(learner.known_count):
         _refresh_slot(learner, load, learner.known[index], now_us)
+    signals_judge(&learner.hearing, now_us)
 
 
 cdef void _refresh_slot(learner_t* learner, load_table_t* load, uint32_t slot, uint64_t now_us) noexcept nogil:
@@ -247,8 +248,8 @@ cdef inline void _refresh_told(
     # What others say only ever makes an endpoint look worse than this router's own accounts do; but for the distance.
     cdef told_t told
     cdef float work_s
-    signals_weigh(learner.signals, slot, <float>view.in_flight, <float>view.pending, &learner.others[slot], now_us,
-                  &told)
+    signals_weigh(learner.signals, slot, <float>view.in_flight, <float>view.pending, &learner.others[slot],
+                  &learner.hearing, now_us, &told)
     learner.barrier[slot] = max(learner.barrier[slot], told.kv_weight * _barrier(told.kv)) \
         + told.power_weight * _barrier(told.power)
     learner.error[slot] = max(learner.error[slot], told.sickness)
@@ -543,7 +544,7 @@ cdef class Learner:
         learner_refresh(&self.learner, &load.table if load is not None else NULL, now_us)
         return {
             "residual": self.learner.residual[slot], "step_residual": self.learner.step_residual[slot],
-            "others_s": self.learner.others_s[slot],
+            "others_s": self.learner.others_s[slot], "is_partial": bool(self.learner.hearing.is_partial),
             "theta": [self.learner.theta0_s[slot], self.learner.theta1[slot], self.learner.theta2[slot],
                       self.learner.theta3_s[slot]],
             "sigma": self.learner.sigma[slot], "bias_s": self.learner.bias_s[slot],

@@ -157,7 +157,7 @@ cdef void _count_series(column_t* column, uint64_t key, uint64_t count) noexcept
 cdef inline bint _is_gauge(int counter) noexcept nogil:
     return counter in (
         COUNT_CONNECTIONS_OPEN, COUNT_UPSTREAM_OPEN, COUNT_UPSTREAM_IDLE, COUNT_REQUESTS_IN_FLIGHT,
-        COUNT_BUFFERED_BYTES, COUNT_LOOP_LAG_US, COUNT_RSS_BYTES,
+        COUNT_BUFFERED_BYTES, COUNT_LOOP_LAG_US, COUNT_RSS_BYTES, COUNT_VIEWS_PARTIAL,
     )
 
 
@@ -290,6 +290,7 @@ COUNTER_NAMES = {
     COUNT_SESSION_HEADROOM: "session_headroom",
     COUNT_SESSION_TIE: "session_tie",
     COUNT_SESSION_MODEL: "session_model",
+    COUNT_VIEWS_PARTIAL: "views_partial",
 }
 HISTOGRAM_KINDS = {
     "route_ttft": HISTOGRAM_ROUTE_TTFT,

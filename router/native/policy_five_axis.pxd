@@ -15,7 +15,7 @@ cdef enum:                           # order in router/schema/policies.py
     KNOB_COST_WEIGHT = 5             # seconds that a unit of currency is worth, unless the request says
     KNOB_BARRIER_S = 6               # KV and power
     KNOB_ERROR_S = 7                 # what a failed attempt costs
-    KNOB_RATIO_MODE = 8              # views are partial: ratios in place of times
+    KNOB_RATIO_MODE = 8              # ratios in place of times: 1 always, 0 while the view is partial, -1 never
     KNOB_SLO_PENALTY = 9             # seconds for each second by which the target would be missed
     KNOB_SWITCH_MS = 10              # what it costs that a session goes elsewhere; 0: it is free to go
     KNOB_SESSION_S = 11              # how long a session is remembered after its last request
@@ -36,6 +36,10 @@ cdef struct terms_t:                 # of one candidate, seconds; their sum is i
     float headroom
     float health
     float switching
+
+cdef inline bint five_axis_has_ratios(const decider_t* decider, const policy_t* policy) noexcept nogil:
+    return policy.knobs[KNOB_RATIO_MODE] > 0 \
+        or (policy.knobs[KNOB_RATIO_MODE] == 0 and decider.learner != NULL and decider.learner.hearing.is_partial)
 
 # Fills view.score and returns the winner's position, -1: nobody is eligible.
 cdef int pick_five_axis(

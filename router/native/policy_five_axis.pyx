@@ -363,7 +363,7 @@ cdef int pick_five_axis(
     way_s = rows.bias_s
     if _loads(decider, candidates):
         _read_loads(decider, candidates, view, request, &rows)
-    if policy.knobs[KNOB_RATIO_MODE] > 0:
+    if five_axis_has_ratios(decider, policy):
         _score_ratios(&rows, view, way_s)
     else:
         _score_times(policy, &rows, view, request, _kappa(policy, learner), _externality(learner))

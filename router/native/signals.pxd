@@ -45,6 +45,13 @@ cdef struct others_t:                # a process's own: what others had at an en
     float waiting
     float running
 
+cdef struct hearing_t:               # a process's own: whether it is told of the requests that others send
+    float others                     # theirs and its own at endpoints whose queues are told now, summed by
+    float own                        # signals_weigh from one judgement to the next
+    float others_ratio               # running share of theirs
+    uint64_t told_us                 # when a queue was last told; 0: never
+    uint8_t is_partial               # others were there, and nobody tells of them any more
+
 cdef struct told_t:                  # what the signals of one endpoint come to now
     float kv                         # as last told, and
     float kv_weight                  # what that is worth: 1 when said just now, 0 when too old or never said
@@ -67,8 +74,10 @@ cdef bint signals_read(
     int* source) noexcept nogil
 # `in_flight` and `pending` are this router's own accounts now.
 cdef void signals_weigh(
-    const signal_table_t* table, uint32_t slot, float in_flight, float pending, others_t* others, uint64_t now_us,
-    told_t* told) noexcept nogil
+    const signal_table_t* table, uint32_t slot, float in_flight, float pending, others_t* others, hearing_t* hearing,
+    uint64_t now_us, told_t* told) noexcept nogil
+# After all slots have been weighed.
+cdef void signals_judge(hearing_t* hearing, uint64_t now_us) noexcept nogil
 cdef void signals_reject(signal_table_t* table, int source, int verdict) noexcept nogil     # counts
 cdef void signals_forget(signal_table_t* table, uint32_t slot) noexcept nogil
 

@@ -37,6 +37,7 @@ cdef enum:
     LAYOUT_VERSION = 1
     ROW_WORDS = 8                    # a cache line
     SLOT_COUNT_MAX = 65536
+    SILENT_US_MIN = 2000000          # twice as long as a queue counts: one word too late is no silence
     AHEAD_US_MAX = 10000             # a worker reads the clock once for each event: another's may be ahead
 
 cdef uint64_t MAGIC = 0x3147495344454C46     # "FLEDSIG1"
@@ -47,6 +48,9 @@ cdef float RTT_S_MAX = 60.0
 cdef float RTT_WEIGHT = 0.0625       # of a round trip longer than the one known: 16 of them and it is believed by half
 cdef float QUEUE_TAU_S = 0.2         # of what others have there: a prefill or two
 cdef float QUEUE_STALE_S = 1.0
+cdef uint64_t SILENT_US_MAX = <uint64_t>3600 * 1000000   # that others send may be over, too
+cdef float OTHERS_RATIO_MIN = 0.3    # with fewer requests of others, what this router knows is most of what there is
+cdef float OTHERS_WEIGHT = 0.02      # of one refresh: half a second's
 cdef float KV_STALE_S = 5.0          # answers of some length later the cache holds something else
 cdef float POWER_STALE_S = 5.0
 cdef float HEALTH_STALE_S = 10.0     # several intervals of a probe
@@ -145,8 +149,8 @@ cdef inline float _weight(uint64_t word, float stale_s, uint64_t now_us) noexcep
 
 
 cdef inline void _weigh_queue(
-    uint64_t waiting_word, uint64_t running_word, float in_flight, float pending, others_t* others, uint64_t now_us,
-    told_t* told
+    uint64_t waiting_word, uint64_t running_word, float in_flight, float pending, others_t* others,
+    hearing_t* hearing, uint64_t now_us, told_t* told
 ) noexcept nogil:
     cdef float waiting, running, age_s = QUEUE_STALE_S
     if waiting_word:
@@ -163,20 +167,23 @@ cdef inline void _weigh_queue(
         others.waiting = max(waiting - pending, <float>0)
         # Who is being prefilled is in the batch already, and pending here: totals are compared.
         others.running = max(waiting + running - in_flight - others.waiting, <float>0)
+    hearing.told_us = now_us
+    hearing.others += others.waiting + others.running
+    hearing.own += in_flight
     told.others_waiting = others.waiting * expf(-age_s / QUEUE_TAU_S)
     told.others_running = others.running * expf(-age_s / QUEUE_TAU_S)
 
 
 cdef void signals_weigh(
-    const signal_table_t* table, uint32_t slot, float in_flight, float pending, others_t* others, uint64_t now_us,
-    told_t* told
+    const signal_table_t* table, uint32_t slot, float in_flight, float pending, others_t* others, hearing_t* hearing,
+    uint64_t now_us, told_t* told
 ) noexcept nogil:
     cdef const uint64_t* row = &table.words[<size_t>slot * ROW_WORDS]
     cdef uint64_t waiting = load_u64(row + SIGNAL_WAITING), running = load_u64(row + SIGNAL_RUNNING)
     cdef uint64_t word
     memset(told, 0, sizeof(told_t))
     if waiting | running:
-        _weigh_queue(waiting, running, in_flight, pending, others, now_us, told)
+        _weigh_queue(waiting, running, in_flight, pending, others, hearing, now_us, told)
     word = load_u64(row + SIGNAL_KV)
     told.kv, told.kv_weight = signal_value(word), _weight(word, KV_STALE_S, now_us)
     word = load_u64(row + SIGNAL_POWER)
@@ -185,6 +192,17 @@ cdef void signals_weigh(
     told.sickness = (1 - signal_value(word)) * _weight(word, HEALTH_STALE_S, now_us)
     word = load_u64(row + SIGNAL_RTT)
     told.rtt_s = signal_value(word) if word else -1
+
+
+cdef void signals_judge(hearing_t* hearing, uint64_t now_us) noexcept nogil:
+    # While queues are told, times are right, others' requests included. When they no longer are, what others send is
+    # not known, but that they send is; until that, too, is too old to be known.
+    cdef uint64_t silent_us = now_us - hearing.told_us if now_us > hearing.told_us else 0
+    if hearing.others + hearing.own > 0:
+        hearing.others_ratio += (hearing.others / (hearing.others + hearing.own) - hearing.others_ratio) * OTHERS_WEIGHT
+    hearing.others = hearing.own = 0
+    hearing.is_partial = hearing.told_us and SILENT_US_MIN < silent_us < SILENT_US_MAX \
+        and hearing.others_ratio > OTHERS_RATIO_MIN
 
 
 cdef void signals_forget(signal_table_t* table, uint32_t slot) noexcept nogil:
@@ -253,10 +271,12 @@ cdef class SignalTable:
 
     def weigh(self, uint32_t slot, uint64_t now_us, *, float in_flight=0, float pending=0):
         cdef others_t others
+        cdef hearing_t hearing
         cdef told_t told
         _check(self, slot)
         memset(&others, 0, sizeof(others))
-        signals_weigh(&self.table, slot, in_flight, pending, &others, now_us, &told)
+        memset(&hearing, 0, sizeof(hearing))
+        signals_weigh(&self.table, slot, in_flight, pending, &others, &hearing, now_us, &told)
         return told
 
     def rejected(self):

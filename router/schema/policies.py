@@ -354,7 +354,12 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
         1.0
     )
     ratio_mode: Annotated[
-        float, Meta(ge=0, le=1, description="1: ratios in place of times, for when views are partial.")
+        float,
+        Meta(
+            ge=-1,
+            le=1,
+            description="Ratios in place of times: 1 always, -1 never, 0 while others' requests are not known.",
+        ),
     ] = 0.0
     slo_penalty: Annotated[
         float, Meta(ge=0, le=1e6, description="For each second by which a target would be missed.")

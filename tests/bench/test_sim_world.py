@@ -252,6 +252,17 @@ def test_replicas_that_tell_each_other_share_load_better_than_silent_ones() -> N
     assert one < 1.05 * told
 
 
+def test_engines_that_tell_their_queues_make_up_for_replicas_that_are_silent() -> None:
+    trace = trace_of(poisson(20, 3000), 2000, 100)
+
+    def mean_ttft_s(poll_ms: float) -> float:
+        silent = {"count": 4, "gossip_ms": 0}
+        fleet = fleet_of({"class": "8b-a100", "count": 4}, replicas=silent, poll_ms=poll_ms)
+        return float(ttft_of(simulate(trace, fleet, "five_axis")).mean())
+
+    assert mean_ttft_s(100) < 0.95 * mean_ttft_s(0)
+
+
 def test_what_a_replica_tells_is_dropped_when_it_is_not_told_again(deciders: list[Decider]) -> None:
     trace = trace_of([0.0] * 40 + [6.0], 2000, 400)
     fleet = fleet_of({"class": "8b-a100", "count": 2}, replicas={"count": 2, "gossip_ms": 500})

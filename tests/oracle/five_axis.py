@@ -58,6 +58,7 @@ class Candidate:
     sigma: float
     bias_s: float
     others_s: float  # of this, for explaining it
+    is_partial: bool
     barrier: float
     error: float
     ramp: float

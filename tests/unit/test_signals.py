@@ -164,6 +164,39 @@ def test_what_was_sent_since_a_signal_is_not_counted_twice() -> None:
     assert one.after(0.06)["others_s"] == pytest.approx(before, rel=1e-3)
 
 
+def test_a_view_is_partial_when_others_were_there_and_nobody_tells_of_them_any_more() -> None:
+    one, age_s = Listening(), 0.0
+    for _ in range(200):  # told of ten requests of others while it has two of its own
+        one.tell("running", 12, NOW_US + round(age_s * SECOND_US))
+        assert not one.after(age_s)["is_partial"]
+        one.load.charge(0, 0)
+        one.load.charge(0, 0)
+        one.after(age_s + 0.02)
+        one.load.release(0, 0)
+        one.load.release(0, 0)
+        age_s += 0.05
+    assert not one.after(age_s + 1.5)["is_partial"]
+    assert one.after(age_s + 3)["is_partial"]
+    one.tell("waiting", 0, NOW_US + round((age_s + 4) * SECOND_US))
+    assert not one.after(age_s + 4)["is_partial"]  # told again
+    assert one.after(age_s + 7)["is_partial"]
+    assert not one.after(age_s + 4000)["is_partial"]
+
+
+def test_a_router_that_is_alone_or_was_never_told_of_queues_sees_all_there_is() -> None:
+    never, alone = Listening(), Listening()
+    for number in range(200):
+        never.tell("kv", 0.9, NOW_US + number * 50_000)
+        alone.tell("running", 2, NOW_US + number * 50_000)
+        for one in (never, alone):
+            if number == 0:
+                one.load.charge(0, 0)
+                one.load.charge(0, 0)
+            one.after(number * 0.05)
+    for one in (never, alone):
+        assert not one.after(15)["is_partial"]
+
+
 def test_signals_teach_nothing_about_the_engine() -> None:
     told, alone = Listening(), Listening()
     told.tell("running", 500)
