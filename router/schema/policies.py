@@ -358,7 +358,7 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
         Meta(
             ge=-1,
             le=1,
-            description="Ratios in place of times: 1 always, -1 never, 0 while others' requests are not known.",
+            description="Ratios in place of times: 1 always, -1 never, 0 while the view is partial.",
         ),
     ] = 0.0
     slo_penalty: Annotated[
