@@ -16,9 +16,11 @@ from libc.stdlib cimport calloc, free, malloc
 from posix.uio cimport iovec
 from posix.unistd cimport dup
 
-from router.native.attempt cimport attempt_end
+from router.native.attempt cimport attempt_end, attempt_unmet
 from router.native.buffer cimport buffer_append, buffer_bytes, buffer_release, buffer_size, buffer_t
-from router.native.causes cimport CAUSE_BAD_BODY, CAUSE_COUNT, CAUSE_DRAINING
+from router.native.causes cimport (
+    CAUSE_BAD_BODY, CAUSE_COUNT, CAUSE_DRAINING, CAUSE_REQUIREMENT_UNKNOWN, CAUSE_REQUIREMENT_UNMET,
+)
 from router.native.conn cimport CONN_LISTENER, conn_t
 from router.native.decision cimport Decider
 from router.native.driver_epoll cimport (
@@ -401,7 +403,23 @@ cdef class Core:
     # ---- Asked by the hooks
 
     cdef object error_response(self, int cause, str detail, exchange_t* x):
+        if cause == CAUSE_REQUIREMENT_UNMET:
+            detail = ", ".join(self.conditions_of(x, attempt_unmet(x)))
+        elif cause == CAUSE_REQUIREMENT_UNKNOWN:
+            names = [text_of(x.route.may_require[index].name) for index in range(x.route.may_require_count)]
+            detail = f"this route offers {', '.join(names) or 'nothing'}"
         return self.hooks.error_response(cause, detail, exchange_id(x).data[:x.id_length], self._models)
+
+    cdef list conditions_of(self, exchange_t* x, uint64_t bits):
+        for snapshot in (self._snapshot, *(old[0] for old in self._old_snapshots)):
+            if &(<Snapshot>snapshot).snapshot == x.snapshot:
+                return [text for bit, text in enumerate(snapshot.conditions) if bits >> bit & 1]
+        return []
+
+
+cdef str text_of(text_t text):
+    return text.data[:text.length].decode()
+
 
 cdef size_t sizeof_upstream() noexcept:
     return sizeof(upstream_t)

@@ -176,6 +176,8 @@ def _checked(annotation: Any, value: Any, path: Path, source: Source) -> Any:
         if value is None and type(None) in options:
             return None
         members = [option for option in options if option is not type(None)]
+        if len(members) > 1 and bare_type(members[0]) is str:  # a name, or a mapping that says more
+            return _checked(members[isinstance(value, dict)], value, path, source)
         if len(members) > 1:
             return _checked_tagged(members, value, path, source)
         return _checked(members[0], value, path, source)

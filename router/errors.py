@@ -43,6 +43,8 @@ class Cause(IntEnum):
     TLS_HANDSHAKE = 13
     MODEL_NOT_FOUND = 20
     NO_ROUTE = 21
+    REQUIREMENT_UNMET = 22
+    REQUIREMENT_UNKNOWN = 23
     NO_ENDPOINT = 30
     ENDPOINTS_FULL = 31
     BUFFERS_FULL = 32
@@ -227,6 +229,23 @@ OUTCOMES: dict[Cause, Outcome] = {
         code="route_not_found",
         message="No route matches this request, and it names no model{detail}. "
         "Name a model, or have a route or a default pool configured for this path.",
+        should_retry=False,
+    ),
+    Cause.REQUIREMENT_UNMET: Outcome(
+        side=Side.POLICY,
+        status=404,
+        error_type="invalid_request_error",
+        code="requirement_not_met",
+        message="No endpoint that serves this model meets what is required of it{detail}. "
+        "Requirements are never relaxed.",
+        should_retry=False,
+    ),
+    Cause.REQUIREMENT_UNKNOWN: Outcome(
+        side=Side.POLICY,
+        status=400,
+        error_type="invalid_request_error",
+        code="unknown_requirement",
+        message="The header x-fairlead-require names what cannot be required here{detail}.",
         should_retry=False,
     ),
     # ---- router: our own limits and faults

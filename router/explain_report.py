@@ -103,7 +103,7 @@ def _decision(decision: Mapping[str, Any]) -> str:
         rows.append(
             (
                 "picked" if place == 0 else str(place + 1),
-                candidate["endpoint"],
+                _place(candidate),
                 _score(candidate["score"], in_seconds=candidate["terms"] is not None),
                 str(candidate["in_flight"]),
                 _seconds(candidate["queued_s"]),
@@ -126,8 +126,12 @@ def _session(decision: Mapping[str, Any]) -> str:
     return f"{stayed}, {decision['session_tokens']} prompt tokens before"
 
 
+def _place(candidate: Mapping[str, Any]) -> str:
+    return " ".join(str(candidate[key]) for key in ("endpoint", "model") if candidate.get(key))
+
+
 def _term_rows(shown: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    rows = [("term", *(candidate["endpoint"] for candidate in shown))]
+    rows = [("term", *(_place(candidate) for candidate in shown))]
     for name in shown[0]["terms"]:
         rows.append((name, *(_seconds(candidate["terms"][name]) for candidate in shown)))
     return [*rows, ("sum", *(_seconds(candidate["sum"]) for candidate in shown))]

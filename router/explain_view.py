@@ -65,6 +65,7 @@ def _candidate(candidate: Mapping[str, Any], endpoints: Sequence[str]) -> dict[s
         "in_flight": candidate["in_flight"],
         "queued_s": _number(candidate["queued_s"]),
         "hit_tokens": round(candidate["hit_tokens"]),
+        **({"model": candidate["model"]} if candidate.get("model") else {}),
     }
 
 

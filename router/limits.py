@@ -84,6 +84,11 @@ SESSION_TABLE_BYTES = 16 * MIB  # a million sessions likewise: 300 new ones a se
 POOLS_MAX = 256
 ROUTES_MAX = 256  # matched in order, so the time of a match is bounded too
 MODELS_MAX = 4096  # names served, all endpoints together; also bounds the `model` label of metrics
+ALIASES_MAX = 256  # as many as pools: an alias is a promise to clients, and few are kept
+ALIAS_MODELS_MAX = 8  # of an alias, as in native/routes.pxd: each is scored anew for a request
+CONDITIONS_MAX = 64  # that routes require of endpoints, different ones: a bit of a word each
+MAY_REQUIRE_MAX = 16  # of a route: what a client may ask for on top, by name
+CAPABILITIES_MAX = 32  # of an endpoint
 LISTENERS_MAX = 16
 TRUSTED_PROXIES_MAX = 64  # searched for each new connection
 LABELS_MAX = 32  # of an endpoint
@@ -96,7 +101,7 @@ CONFIG_NODES_MAX = 200_000  # values, YAML aliases expanded: 4096 endpoints of 4
 CONFIG_DEPTH_MAX = 32  # the schema needs 7; libyaml's composer overruns the C stack at some 10,000
 CONFIG_PROBLEMS_MAX = 100  # reported at once; the rest is counted
 
-# Explained decisions that a worker keeps, half a KiB each; the oldest gives way. With one request in a
+# Explained decisions that a worker keeps, 0.8 KiB each; the oldest gives way. With one request in a
 # hundred sampled, at 1,000 a second, the last minute and a half.
 EXPLAIN_RECORDS_MAX = 1024  # EXPLAIN_RECORDS_MAX of native/explain.pxd
 EXPLAIN_LISTED_MAX = 1000  # of one answer of /debug/explain: 2 MiB

@@ -23,6 +23,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from router import limits
 from router.errors import NOBODY, UNKNOWN, outcome_labels
 from router.native.histogram import Histogram
 from router.native.loadtable import LoadTable
@@ -78,6 +79,11 @@ _LABELLED_COUNTERS = {
         "Messages refused for breaking HTTP, by side.",
         "side",
         {"downstream": "protocol_errors_downstream", "upstream": "protocol_errors_upstream"},
+    ),
+    "alias_requests": (
+        "Requests for aliases, by the place in its alias's list of the model that was asked last.",
+        "place",
+        {str(place): f"alias_place_{place}" for place in range(1, limits.ALIAS_MODELS_MAX + 1)},
     ),
     "session_picks": (
         "Decisions of sessions by what became of them: new, stayed, or why they left their endpoint.",

@@ -16,6 +16,7 @@ import msgspec
 
 from router import limits
 from router.native.loadtable import LoadTable
+from router.schema.aliases import quality_costs_ms
 from router.schema.config import Config, Endpoint
 
 ASK_TIMEOUT_S = 2.0  # engines answer this from memory
@@ -51,7 +52,7 @@ class ModelList:
         self._session: aiohttp.ClientSession | None = None
 
     async def names(self) -> list[str]:
-        """Sorted, each once."""
+        """Sorted, each once; aliases of which a model is there among them."""
         config, slots, load = self._state()
         now_us = int(self._clock() * 1e6)
         found: set[str] = set()
@@ -67,6 +68,11 @@ class ModelList:
         answers = await asyncio.gather(*(self._ask(endpoint) for endpoint in nameless[:ASKED_AT_ONCE_MAX]))
         for names in answers:
             found.update(names)
+        found.update(
+            alias
+            for alias, models in config.aliases.items()
+            if any(model in found for model in quality_costs_ms(models))
+        )
         return sorted(found)
 
     async def close(self) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import click
 import msgspec
@@ -152,9 +152,8 @@ def _sections(root: type[Struct]) -> Iterator[type[Struct]]:
     while waiting:
         cls = waiting.pop(0)
         yield cls
-        inner = [
-            found for info in structs.fields(cls) for found in _structs_in(info.type) if found not in seen
-        ]
+        found = [one for info in structs.fields(cls) for one in _structs_in(info.type)]
+        inner = [one for one in dict.fromkeys(found) if one not in seen]
         seen.update(inner)
         waiting[:0] = inner
 
@@ -194,11 +193,15 @@ def _words(annotation: Any) -> str:
     members = [member for member in union_members(inner) if member is not NoneType]
     if members and len(members) == 1:
         return _words(members[0])
+    if get_origin(inner) is dict and _structs_in(inner):
+        return "mapping to " + _words(get_args(inner)[1])
     linked = ", ".join(f"[{cls.__name__}](#{_anchor(cls)})" for cls in _structs_in(inner))
+    if members and bare_type(members[0]) is str:
+        return f"{describe(members[0])}, or {linked}"
     if members:
         return "one of " + linked
     if linked:
-        return f"list of {linked}" if get_args(inner) else linked
+        return f"list of {_words(get_args(inner)[0])}" if get_args(inner) else linked
     return describe(annotation)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct, json, structs
 
@@ -19,6 +19,8 @@ from router.errors import OUTCOMES, Cause, outcome_labels
 from router.resolver import is_literal
 from router.schema import config as schema
 from router.schema.address import parse_endpoint_url
+from router.schema.aliases import AliasModel, quality_costs_ms
+from router.schema.eligibility import Condition, Requirement, conditions_of, distinct_conditions
 from router.schema.engines import FigureTables, figures_of
 from router.schema.policies import HashKey, KeyedPolicy, Policy
 
@@ -65,6 +67,7 @@ class EndpointTables(Struct, frozen=True, kw_only=True):
     figures: FigureTables | None = None
     loads_s: dict[str, float] = {}
     models_max: int = 0
+    features: int = 0  # a bit for each of `Tables.conditions` that it meets
 
 
 class PolicyTables(Struct, frozen=True, kw_only=True):
@@ -99,7 +102,11 @@ class TimeoutsTables(Struct, frozen=True, kw_only=True):
 
 
 class RouteTables(Struct, frozen=True, kw_only=True):
-    """A route: empty patterns match all, `pool` None is by model, `index` is its place in the metrics."""
+    """A route: empty patterns match all, `pool` None is by model, `index` is its place in the metrics.
+
+    `required` and the numbers of `may_require` are bits of `Tables.conditions`. `cost_weight_s` is 0 where
+    the policy says, and below 0 for none.
+    """
 
     name: str
     index: int
@@ -112,6 +119,24 @@ class RouteTables(Struct, frozen=True, kw_only=True):
     timeouts: TimeoutsTables
     exposes_endpoint: bool
     ttft_target_s: float
+    cost_weight_s: float = 0.0
+    required: int = 0
+    may_require: tuple[tuple[str, int], ...] = ()
+
+
+class AliasModelTables(Struct, frozen=True, kw_only=True):
+    """A model behind an alias; `json_name` is its name as it stands in JSON, without quotes."""
+
+    name: str
+    json_name: str
+    quality_s: float
+
+
+class AliasTables(Struct, frozen=True, kw_only=True):
+    """A name that several models may answer for, the best first."""
+
+    name: str
+    models: tuple[AliasModelTables, ...]
 
 
 class Tables(Struct, frozen=True, kw_only=True):
@@ -122,6 +147,8 @@ class Tables(Struct, frozen=True, kw_only=True):
     routes: tuple[RouteTables, ...]
     timeouts: TimeoutsTables
     models: tuple[str, ...]
+    aliases: tuple[AliasTables, ...] = ()
+    conditions: tuple[str, ...] = ()
     explain_ratio: float = 0.0
 
 
@@ -192,9 +219,12 @@ def build_tables(config: schema.Config, slots: Mapping[str, int], routes: Mappin
     """
     endpoints: list[EndpointTables] = []
     pools: list[PoolTables] = []
+    conditions = distinct_conditions(
+        one for route in config.routes for one in (route.require, *route.may_require.values())
+    )
     for pool in config.pools:
         first = len(endpoints)
-        endpoints += [_endpoint(endpoint, config.limits, slots) for endpoint in pool.endpoints]
+        endpoints += [_endpoint(endpoint, config.limits, slots, conditions) for endpoint in pool.endpoints]
         pools.append(
             PoolTables(
                 name=pool.name,
@@ -209,7 +239,7 @@ def build_tables(config: schema.Config, slots: Mapping[str, int], routes: Mappin
     if missing:
         raise ValueError(f"route {missing[0]} has no index in the metrics")
     rules = [
-        _route(route, routes[route.name], config.timeouts, indexes)
+        _route(route, routes[route.name], config.timeouts, indexes, conditions)
         for route in (*config.routes, schema.Route(name=DEFAULT_ROUTE))
     ]
     return Tables(
@@ -217,12 +247,31 @@ def build_tables(config: schema.Config, slots: Mapping[str, int], routes: Mappin
         pools=tuple(pools),
         routes=tuple(rules),
         timeouts=_timeouts(config.timeouts),
-        models=tuple(sorted({model for endpoint in endpoints for model in endpoint.models})),
+        models=tuple(sorted({*config.aliases, *(model for one in endpoints for model in one.models)})),
+        aliases=tuple(_alias(name, models) for name, models in config.aliases.items()),
+        conditions=tuple(map(str, conditions)),
         explain_ratio=config.explain.sample_ratio,
     )
 
 
-def _endpoint(endpoint: schema.Endpoint, bounds: schema.Limits, slots: Mapping[str, int]) -> EndpointTables:
+def _alias(name: str, models: tuple[str | AliasModel, ...]) -> AliasTables:
+    costs_ms = quality_costs_ms(models)
+    return AliasTables(
+        name=name,
+        models=tuple(
+            AliasModelTables(name=model, json_name=json.encode(model).decode()[1:-1], quality_s=cost / 1e3)
+            for model, cost in costs_ms.items()
+        ),
+    )
+
+
+def _bits(met: Iterable[bool]) -> int:
+    return sum(1 << bit for bit, is_met in enumerate(met) if is_met)
+
+
+def _endpoint(
+    endpoint: schema.Endpoint, bounds: schema.Limits, slots: Mapping[str, int], conditions: list[Condition]
+) -> EndpointTables:
     url = parse_endpoint_url(endpoint.url)
     if endpoint.name not in slots:
         raise ValueError(f"endpoint {endpoint.name} has no slot in the load table")
@@ -257,13 +306,14 @@ def _endpoint(endpoint: schema.Endpoint, bounds: schema.Limits, slots: Mapping[s
         addresses=((url.host, url.port),) if is_literal(url.host) else (),
     )
     digest = hashlib.sha256(json.encode(tables)).hexdigest()
-    # Figures and loads come after the digest: connections outlive what is believed of an engine.
+    # What comes after the digest may change under open connections: what is believed of an engine, say.
     return structs.replace(
         tables,
         identity=f"{endpoint.name}#{digest[:32]}",
         figures=_figures(endpoint, tables.slot),
         loads_s={model: load_ms / 1e3 for model, load_ms in endpoint.model_load_ms.items()},
         models_max=(endpoint.models_resident_max or 1) if endpoint.model_load_ms else 0,
+        features=_bits(condition.is_met_by(endpoint) for condition in conditions),
     )
 
 
@@ -305,8 +355,16 @@ def _timeouts(timeouts: schema.Timeouts) -> TimeoutsTables:
 
 
 def _route(
-    route: schema.Route, index: int, timeouts: schema.Timeouts, indexes: Mapping[str, int]
+    route: schema.Route,
+    index: int,
+    timeouts: schema.Timeouts,
+    indexes: Mapping[str, int],
+    conditions: list[Condition],
 ) -> RouteTables:
+    def required(requirement: Requirement) -> int:
+        wanted = conditions_of(requirement)
+        return _bits(condition in wanted for condition in conditions)
+
     return RouteTables(
         name=route.name,
         index=index,
@@ -319,4 +377,7 @@ def _route(
         timeouts=_timeouts(schema.effective_timeouts(timeouts, route.timeouts)),
         exposes_endpoint=route.expose_endpoint,
         ttft_target_s=(route.ttft_target_ms or 0) / 1000,
+        cost_weight_s=0.0 if route.cost_weight is None else route.cost_weight or -1.0,
+        required=required(route.require),
+        may_require=tuple((name, required(one)) for name, one in route.may_require.items()),
     )

@@ -12,15 +12,17 @@ from posix.uio cimport iovec
 from router.native.body cimport BODY_HAS_MAX_TOKENS, BODY_HAS_PROMPT, BODY_HAS_USER, BODY_IN_DOUBT, hash_bytes
 from router.native.buffer cimport buffer_bytes, buffer_release, buffer_size, buffer_t
 from router.native.causes cimport (
-    CAUSE_CONNECT_FAILED, CAUSE_DNS_FAILED, CAUSE_ENDPOINTS_FULL, CAUSE_INTERNAL, CAUSE_NO_ENDPOINT, CAUSE_NONE,
+    CAUSE_CONNECT_FAILED, CAUSE_DNS_FAILED, CAUSE_ENDPOINTS_FULL, CAUSE_INTERNAL, CAUSE_MODEL_NOT_FOUND,
+    CAUSE_NO_ENDPOINT, CAUSE_NONE, CAUSE_REQUIREMENT_UNMET,
 )
+from router.native.choice cimport choice_t, pick_choice
 from router.native.conn cimport CONN_BLOCKED, CONN_CLOSED
 from router.native.conversation cimport conversation_key
 from router.native.decision cimport decision_charge
 from router.native.driver_epoll cimport monotonic_us
 from router.native.exchange cimport (
     EXCHANGE_AWAITING, EXCHANGE_CONNECTING, X_BODY_DROPPED, X_CUT_THROUGH, X_FACTS_KNOWN, X_FORCE_FRESH,
-    X_EXPLAIN, X_REQUEST_CHUNKED, X_UPLOAD_DONE,
+    X_EXPLAIN, X_REQUEST_CHUNKED, X_REWRITTEN, X_UPLOAD_DONE,
     core_t, exchange_id, exchange_model, exchange_model_hash, exchange_output_key, exchange_release, exchange_t,
 )
 from router.native.explain cimport explain_is_sampled, explain_reason_of, explain_record, explained_t
@@ -31,30 +33,35 @@ from router.native.metrics cimport (
     COUNT_PICKS_FAILED, COUNT_SESSION_NEW, COUNT_UPSTREAM_CONNECTS, COUNT_UPSTREAM_IDLE, COUNT_UPSTREAM_OPEN,
     COUNT_UPSTREAM_REUSES, HISTOGRAM_ROUTE_ROUTER_TIME, metrics_add, metrics_observe_us,
 )
-from router.native.pick cimport (
-    POLICY_FIVE_AXIS, candidate_set_t, hash_pair, pick_endpoint, pick_request_t, policy_t, random_next,
-)
+from router.native.pick cimport POLICY_FIVE_AXIS, hash_pair, pick_request_t, random_next
 from router.native.pool cimport (
-    UPSTREAM_BUSY, UPSTREAM_IDLE, endpoint_t, pool_put_idle, pool_remove_idle, pool_take_idle,
-    rewrite_t, upstream_t,
+    UPSTREAM_BUSY, UPSTREAM_IDLE, endpoint_t, pool_put_idle, pool_remove_idle, pool_take_idle, text_t, upstream_t,
 )
 from router.native.prompt cimport prompt_blocks, prompt_total_bytes
 from router.native.rewrite cimport LENGTH_CHUNKED, LENGTH_NONE, compose_request_head, write_chunk_size
-from router.native.routes cimport KEY_HEADER, KEY_PROMPT, KEY_USER, route_policy_t
+from router.native.routes cimport (
+    KEY_HEADER, KEY_PROMPT, KEY_USER, alias_model_t, find_target, route_policy_t, target_t, unmet_bits,
+)
 from router.native.slab cimport slab_give, slab_take
 from router.native.switching cimport SWITCH_NEW, switching_reason_of
-from router.native.upload cimport upload_ending, upload_pieces, upload_rewrite
+from router.native.upload cimport upload_ending, upload_name, upload_pieces
 
 cdef enum:
     EXCLUDABLE_MAX = 256             # candidate positions that the exclusion bits reach
+    EXCLUDED_WORDS = 4
+    OPTIONS_MAX = 8                  # ALIAS_MODELS_MAX
+
+cdef struct option_t:                # a model that may answer
+    target_t* target                 # who serves it
+    const alias_model_t* model       # NULL: it was asked for by its own name
 
 
 cdef inline uint8_t lower(uint8_t byte) noexcept nogil:
     return byte | 0x20 if 65 <= byte <= 90 else byte
 
 
-cdef const route_policy_t* policy_of(const exchange_t* x) noexcept nogil:
-    return &x.route.policy if x.route.has_policy else x.target.policy
+cdef inline const route_policy_t* policy_of(const exchange_t* x, const target_t* target) noexcept nogil:
+    return &x.route.policy if x.route.has_policy else target.policy
 
 
 cdef uint64_t session_key(exchange_t* x, uint64_t key) noexcept nogil:
@@ -75,7 +82,7 @@ cdef uint64_t session_key(exchange_t* x, uint64_t key) noexcept nogil:
 cdef uint64_t affinity_key(exchange_t* x, const uint8_t* buffer) noexcept nogil:
     # The hash that keeps a session at an endpoint; 0 when the request has nothing to hash. Needs the scan: before the
     # request is dropped.
-    cdef const route_policy_t* policy = policy_of(x)
+    cdef const route_policy_t* policy = policy_of(x, x.target)
     cdef head_t head
     cdef uint32_t index, at
     cdef uint64_t key = 0
@@ -100,9 +107,69 @@ cdef uint64_t affinity_key(exchange_t* x, const uint8_t* buffer) noexcept nogil:
     return key
 
 
-cdef inline void exclude(exchange_t* x, uint32_t position) noexcept nogil:
-    if position < EXCLUDABLE_MAX:
-        x.excluded[position >> 6] |= <uint64_t>1 << (position & 63)
+# ---- who may answer
+
+cdef uint32_t list_options(const exchange_t* x, option_t* options) noexcept nogil:
+    """The models that may answer and are served here, in order: one, unless an alias was asked for."""
+    cdef uint32_t index, count = 0
+    if x.alias == NULL:
+        options[0].target, options[0].model = x.target, NULL
+        return 1
+    for index in range(x.alias.model_count):
+        options[count].model = &x.alias.models[index]
+        options[count].target = find_target(x.snapshot, x.route, x.alias.models[index].name)
+        if options[count].target != NULL:
+            count += 1
+    return count
+
+
+cdef target_t* attempt_target(const exchange_t* x) noexcept nogil:
+    cdef option_t[OPTIONS_MAX] options
+    return options[0].target if list_options(x, options) else NULL
+
+
+cdef uint64_t attempt_unmet(const exchange_t* x) noexcept nogil:
+    cdef option_t[OPTIONS_MAX] options
+    cdef uint32_t index, count
+    cdef uint64_t bits, unmet = x.required
+    count = list_options(x, options)
+    for index in range(count):
+        bits = unmet_bits(&options[index].target.candidates, x.required)
+        if bits == 0:
+            return 0
+        unmet = unmet & bits if unmet & bits else unmet
+    return unmet
+
+
+cdef bint attempt_exclude(exchange_t* x) noexcept nogil:
+    cdef option_t[OPTIONS_MAX] options
+    cdef uint32_t index, position, count, first = 0
+    cdef bint has_bits = True
+    if x.alias == NULL:
+        return exclude(x, x.position)
+    count = list_options(x, options)
+    for index in range(count):
+        for position in range(options[index].target.candidates.count):
+            if options[index].target.endpoints[position] == x.endpoint:
+                has_bits &= exclude(x, first + position)
+        first += options[index].target.candidates.count
+    return has_bits
+
+
+cdef inline bint exclude(exchange_t* x, uint32_t position) noexcept nogil:
+    if position >= EXCLUDABLE_MAX:
+        return False
+    x.excluded[position >> 6] |= <uint64_t>1 << (position & 63)
+    return True
+
+
+cdef inline void read_excluded(const exchange_t* x, uint32_t first, uint64_t* excluded) noexcept nogil:
+    # The bits from `first` on: those of one model.
+    cdef uint32_t index, word = first >> 6, shift = first & 63
+    for index in range(<uint32_t>EXCLUDED_WORDS):
+        excluded[index] = x.excluded[word + index] >> shift if word + index < EXCLUDED_WORDS else 0
+        if shift and word + index + 1 < EXCLUDED_WORDS:
+            excluded[index] |= x.excluded[word + index + 1] << (64 - shift)
 
 
 cdef bint has_room(core_t* core, const endpoint_t* endpoint) noexcept nogil:
@@ -111,16 +178,18 @@ cdef bint has_room(core_t* core, const endpoint_t* endpoint) noexcept nogil:
     return endpoint.idle_first != NULL or endpoint.open_count < endpoint.connections_max
 
 
-cdef void describe_prompt(core_t* core, exchange_t* x, pick_request_t* request) noexcept nogil:
-    """How much there is to compute, and under which keys parts of it may be cached."""
-    cdef uint64_t model_hash, size_bytes
+cdef void describe_prompt(
+    core_t* core, exchange_t* x, uint64_t model_hash, uint32_t place, pick_request_t* request
+) noexcept nogil:
+    """How much there is to compute, and under which keys parts of it may be cached; they go to scratch `place`."""
+    cdef uint64_t size_bytes
     cdef bint in_doubt
     if x.scan == NULL:
         return
     in_doubt = x.scan.flags & BODY_IN_DOUBT != 0
-    model_hash = exchange_model_hash(x)
     request.output_tokens = learner_expected_output(
-        core.decider.learner, exchange_output_key(x), x.scan.max_tokens if x.scan.flags & BODY_HAS_MAX_TOKENS else -1)
+        core.decider.learner, exchange_output_key(x, model_hash),
+        x.scan.max_tokens if x.scan.flags & BODY_HAS_MAX_TOKENS else -1)
     size_bytes = x.body_received_bytes if in_doubt else prompt_total_bytes(&x.scan.chain)
     if size_bytes == 0:
         return
@@ -128,9 +197,9 @@ cdef void describe_prompt(core_t* core, exchange_t* x, pick_request_t* request) 
     if in_doubt:
         return
     request.block_count = prompt_blocks(
-        &x.scan.chain, model_hash, request.prompt_tokens, core.block_keys, core.block_tokens)
-    request.blocks = core.block_keys
-    request.block_tokens = core.block_tokens
+        &x.scan.chain, model_hash, request.prompt_tokens, core.block_keys[place], core.block_tokens[place])
+    request.blocks = core.block_keys[place]
+    request.block_tokens = core.block_tokens[place]
     if x.flags & X_UPLOAD_DONE:
         x.prompt_bytes = <uint32_t>min(size_bytes, <uint64_t>0xFFFFFFFF)
     elif x.upload_remaining > 0:         # cut through: most of what is still to come is prompt
@@ -138,65 +207,87 @@ cdef void describe_prompt(core_t* core, exchange_t* x, pick_request_t* request) 
             core.decider.learner, model_hash, size_bytes + <uint64_t>x.upload_remaining)
 
 
+cdef void describe_choice(
+    core_t* core, exchange_t* x, const option_t* option, uint32_t place, choice_t* choice
+) noexcept nogil:
+    cdef uint64_t model_hash = option.model.hash if option.model != NULL else exchange_model_hash(x)
+    choice.candidates = &option.target.candidates
+    choice.policy = &policy_of(x, option.target).pick
+    memset(&choice.request, 0, sizeof(pick_request_t))
+    choice.request.key = x.key
+    choice.request.now_us = core.driver.now_us
+    choice.request.required = x.required
+    choice.request.ttft_target_s = x.route.ttft_target_s
+    choice.request.cost_weight_s = x.route.cost_weight_s
+    choice.model.length = 0
+    if option.model != NULL:
+        choice.model = option.model.name
+        choice.request.quality_s = option.model.quality_s
+    choice.request.model = model_hash
+    describe_prompt(core, x, model_hash, place, &choice.request)
+
+
 cdef void explain_attempt(
-    core_t* core, exchange_t* x, const policy_t* policy, pick_request_t* request
+    core_t* core, exchange_t* x, choice_t* choices, uint32_t count, uint32_t chosen
 ) noexcept nogil:
     """Right after the pick, when the client or the ring is to be told why."""
     cdef explained_t explained
-    cdef candidate_set_t* candidates = &x.target.candidates
     cdef uint8_t attempt = x.attempts + 1
-    x.reason = <uint8_t>explain_reason_of(core.decider, policy, candidates, request, x.position, attempt)
+    x.reason = <uint8_t>explain_reason_of(core.decider, choices, chosen, x.position, attempt)
     if x.flags & X_EXPLAIN:
         explained.id = exchange_id(x)
-        explained.wall_us = request.now_us + core.wall_offset_us
+        explained.wall_us = core.driver.now_us + core.wall_offset_us
         explained.route = x.route.index
         explained.attempt = attempt
         explained.reason = x.reason
         explained.switching = x.switching
-        explain_record(&core.explained, core.decider, policy, candidates, request, x.position, &explained)
+        explain_record(&core.explained, core.decider, choices, count, chosen, x.position, &explained)
 
 
 cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil:
-    cdef pick_request_t request
-    cdef const route_policy_t* policy = policy_of(x)
-    cdef int position
-    cdef uint32_t _turn
+    cdef option_t[OPTIONS_MAX] options
+    cdef choice_t[OPTIONS_MAX] choices
+    cdef choice_t* choice
+    cdef uint64_t random
+    cdef uint32_t _turn, index, first, count = list_options(x, options)
+    cdef int chosen, position = -1
     cdef bint saw_full = False
-    memset(&request, 0, sizeof(request))
-    request.key = x.key
-    request.now_us = core.driver.now_us
-    request.ttft_target_s = x.route.ttft_target_s
-    describe_prompt(core, x, &request)
-    request.model = exchange_model_hash(x)
+    x.served = NULL                      # who it was that failed is nothing to go by
+    for index in range(count):
+        describe_choice(core, x, &options[index], index, &choices[index])
     for _turn in range(EXCLUDABLE_MAX + 1):
-        request.random = random_next(&core.random_state)
-        request.excluded[0] = x.excluded[0]
-        request.excluded[1] = x.excluded[1]
-        request.excluded[2] = x.excluded[2]
-        request.excluded[3] = x.excluded[3]
-        position = pick_endpoint(core.decider, &policy.pick, &x.target.candidates, &request)
-        if position < 0:
+        random = random_next(&core.random_state)
+        first = 0
+        for index in range(count):
+            choices[index].request.random = random
+            read_excluded(x, first, choices[index].request.excluded)
+            first += choices[index].candidates.count
+        chosen = pick_choice(core.decider, choices, count, &position)
+        if chosen < 0:
             metrics_add(&core.metrics, COUNT_PICKS_FAILED, 1)
-            return CAUSE_ENDPOINTS_FULL if saw_full else CAUSE_NO_ENDPOINT
+            if saw_full:
+                return CAUSE_ENDPOINTS_FULL
+            return CAUSE_REQUIREMENT_UNMET if x.required and attempt_unmet(x) else CAUSE_NO_ENDPOINT
+        choice = &choices[chosen]
+        x.target, x.served = options[chosen].target, options[chosen].model
         x.endpoint = x.target.endpoints[position]
         x.position = position
         if has_room(core, x.endpoint):
             break
         saw_full = True
-        exclude(x, position)
-        if position >= EXCLUDABLE_MAX:
+        if not attempt_exclude(x):
             return CAUSE_ENDPOINTS_FULL
     else:
         return CAUSE_ENDPOINTS_FULL
-    if x.attempts == 0 and explain_is_sampled(core.explain_threshold, request.random):
+    if x.attempts == 0 and explain_is_sampled(core.explain_threshold, random):
         x.flags |= X_EXPLAIN
     x.switching = <uint8_t>switching_reason_of(
-        core.decider, &policy.pick, &x.target.candidates, &request, x.position)
+        core.decider, choice.policy, choice.candidates, &choice.request, x.position)
     if x.switching:
         metrics_add(&core.metrics, COUNT_SESSION_NEW + x.switching - SWITCH_NEW, 1)
     if x.flags & X_EXPLAIN or x.route.exposes_endpoint:
-        explain_attempt(core, x, &policy.pick, &request)
-    decision_charge(core.decider, &x.target.candidates, x.position, &request, &x.charge)
+        explain_attempt(core, x, choices, count, chosen)
+    decision_charge(core.decider, choice.candidates, x.position, &choice.request, &x.charge)
     x.attempts += 1
     x.state = EXCHANGE_CONNECTING
     x.sent_us = core.driver.now_us
@@ -250,7 +341,7 @@ cdef int attempt_send(core_t* core, exchange_t* x) noexcept nogil:
     cdef uint8_t line[20]
     cdef buffer_t ending
     cdef buffer_t rewritten
-    cdef const rewrite_t* rewrite = NULL
+    cdef text_t name
     cdef int64_t total, declared, head_length
     cdef int count
     memset(&ending, 0, sizeof(ending))
@@ -260,12 +351,15 @@ cdef int attempt_send(core_t* core, exchange_t* x) noexcept nogil:
             return CAUSE_INTERNAL
         core.head_owner = x
     count = upload_pieces(x, pieces + 2, &total)
-    if x.flags & X_FACTS_KNOWN and x.endpoint.rewrite_count and count and not x.flags & X_BODY_DROPPED:
-        rewrite = upload_rewrite(x, exchange_model(x))
-        if rewrite != NULL and core.hooks.rewrite_body(core, x, rewrite.engine_name, &rewritten) == 0:
+    if x.flags & X_FACTS_KNOWN and count and not x.flags & X_BODY_DROPPED:
+        name = upload_name(x, exchange_model(x), False)
+        if name.length and core.hooks.rewrite_body(core, x, name, &rewritten) == 0:
             pieces[2].iov_base = buffer_bytes(&rewritten)
             pieces[2].iov_len = total = buffer_size(&rewritten)
             count = 1
+            x.flags |= X_REWRITTEN
+    if x.served != NULL and not x.flags & X_REWRITTEN:
+        return CAUSE_MODEL_NOT_FOUND     # no engine knows the alias
     if x.flags & X_REQUEST_CHUNKED and (not x.flags & X_UPLOAD_DONE or buffer_size(&x.trailers)):
         declared = LENGTH_CHUNKED
     elif not x.flags & X_UPLOAD_DONE:

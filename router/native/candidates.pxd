@@ -3,7 +3,7 @@
 The lowest of the modules that make a pick; `pick` names all of this again, so that most need to know only that one.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from router.native.loadtable cimport load_table_t
 
 cdef extern from *:
@@ -37,6 +37,7 @@ cdef extern from *:
 cdef enum:
     CHECK_EXCLUDED = 1
     CHECK_EJECTED = 2
+    CHECK_REQUIRED = 4
     SHAPE_KNOWN = 1
     SHAPE_IN_A_ROW = 2               # slots[i] == slots[0] + i, as a pool's mostly are
     SHAPE_EQUAL_WEIGHTS = 4
@@ -57,6 +58,7 @@ cdef struct candidate_set_t:         # built aside from zeroes, then read-only (
     float* load_s                    # load_s[count]: seconds that loading the model takes there; NULL: it is there
     uint32_t* models_max             # models_max[count]: held at once there; 0: the model takes no place. With load_s
     uint32_t panic_count             # with so many ejected, ejections are ignored; 0: only with all of them
+    uint64_t* features               # features[count]: a bit for each condition it meets; NULL: nobody meets any
     double weight_total              # of all candidates; set by candidate_set_build_ring
     uint32_t turn                    # round robin's place
     uint32_t shape                   # found by the first pick: slots in a row, equal weights
@@ -67,13 +69,16 @@ cdef struct pick_request_t:
     uint64_t model                   # hash of the name it is configured under; 0: none
     uint64_t now_us
     uint64_t excluded[4]             # bit per candidate position < 256: already tried
+    uint64_t required                # bits that a candidate's features must have, also when all else is ejected
     uint32_t prompt_tokens           # estimate; 0: not a request with a prompt
     uint32_t output_tokens           # expected
     uint32_t block_count
     const uint64_t* blocks           # blocks[block_count]: key of the prompt up to each boundary (prompt.pxd)
     const uint32_t* block_tokens     # tokens of the prompt up to each boundary
     float ttft_target_s              # 0: none
-    float cost_weight_s              # seconds that one unit of currency is worth to whoever asks
+    float cost_weight_s              # seconds that one unit of currency is worth; 0: as the policy says, below 0: none
+    float quality_s                  # what an answer by these candidates' model is worse than the best one's; >= 0
+    uint8_t is_trial                 # the pick may be one of several for the same request: nothing is remembered
 
 cdef uint64_t hash_pair(uint64_t a, uint64_t b) noexcept nogil
 # Allocates the ring; 0, or -1 when there is no memory.
@@ -82,6 +87,8 @@ cdef int candidate_set_build_ring(candidate_set_t* candidates, uint32_t points_p
 cdef int candidate_set_build_maglev(candidate_set_t* candidates) noexcept nogil
 # Allocates load_s and models_max, all 0; 0, or -1 when there is no memory.
 cdef int candidate_set_reserve_loads(candidate_set_t* candidates) noexcept nogil
+# Allocates features, all 0; 0, or -1 when there is no memory.
+cdef int candidate_set_reserve_features(candidate_set_t* candidates) noexcept nogil
 cdef void candidate_set_free(candidate_set_t* candidates) noexcept nogil     # frees the arrays
 cdef uint32_t candidate_set_shape(candidate_set_t* candidates) noexcept nogil
 
@@ -91,6 +98,9 @@ cdef int candidate_checks(
 cdef bint is_eligible(
     load_table_t* load, const candidate_set_t* candidates, const pick_request_t* request, int checks, uint32_t position
 ) noexcept nogil
+# Whether somebody may be picked who is not ejected.
+cdef bint is_anybody_well(
+    load_table_t* load, const candidate_set_t* candidates, const pick_request_t* request) noexcept nogil
 # refused[i]: 0 for who may be picked, else INFINITY. With everybody left ejected the ejected ones may.
 cdef void candidates_refused(
     load_table_t* load, const candidate_set_t* candidates, const pick_request_t* request, float* refused) noexcept nogil

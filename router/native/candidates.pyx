@@ -1,9 +1,11 @@
 """Who may be picked, and the choices that policies share: draws, ties, rings.
 
-A pick is made among eligible candidates: not excluded (tried by this exchange already) and not ejected. The usual case,
-nobody excluded or ejected, is known from two reads and checks nobody. When no candidate is eligible the pick is made
-once more among the ejected ones: with everything down, trying beats refusing (Envoy calls it panic), and the ejections
-may be of our own making. A pool may have a share of its own from which on it panics.
+A pick is made among eligible candidates: not excluded (tried by this exchange already), not ejected, and with all the
+features that are required. The usual case, nobody excluded or ejected and nothing required, is known from three reads
+and checks nobody. When no candidate is eligible the pick is made once more among the ejected ones: with everything
+down, trying beats refusing (Envoy calls it panic), and the ejections may be of our own making. A pool may have a share
+of its own from which on it panics. What is required stays required: a rule on where data may go does not fall with the
+endpoints that keep it.
 
 Invariant: a candidate set is built aside and never changes while requests use it, but for round robin's place and what
 the first pick finds of its shape. Neighbours: loadtable (counts, ejections), pick and the policy modules (which choose
@@ -49,6 +51,12 @@ cdef extern from *:
             found += bits[i] == wanted;
         return found;
     }
+    /* One AND a candidate. */
+    static void fl_refuse(const uint64_t* __restrict features, uint64_t required, float* __restrict refused,
+                          uint32_t count) {
+        for (uint32_t i = 0; i < count; i++)
+            refused[i] = required & ~features[i] ? INFINITY : 0.0f;
+    }
     static void fl_range(const float* __restrict values, const float* __restrict refused, uint32_t count,
                          float* least, float* greatest) {
         float low[16], high[16];
@@ -77,6 +85,7 @@ cdef extern from *:
     uint32_t fl_order(const float* score, const float* refused, uint32_t* bits, uint32_t count) noexcept nogil
     uint32_t fl_lowest(const uint32_t* bits, uint32_t count) noexcept nogil
     uint32_t fl_count(const uint32_t* bits, uint32_t count, uint32_t wanted) noexcept nogil
+    void fl_refuse(const uint64_t* features, uint64_t required, float* refused, uint32_t count) noexcept nogil
     void fl_range(
         const float* values, const float* refused, uint32_t count, float* least, float* greatest) noexcept nogil
 
@@ -117,6 +126,8 @@ cdef int candidate_checks(
     if request.now_us < load_ejections_end_us(load) \
             and not (candidates.panic_count and _is_panic(load, candidates, request.now_us)):
         checks |= CHECK_EJECTED
+    if request.required:
+        checks |= CHECK_REQUIRED
     return checks
 
 
@@ -126,7 +137,23 @@ cdef bint is_eligible(
     if checks & CHECK_EXCLUDED and position < EXCLUDABLE_COUNT:
         if request.excluded[position >> 6] >> (position & 63) & 1:
             return False
+    if checks & CHECK_REQUIRED:
+        if candidates.features == NULL or request.required & ~candidates.features[position]:
+            return False
     return not (checks & CHECK_EJECTED and load_is_ejected(load, candidates.slots[position], request.now_us))
+
+
+cdef bint is_anybody_well(
+    load_table_t* load, const candidate_set_t* candidates, const pick_request_t* request
+) noexcept nogil:
+    cdef int checks = candidate_checks(load, candidates, request)
+    cdef uint32_t position
+    if not checks:
+        return candidates.count != 0
+    for position in range(candidates.count):
+        if is_eligible(load, candidates, request, checks, position):
+            return True
+    return False
 
 
 cdef void candidates_refused(
@@ -136,6 +163,9 @@ cdef void candidates_refused(
     cdef uint32_t position, left = 0
     if not checks:
         memset(refused, 0, candidates.count * sizeof(float))
+        return
+    if checks == CHECK_REQUIRED and candidates.features != NULL:
+        fl_refuse(candidates.features, request.required, refused, candidates.count)
         return
     while True:
         for position in range(candidates.count):
@@ -405,12 +435,19 @@ cdef int candidate_set_reserve_loads(candidate_set_t* candidates) noexcept nogil
     return 0 if candidates.load_s != NULL and candidates.models_max != NULL else -1
 
 
+cdef int candidate_set_reserve_features(candidate_set_t* candidates) noexcept nogil:
+    if candidates.features == NULL:
+        candidates.features = <uint64_t*>calloc(candidates.count + 1, sizeof(uint64_t))
+    return 0 if candidates.features != NULL else -1
+
+
 cdef void candidate_set_free(candidate_set_t* candidates) noexcept nogil:
     free(candidates.slots)
     free(candidates.weights)
     free(candidates.identities)
     free(candidates.load_s)
     free(candidates.models_max)
+    free(candidates.features)
     _free_ring(candidates)
     free(candidates.maglev)
     memset(candidates, 0, sizeof(candidate_set_t))

@@ -23,6 +23,8 @@ cdef enum cause:
     # policy: configuration says no
     CAUSE_MODEL_NOT_FOUND = 20
     CAUSE_NO_ROUTE = 21
+    CAUSE_REQUIREMENT_UNMET = 22     # no endpoint has all that is required
+    CAUSE_REQUIREMENT_UNKNOWN = 23   # a client requires what its route does not offer
     # router: our own limits and faults
     CAUSE_NO_ENDPOINT = 30           # nobody eligible is there
     CAUSE_ENDPOINTS_FULL = 31        # every eligible endpoint is at its connection bound

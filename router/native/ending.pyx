@@ -22,9 +22,8 @@ from router.native.exchange cimport (
     exchange_free, exchange_new, exchange_record, exchange_t,
 )
 from router.native.http1 cimport (
-    HTTP1_BAD_EXPECT, HTTP1_HEAD_TOO_LARGE, HTTP1_TARGET_TOO_LONG, HTTP1_TOO_MANY_FIELDS, HTTP1_UNSUPPORTED_VERSION,
-    head_t,
-    http1_error_text,
+    FIELD_COUNT, HTTP1_BAD_EXPECT, HTTP1_HEAD_TOO_LARGE, HTTP1_TARGET_TOO_LONG, HTTP1_TOO_MANY_FIELDS,
+    HTTP1_UNSUPPORTED_VERSION, head_t, http1_error_text,
 )
 from router.native.loadtable cimport load_observe_outcome
 from router.native.logline cimport log_exchange
@@ -127,7 +126,7 @@ cdef void time_out_head(core_t* core, downstream_t* down) noexcept nogil:
 cdef head_t* blank_head(core_t* core) noexcept nogil:
     cdef int index
     memset(&core.head, 0, sizeof(head_t))
-    for index in range(30):
+    for index in range(FIELD_COUNT):
         core.head.known[index] = -1
     return &core.head
 

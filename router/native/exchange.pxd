@@ -11,7 +11,7 @@ from router.native.loadtable cimport charge_t, load_table_t
 from router.native.metrics cimport metrics_t
 from router.native.pick cimport decider_t
 from router.native.pool cimport endpoint_t, text_t, upstream_t
-from router.native.routes cimport route_t, snapshot_t, target_t
+from router.native.routes cimport alias_model_t, alias_t, route_t, snapshot_t, target_t
 from router.native.signals cimport signal_table_t
 from router.native.sse cimport sse_meter_t
 from router.native.wheel cimport timer_node_t, wheel_t
@@ -152,8 +152,8 @@ cdef struct core_t:                  # a worker's native state; its door is rout
     head_t head                      # scratch: the head that was parsed last
     exchange_t* head_owner           # whose request head that is, NULL: nobody's
     uint8_t* compose                 # scratch, COMPOSE_BYTES: a head being written
-    uint64_t block_keys[97]          # scratch: PROMPT_KEYS_MAX, of the prompt that is being picked for
-    uint32_t block_tokens[97]
+    uint64_t block_keys[8][97]       # scratch: ALIAS_MODELS_MAX by PROMPT_KEYS_MAX, of the prompt being picked for
+    uint32_t block_tokens[8][97]
     buffer_t log                     # finished access-log lines
     hooks_t hooks
     void* door                       # the Core object
@@ -180,7 +180,9 @@ cdef struct exchange_t:
     upstream_t* up
     snapshot_t* snapshot
     route_t* route
-    target_t* target
+    target_t* target                 # of an alias: that of the model whose turn it is
+    const alias_t* alias             # NULL: the model was asked for by its own name
+    const alias_model_t* served      # of the alias: whom the attempt is for; NULL: as asked for
     endpoint_t* endpoint
     body_scan_t* scan                # until the pick
     buffer_t head                    # the raw request head, until the response begins
@@ -198,7 +200,8 @@ cdef struct exchange_t:
     chunk_t relay_chunk
     sse_meter_t meter
     charge_t charge                  # of the attempt
-    uint64_t excluded[4]             # candidates already tried, a bit each
+    uint64_t excluded[4]             # candidates already tried, a bit each; of an alias: of all its models in a row
+    uint64_t required                # features an endpoint must have
     uint64_t key                     # of the hash policies
     uint64_t model_offset            # of the model string in the body, for rewriting
     uint32_t model_length
@@ -235,6 +238,7 @@ cdef text_t exchange_id(const exchange_t* x) noexcept nogil
 cdef text_t exchange_method(const exchange_t* x) noexcept nogil
 cdef text_t exchange_path(const exchange_t* x) noexcept nogil
 cdef text_t exchange_model(const exchange_t* x) noexcept nogil
-cdef uint64_t exchange_model_hash(const exchange_t* x) noexcept nogil
-cdef uint64_t exchange_output_key(const exchange_t* x) noexcept nogil  # whose answers are as long as this one's
+cdef uint64_t exchange_model_hash(const exchange_t* x) noexcept nogil          # of the model that answers
+# Whose answers are as long as this model's here.
+cdef uint64_t exchange_output_key(const exchange_t* x, uint64_t model_hash) noexcept nogil
 cdef uint64_t exchange_deadline(const core_t* core, const downstream_t* down, int* cause) noexcept nogil

@@ -23,7 +23,8 @@ from router.native.loadtable cimport (
     CHARGE_NONE, ROW_IN_FLIGHT, ROW_KV_TOKENS, ROW_PENDING, load_observe_itl, load_sum,
 )
 from router.native.metrics cimport (
-    COUNT_BYTES_TO_CLIENTS, COUNT_CACHED_TOKENS, COUNT_COMPLETION_TOKENS, COUNT_EVENTS, COUNT_PROMPT_TOKENS,
+    COUNT_ALIAS_PLACE_1, COUNT_BYTES_TO_CLIENTS, COUNT_CACHED_TOKENS, COUNT_COMPLETION_TOKENS,
+    COUNT_EVENTS, COUNT_PROMPT_TOKENS,
     COUNT_REQUESTS_IN_FLIGHT, COUNT_UNFINISHED_STREAMS, HISTOGRAM_ROUTE_E2E, metrics_add, metrics_count_request,
     metrics_observe_us,
 )
@@ -171,12 +172,15 @@ cdef text_t exchange_model(const exchange_t* x) noexcept nogil:
 
 
 cdef uint64_t exchange_model_hash(const exchange_t* x) noexcept nogil:
-    cdef text_t model = exchange_model(x)
+    cdef text_t model
+    if x.served != NULL:
+        return x.served.hash
+    model = exchange_model(x)
     return hash_bytes(model.data, model.length, 0)
 
 
-cdef uint64_t exchange_output_key(const exchange_t* x) noexcept nogil:
-    return exchange_model_hash(x) + (<uint64_t>x.route.index + 1) * OUTPUT_KEY_STEP
+cdef uint64_t exchange_output_key(const exchange_t* x, uint64_t model_hash) noexcept nogil:
+    return model_hash + (<uint64_t>x.route.index + 1) * OUTPUT_KEY_STEP
 
 
 cdef void exchange_release(core_t* core, exchange_t* x) noexcept nogil:
@@ -205,7 +209,7 @@ cdef void learn(core_t* core, exchange_t* x) noexcept nogil:
     if output_tokens > OUTPUT_TOKENS_MAX:
         return
     if output_tokens > 0:
-        learner_output(learner, exchange_output_key(x), <uint32_t>output_tokens)
+        learner_output(learner, exchange_output_key(x, exchange_model_hash(x)), <uint32_t>output_tokens)
     if x.meter.has_usage and 0 < x.meter.prompt_tokens <= OUTPUT_TOKENS_MAX and x.prompt_bytes:
         learner_prompt(learner, exchange_model_hash(x), x.prompt_bytes, <uint32_t>x.meter.prompt_tokens)
     if x.meter.mode == METER_SSE and output_tokens > 1 and x.last_byte_us > x.first_byte_us:
@@ -257,6 +261,8 @@ cdef bint exchange_record(core_t* core, exchange_t* x, int cause) noexcept nogil
             metrics_add(&core.metrics, COUNT_COMPLETION_TOKENS, x.meter.completion_tokens)
         if x.meter.cached_tokens > 0:
             metrics_add(&core.metrics, COUNT_CACHED_TOKENS, x.meter.cached_tokens)
+    if x.alias != NULL and x.served != NULL:
+        metrics_add(&core.metrics, COUNT_ALIAS_PLACE_1 + <int>(x.served - &x.alias.models[0]), 1)
     if cause == CAUSE_NONE and x.endpoint != NULL and 200 <= x.status < 300:
         learn(core, x)
     core.finished_count += 1

@@ -5,8 +5,8 @@ sequence number that is odd while it is written). Nothing here is done for a dec
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from router.native.candidates cimport candidate_set_t, pick_request_t
-from router.native.pick cimport decider_t, policy_t
+from router.native.choice cimport choice_t
+from router.native.pick cimport decider_t
 from router.native.policy_five_axis cimport terms_t
 from router.native.pool cimport text_t
 
@@ -14,6 +14,7 @@ cdef enum:
     EXPLAIN_RECORDS_MAX = 1024       # of a column, as in router/limits.py; the oldest gives way
     EXPLAIN_ID_BYTES = 128           # a longer request id is cut, here and where it is looked for
     EXPLAIN_SHOWN_COUNT = 4          # the winner and three runners-up
+    EXPLAIN_MODEL_BYTES = 64         # of a model's name; a longer one is cut
 
 cdef enum explain_reason:            # the first that holds; texts in explain.pyx
     REASON_NONE = 0                  # nobody asked
@@ -29,6 +30,7 @@ cdef enum explain_reason:            # the first that holds; texts in explain.py
     REASON_HEADROOM = 10             # room: streams and prompts that it disturbs less, KV and power,
     REASON_HEALTHIER = 11            # attempts that failed less often
     REASON_LOADED = 12               # with the model in memory everywhere another would have won
+    REASON_MODEL = 13                # a model that stands before it in the alias would have taken longer, or has nobody
 
 cdef struct shown_t:                 # a candidate as the decision saw it
     uint32_t slot
@@ -37,6 +39,8 @@ cdef struct shown_t:                 # a candidate as the decision saw it
     float queued_s
     float hit_tokens
     terms_t terms                    # five_axis only: what the score is the sum of
+    uint8_t model_length             # 0: no alias was asked for
+    uint8_t model[64]                # EXPLAIN_MODEL_BYTES: whom it would serve
 
 cdef struct record_t:
     uint64_t sequence                # odd: being written
@@ -75,13 +79,13 @@ cdef struct explained_t:             # what the pick itself does not know
 cdef inline bint explain_is_sampled(uint64_t threshold, uint64_t random) noexcept nogil:
     return threshold != 0 and random * 0x9E3779B97F4A7C15ULL <= threshold
 
-# Both right after the pick of `position`, before it is charged. `request` is the pick's, unchanged.
+# Both right after the pick of `position` of the choice `chosen`, before it is charged; the requests are the pick's,
+# unchanged.
 cdef int explain_reason_of(
-    decider_t* decider, const policy_t* policy, candidate_set_t* candidates, pick_request_t* request,
-    uint32_t position, uint8_t attempt) noexcept nogil
+    decider_t* decider, choice_t* choices, uint32_t chosen, uint32_t position, uint8_t attempt) noexcept nogil
 cdef void explain_record(
-    const column_t* column, decider_t* decider, const policy_t* policy, candidate_set_t* candidates,
-    pick_request_t* request, uint32_t position, const explained_t* explained) noexcept nogil
+    const column_t* column, decider_t* decider, choice_t* choices, uint32_t count, uint32_t chosen, uint32_t position,
+    const explained_t* explained) noexcept nogil
 cdef text_t explain_reason_text(int reason) noexcept nogil
 
 cdef class ExplainRing:

@@ -30,7 +30,7 @@ class ExplainRing:
         output_tokens, has_session, session (a token of native/switching; empty: not remembered),
         session_tokens (of its last prompt), shown. `shown` has the winner, then up to three runners-up, each
         with slot, score (None: the policy has none), terms (None, or seconds by name), in_flight, queued_s,
-        hit_tokens.
+        hit_tokens, model (empty: no alias was asked for).
         """
     def latest(self, count: int) -> list[dict[str, Any]]:
         """The last `count` decisions of all workers, newest first."""

@@ -20,6 +20,7 @@ from router.native.candidates cimport (
     CHECK_EJECTED, candidate_checks, candidate_set_free, candidate_set_reserve_loads, candidate_set_t, is_eligible,
     pick_request_t,
 )
+from router.native.choice cimport choice_t, choices_are_weighed
 from router.native.decision cimport Decider
 from router.native.loadtable cimport load_in_flight, load_is_ejected
 from router.native.pick cimport POLICY_FIVE_AXIS, POLICY_PEAK_EWMA, decider_t, pick_endpoint, policy_t
@@ -40,7 +41,7 @@ cdef extern from *:
     void fence_acquire() noexcept nogil
 
 cdef enum:
-    LAYOUT_VERSION = 3
+    LAYOUT_VERSION = 4
     PAGE_BYTES = 4096
     COLUMN_COUNT_MAX = 256           # as many as a load table has
     READ_TRIES_MAX = 1000            # a record takes far less than a microsecond to write; its writer may have died
@@ -49,7 +50,7 @@ cdef uint64_t MAGIC = 0x31504C584C4C4644     # "DFLLXPL1"
 
 REASONS = (
     "", "retry", "panic", "only", "policy", "session", "tie", "cached", "fastest", "cheaper", "headroom", "healthier",
-    "loaded",
+    "loaded", "model",
 )
 
 cdef struct header_t:
@@ -65,30 +66,35 @@ cdef struct header_t:
 # --- what workers call ----------------------------------------------------------------------------------------------
 
 cdef text_t explain_reason_text(int reason) noexcept nogil:
-    cdef const char* texts[13]
+    cdef const char* texts[14]
     cdef text_t text
     texts[0], texts[1], texts[2], texts[3] = b"", b"retry", b"panic", b"only"
     texts[4], texts[5], texts[6], texts[7] = b"policy", b"session", b"tie", b"cached"
     texts[8], texts[9], texts[10], texts[11] = b"fastest", b"cheaper", b"headroom", b"healthier"
-    texts[12] = b"loaded"
+    texts[12], texts[13] = b"loaded", b"model"
     text.data = <const uint8_t*>texts[reason]
     text.length = <uint32_t>strlen(texts[reason])
     return text
 
 
-cdef uint32_t _eligible_count(
-    const decider_t* decider, const candidate_set_t* candidates, const pick_request_t* request
-) noexcept nogil:
-    cdef int checks = candidate_checks(decider.load, candidates, request)
-    cdef uint32_t position, count = 0
-    if not checks:
-        return candidates.count
-    while True:
-        for position in range(candidates.count):
-            count += is_eligible(decider.load, candidates, request, checks, position)
-        if count or not checks & CHECK_EJECTED:
-            return count
-        checks &= ~CHECK_EJECTED
+cdef uint32_t _eligible_count(const decider_t* decider, const choice_t* choices, uint32_t count) noexcept nogil:
+    cdef int checks
+    cdef uint32_t index, position, eligible_count = 0
+    cdef bint in_panic
+    for in_panic in range(2):            # with everybody ejected the ejected ones are
+        for index in range(count):
+            checks = candidate_checks(decider.load, choices[index].candidates, &choices[index].request)
+            if in_panic:
+                checks &= ~CHECK_EJECTED
+            if not checks:
+                eligible_count += choices[index].candidates.count
+                continue
+            for position in range(choices[index].candidates.count):
+                eligible_count += is_eligible(
+                    decider.load, choices[index].candidates, &choices[index].request, checks, position)
+        if eligible_count:
+            break
+    return eligible_count
 
 
 cdef bint _is_scored_in_seconds(const decider_t* decider, const policy_t* policy) noexcept nogil:
@@ -98,7 +104,8 @@ cdef bint _is_scored_in_seconds(const decider_t* decider, const policy_t* policy
 
 cdef inline float _sum(const terms_t* terms) noexcept nogil:
     return terms.queue + terms.load + terms.prefill + terms.residual + terms.proximity + terms.externality \
-        + terms.decode + terms.duplication + terms.cost + terms.headroom + terms.health + terms.switching
+        + terms.decode + terms.duplication + terms.cost + terms.headroom + terms.health + terms.switching \
+        + terms.quality
 
 
 cdef inline float _first_token_s(const terms_t* terms) noexcept nogil:
@@ -174,18 +181,20 @@ cdef int _five_axis_reason(
 
 
 cdef int explain_reason_of(
-    decider_t* decider, const policy_t* policy, candidate_set_t* candidates, pick_request_t* request,
-    uint32_t position, uint8_t attempt
+    decider_t* decider, choice_t* choices, uint32_t chosen, uint32_t position, uint8_t attempt
 ) noexcept nogil:
+    cdef choice_t* choice = &choices[chosen]
     if attempt > 1:
         return REASON_RETRY
-    if load_is_ejected(decider.load, candidates.slots[position], request.now_us):
+    if load_is_ejected(decider.load, choice.candidates.slots[position], choice.request.now_us):
         return REASON_PANIC              # it would not have been picked while another was left
-    if _eligible_count(decider, candidates, request) == 1:
+    if chosen:
+        return REASON_MODEL
+    if _eligible_count(decider, choice, 1) == 1:
         return REASON_ONLY
-    if not _is_scored_in_seconds(decider, policy):
+    if not _is_scored_in_seconds(decider, choice.policy):
         return REASON_POLICY
-    return _five_axis_reason(decider, policy, candidates, request, position)
+    return _five_axis_reason(decider, choice.policy, choice.candidates, &choice.request, position)
 
 
 cdef inline float _rank(const view_t* view, bint has_scores, uint32_t position) noexcept nogil:
@@ -216,34 +225,80 @@ cdef uint32_t _find_shown(
     return count
 
 
-cdef void _show(
-    record_t* record, decider_t* decider, const policy_t* policy, candidate_set_t* candidates,
-    pick_request_t* request, uint32_t winner
+cdef void _show_one(
+    const record_t* record, decider_t* decider, choice_t* choice, uint32_t position, shown_t* shown
 ) noexcept nogil:
     cdef view_t* view = &decider.view
-    cdef uint32_t positions[4]           # EXPLAIN_SHOWN_COUNT
-    cdef uint32_t index, position
-    cdef shown_t* shown
-    record.has_scores = policy.kind >= POLICY_PEAK_EWMA and view.count != 0
-    record.has_terms = _is_scored_in_seconds(decider, policy)
-    view_fill(view, decider.load, decider.prefix, decider.learner, candidates, request)
+    shown.slot = choice.candidates.slots[position]
+    shown.model_length = <uint8_t>min(choice.model.length, <uint32_t>EXPLAIN_MODEL_BYTES)
+    if shown.model_length:
+        memcpy(shown.model, choice.model.data, shown.model_length)
     if view.count == 0:                  # more candidates than a view has room for
-        record.shown_count = 1
-        record.shown[0].slot = candidates.slots[winner]
-        record.shown[0].in_flight = load_in_flight(decider.load, candidates.slots[winner])
+        shown.in_flight = load_in_flight(decider.load, shown.slot)
         return
-    record.shown_count = <uint8_t>_find_shown(view, record.has_scores, winner, positions)
+    shown.in_flight = <uint32_t>view.in_flight[position]
+    shown.queued_s = view.queued_s[position]
+    shown.hit_tokens = view.hit_tokens[position]
+    if record.has_scores:
+        shown.score = view.score[position]
+    if record.has_terms:
+        shown.score += choice.request.quality_s
+        five_axis_terms(decider, choice.policy, choice.candidates, &choice.request, position, &shown.terms)
+
+
+cdef void _show(record_t* record, decider_t* decider, choice_t* choice, uint32_t winner) noexcept nogil:
+    cdef view_t* view = &decider.view
+    cdef uint32_t positions[4]           # EXPLAIN_SHOWN_COUNT
+    cdef uint32_t index
+    record.has_scores = choice.policy.kind >= POLICY_PEAK_EWMA and view.count != 0
+    record.has_terms = _is_scored_in_seconds(decider, choice.policy)
+    view_fill(view, decider.load, decider.prefix, decider.learner, choice.candidates, &choice.request)
+    positions[0], record.shown_count = winner, 1
+    if view.count:
+        record.shown_count = <uint8_t>_find_shown(view, record.has_scores, winner, positions)
     for index in range(record.shown_count):
-        shown = &record.shown[index]
-        position = positions[index]
-        shown.slot = candidates.slots[position]
-        shown.in_flight = <uint32_t>view.in_flight[position]
-        shown.queued_s = view.queued_s[position]
-        shown.hit_tokens = view.hit_tokens[position]
-        if record.has_scores:
-            shown.score = view.score[position]
-        if record.has_terms:
-            five_axis_terms(decider, policy, candidates, request, position, &shown.terms)
+        _show_one(record, decider, choice, positions[index], &record.shown[index])
+
+
+cdef void _insert_shown(record_t* record, const shown_t* shown) noexcept nogil:
+    """Among the runners-up by score; the last gives way."""
+    cdef uint32_t place = record.shown_count
+    if place == EXPLAIN_SHOWN_COUNT:
+        place -= 1
+        if not shown.score < record.shown[place].score:
+            return
+    else:
+        record.shown_count += 1
+    while place > 1 and shown.score < record.shown[place - 1].score:
+        record.shown[place] = record.shown[place - 1]
+        place -= 1
+    record.shown[place] = shown[0]
+
+
+cdef int _pick_again(decider_t* decider, choice_t* choice) noexcept nogil:
+    cdef int position
+    choice.request.is_trial = 1
+    position = pick_endpoint(decider, choice.policy, choice.candidates, &choice.request)
+    choice.request.is_trial = 0
+    return position
+
+
+cdef void _show_others(
+    record_t* record, decider_t* decider, choice_t* choices, uint32_t count, uint32_t chosen
+) noexcept nogil:
+    """The best endpoint of each other model, as it was weighed against the winner; the view is the winner's again."""
+    cdef shown_t shown
+    cdef uint32_t index
+    cdef int position
+    for index in range(count):
+        if index == chosen:
+            continue
+        position = _pick_again(decider, &choices[index])
+        if position >= 0 and _is_scored_in_seconds(decider, choices[index].policy):
+            memset(&shown, 0, sizeof(shown))
+            _show_one(record, decider, &choices[index], <uint32_t>position, &shown)
+            _insert_shown(record, &shown)
+    _pick_again(decider, &choices[chosen])
 
 
 cdef void _publish(const column_t* column, const record_t* record) noexcept nogil:
@@ -258,17 +313,20 @@ cdef void _publish(const column_t* column, const record_t* record) noexcept nogi
 
 
 cdef void explain_record(
-    const column_t* column, decider_t* decider, const policy_t* policy, candidate_set_t* candidates,
-    pick_request_t* request, uint32_t position, const explained_t* explained
+    const column_t* column, decider_t* decider, choice_t* choices, uint32_t count, uint32_t chosen, uint32_t position,
+    const explained_t* explained
 ) noexcept nogil:
+    cdef const pick_request_t* request = &choices[chosen].request
+    cdef uint32_t index
     cdef record_t record
     memset(&record, 0, sizeof(record))
     record.wall_us = explained.wall_us
     record.prompt_tokens, record.output_tokens = request.prompt_tokens, request.output_tokens
-    record.candidate_count = candidates.count
-    record.eligible_count = _eligible_count(decider, candidates, request)
+    for index in range(count):
+        record.candidate_count += choices[index].candidates.count
+    record.eligible_count = _eligible_count(decider, choices, count)
     record.route = explained.route
-    record.policy = <uint8_t>policy.kind
+    record.policy = <uint8_t>choices[chosen].policy.kind
     record.reason = explained.reason
     record.attempt = explained.attempt
     record.has_session = request.key != 0
@@ -277,7 +335,9 @@ cdef void explain_record(
     record.id_length = <uint8_t>min(explained.id.length, <uint32_t>EXPLAIN_ID_BYTES)
     if record.id_length:
         memcpy(record.id, explained.id.data, record.id_length)
-    _show(&record, decider, policy, candidates, request, position)
+    _show(&record, decider, &choices[chosen], position)
+    if count > 1 and record.has_terms and choices_are_weighed(decider, choices, count):
+        _show_others(&record, decider, choices, count, chosen)
     _publish(column, &record)
 
 
@@ -328,6 +388,8 @@ cdef dict _described(const record_t* record):
             "in_flight": candidate.in_flight,
             "queued_s": candidate.queued_s,
             "hit_tokens": candidate.hit_tokens,
+            "model": candidate.model[:min(candidate.model_length, <uint8_t>EXPLAIN_MODEL_BYTES)].decode(
+                "utf-8", "replace"),
         })
     return {
         "request_id": record.id[:record.id_length].decode("latin-1"),
@@ -441,6 +503,7 @@ cdef class ExplainRing:
         cdef pick_request_t request
         cdef policy_t policy
         cdef explained_t explained
+        cdef choice_t choice
         cdef bytes encoded = request_id.encode("latin-1")
         cdef column_t written = self.column(column)
         cdef uint32_t index, count = <uint32_t>len(slots), depth = <uint32_t>len(blocks)
@@ -450,6 +513,7 @@ cdef class ExplainRing:
         memset(&candidates, 0, sizeof(candidates))
         memset(&request, 0, sizeof(request))
         memset(&policy, 0, sizeof(policy))
+        memset(&choice, 0, sizeof(choice))
         try:
             candidates.count = count
             candidates.slots = <uint32_t*>calloc(count + 1, sizeof(uint32_t))
@@ -484,11 +548,11 @@ cdef class ExplainRing:
             position = pick_endpoint(&decider.decider, &policy, &candidates, &request)
             if position < 0:
                 return None
-            explained.reason = <uint8_t>explain_reason_of(
-                &decider.decider, &policy, &candidates, &request, position, attempt)
+            choice.candidates, choice.policy, choice.request = &candidates, &policy, request
+            explained.reason = <uint8_t>explain_reason_of(&decider.decider, &choice, 0, position, attempt)
             explained.switching = <uint8_t>switching_reason_of(
                 &decider.decider, &policy, &candidates, &request, position)
-            explain_record(&written, &decider.decider, &policy, &candidates, &request, position, &explained)
+            explain_record(&written, &decider.decider, &choice, 1, 0, position, &explained)
             return REASONS[explained.reason]
         finally:
             candidate_set_free(&candidates)

@@ -17,11 +17,12 @@ NAMES = (                            # by field_id
     b"traceparent", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"forwarded", b"content-type",
     b"content-encoding", b"endpoint-load-metrics", b"retry-after", b"proxy-authenticate", b"proxy-authorization",
     b"cookie", b"x-session-id", b"sec-websocket-key", b"x-fairlead-explain",
+    b"x-fairlead-require",
 )
 
-cdef const char* lower_names[31]     # FIELD_COUNT; borrowed from NAMES, which lives as long as the module
+cdef const char* lower_names[32]     # FIELD_COUNT; borrowed from NAMES, which lives as long as the module
 cdef uint8_t first_ids[32][32]       # [length][first letter & 31]: the last field_id with both, FIELD_OTHER when none
-cdef uint8_t next_ids[31]            # the one before it that has both, too
+cdef uint8_t next_ids[32]            # the one before it that has both, too
 
 
 cdef uint8_t field_id_of(const uint8_t* name, size_t size) noexcept nogil:

@@ -81,7 +81,8 @@ cdef enum:
     FIELD_X_SESSION_ID = 28
     FIELD_SEC_WEBSOCKET_KEY = 29
     FIELD_X_FAIRLEAD_EXPLAIN = 30
-    FIELD_COUNT = 31
+    FIELD_X_FAIRLEAD_REQUIRE = 31
+    FIELD_COUNT = 32
 
 cdef enum field_flag:
     # Connection, Keep-Alive, Proxy-Connection, TE, Trailer, Transfer-Encoding, Upgrade, Proxy-Authenticate,
@@ -125,7 +126,7 @@ cdef struct head_t:
     span_t authority                 # of an absolute or authority form target (no userinfo), else the Host value
     span_t reason                    # responses
     uint16_t field_count
-    int16_t known[31]                # FIELD_COUNT
+    int16_t known[32]                # FIELD_COUNT
     field_t fields[128]              # HTTP1_FIELDS_MAX
 
 # The length of the head that starts at buffer[0], its blank line included; 0 when more bytes are needed; a negative

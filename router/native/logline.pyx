@@ -123,6 +123,8 @@ cdef void log_exchange(core_t* core, const exchange_t* x, int cause) noexcept no
     put(&line, b',"status":')
     put_number(&line, x.status)
     put_field(&line, b',"model":"', exchange_model(x))
+    if x.served != NULL:
+        put_field(&line, b',"model_served":"', x.served.name)
     if x.route != NULL:
         put_field(&line, b',"route":"', x.route.name)
     if x.target != NULL:

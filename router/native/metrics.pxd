@@ -46,6 +46,7 @@ cdef enum metric_counter:            # per worker
     COUNT_SESSION_HEADROOM = 36
     COUNT_SESSION_TIE = 37
     COUNT_SESSION_MODEL = 38
+    COUNT_ALIAS_PLACE_1 = 39         # requests for an alias by the place of the model that was asked last: 39 to 46
     COUNT_VIEWS_PARTIAL = 47         # gauge: 1 while this worker knows that it does not know of others' requests
     METRIC_COUNTER_COUNT = 48
 

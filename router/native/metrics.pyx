@@ -290,6 +290,7 @@ COUNTER_NAMES = {
     COUNT_SESSION_HEADROOM: "session_headroom",
     COUNT_SESSION_TIE: "session_tie",
     COUNT_SESSION_MODEL: "session_model",
+    **{COUNT_ALIAS_PLACE_1 + place: f"alias_place_{place + 1}" for place in range(8)},
     COUNT_VIEWS_PARTIAL: "views_partial",
 }
 HISTOGRAM_KINDS = {

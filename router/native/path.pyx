@@ -8,19 +8,19 @@ Invariant: no Python object is touched from accept to finish on the common path.
 exchange may have ended; whoever calls them looks at `down.exchange` again and never at the exchange it had.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset, strlen
 from posix.uio cimport iovec
 from router.native.attempt cimport (
-    ATTEMPT_CONNECTED, ATTEMPT_CONNECTING, affinity_key, attempt_begin, attempt_end, attempt_next_address,
-    attempt_push_body, attempt_send,
+    ATTEMPT_CONNECTED, ATTEMPT_CONNECTING, affinity_key, attempt_begin, attempt_end, attempt_exclude,
+    attempt_next_address, attempt_push_body, attempt_send, attempt_target,
 )
 from router.native.body cimport BODY_HAS_MODEL, BODY_IN_DOUBT, BODY_NOT_OBJECT, body_scan_begin, body_scan_t
 from router.native.buffer cimport buffer_append, buffer_bytes, buffer_consume, buffer_release, buffer_size, buffer_t
 from router.native.causes cimport (
     CAUSE_BAD_REQUEST, CAUSE_BODY_TOO_LARGE, CAUSE_BUFFERS_FULL, CAUSE_CONNECT_FAILED, CAUSE_DNS_FAILED,
     CAUSE_ENDPOINTS_FULL, CAUSE_INTERNAL, CAUSE_METHOD_NOT_ALLOWED, CAUSE_MODEL_NOT_FOUND, CAUSE_NO_ENDPOINT,
-    CAUSE_NO_ROUTE, CAUSE_NONE, CAUSE_RESET_BEFORE_HEAD, CAUSE_TLS_TIMEOUT, CAUSE_TRUNCATED,
+    CAUSE_NO_ROUTE, CAUSE_NONE, CAUSE_REQUIREMENT_UNKNOWN, CAUSE_RESET_BEFORE_HEAD, CAUSE_TLS_TIMEOUT, CAUSE_TRUNCATED,
     CAUSE_UPSTREAM_MALFORMED,
 )
 from router.native.conn cimport CONN_BLOCKED, CONN_CLOSED, CONN_PAUSED
@@ -38,8 +38,9 @@ from router.native.exchange cimport (
     exchange_drop_request, exchange_model, exchange_new, exchange_path, exchange_set_model, exchange_t,
 )
 from router.native.http1 cimport (
-    FIELD_CONTENT_ENCODING, FIELD_CONTENT_TYPE, FIELD_ENDPOINT_LOAD_METRICS, FIELD_UPGRADE, HTTP1_OK, METHOD_CONNECT,
-    METHOD_GET, METHOD_HEAD, METHOD_TRACE, find_head_end, head_t, parse_request_head, parse_response_head, span_t,
+    FIELD_CONTENT_ENCODING, FIELD_CONTENT_TYPE, FIELD_ENDPOINT_LOAD_METRICS, FIELD_UPGRADE, FIELD_X_FAIRLEAD_REQUIRE,
+    HTTP1_OK, METHOD_CONNECT, METHOD_GET, METHOD_HEAD, METHOD_TRACE, find_head_end, head_t, parse_request_head,
+    parse_response_head, span_t,
 )
 from router.native.load_report cimport load_report_take
 from router.native.loadtable cimport load_eject, load_observe_outcome, load_readmit
@@ -50,14 +51,13 @@ from router.native.metrics cimport (
 from router.native.pool cimport endpoint_t, text_t, upstream_t
 from router.native.relay cimport relay_feed
 from router.native.rewrite cimport LENGTH_CHUNKED, LENGTH_NONE, compose_response_head
-from router.native.routes cimport find_target, match_route
+from router.native.routes cimport add_required, find_alias, find_target, match_route
 from router.native.slab cimport slab_take
 from router.native.sse cimport METER_JSON, METER_OFF, METER_SSE, sse_meter_begin
 from router.native.tunnel cimport begin_tunnel, hand_over
 from router.native.upload cimport upload_feed
 
 cdef enum:
-    PICKS_EXCLUDABLE_MAX = 256
     CARRIAGE_RETURN = 13
     LINE_FEED = 10
     MULTIPART_SCAN_BYTES = 1048576   # limits.MULTIPART_SCAN_BYTES_MAX
@@ -259,12 +259,32 @@ cdef void route_exchange(core_t* core, exchange_t* x) noexcept nogil:
     if x.route == NULL:
         answer_early(core, x, CAUSE_NO_ROUTE, b"")
         return
-    x.target = find_target(x.snapshot, x.route, model)
+    x.required = x.route.required
+    if core.head.known[FIELD_X_FAIRLEAD_REQUIRE] >= 0 and not read_required(core, x, raw):
+        answer_early(core, x, CAUSE_REQUIREMENT_UNKNOWN, b"")
+        return
+    if x.snapshot.alias_count and model.length and not path_may_name_model(x):
+        x.alias = find_alias(x.snapshot, model)      # in a path it could not be replaced
+    x.target = attempt_target(x) if x.alias != NULL else find_target(x.snapshot, x.route, model)
     if x.target == NULL:
         answer_early(core, x, CAUSE_MODEL_NOT_FOUND if model.length else CAUSE_NO_ROUTE, b"")
         return
     x.key = affinity_key(x, raw)
     begin_attempt(core, x)
+
+
+cdef bint read_required(core_t* core, exchange_t* x, const uint8_t* raw) noexcept nogil:
+    """What the client requires on top, from every field of that name; False when its route does not offer it."""
+    cdef const head_t* head = &core.head
+    cdef uint32_t index
+    cdef text_t names
+    for index in range(<uint32_t>head.known[FIELD_X_FAIRLEAD_REQUIRE], head.field_count):
+        if head.fields[index].id == FIELD_X_FAIRLEAD_REQUIRE:
+            names.data = raw + head.fields[index].value.offset
+            names.length = head.fields[index].value.length
+            if not add_required(x.route, names, &x.required):
+                return False
+    return True
 
 
 cdef void begin_attempt(core_t* core, exchange_t* x) noexcept nogil:
@@ -477,8 +497,7 @@ cdef void attempt_failed(core_t* core, exchange_t* x, int cause) noexcept nogil:
     if cause != CAUSE_NO_ENDPOINT and cause != CAUSE_ENDPOINTS_FULL:
         x.last_cause = cause
         again = core.hooks.may_go_on(core, x, cause)
-        if again and x.position < PICKS_EXCLUDABLE_MAX:
-            x.excluded[x.position >> 6] |= <uint64_t>1 << (x.position & 63)
+        if again and attempt_exclude(x):
             x.flags &= ~(X_RESPONSE_BEGAN | X_FORCE_FRESH)
             x.interim_count = 0
             begin_attempt(core, x)

@@ -8,7 +8,8 @@ nothing. What picks are made of is in `candidates` and `policy` and named here a
 from libc.stdint cimport uint32_t, uint64_t
 from router.native.candidates cimport (
     MAGLEV_ENTRIES, SHAPE_EQUAL_WEIGHTS, SHAPE_IN_A_ROW, candidate_set_build_maglev, candidate_set_build_ring,
-    candidate_set_free, candidate_set_reserve_loads, candidate_set_t, hash_pair, pick_request_t, random_next
+    candidate_set_free, candidate_set_reserve_features, candidate_set_reserve_loads, candidate_set_t, hash_pair,
+    is_anybody_well, pick_request_t, random_next
 )
 from router.native.loadtable cimport LoadTable
 from router.native.policy cimport (

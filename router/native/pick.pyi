@@ -15,10 +15,12 @@ class CandidateSet:
         points_per_weight: int = 0,
         maglev: bool = False,
         panic_count: int = 0,
+        features: Sequence[int] | None = None,
     ) -> None:
         """Candidates at these slots of a load table; with `points_per_weight` there is a ring, too.
 
-        With `panic_count` of them ejected, ejections are ignored; 0: only with all of them.
+        With `panic_count` of them ejected, ejections are ignored; 0: only with all of them. `features` has the
+        bits of what each of them has; absent: nothing.
 
         Raises: ValueError when lengths differ or a weight is not above 0.
         """
@@ -38,9 +40,12 @@ class CandidateSet:
         excluded: Iterable[int] = (),
         knobs: Sequence[float] = (),
         prompt_tokens: int = 0,
+        required: int = 0,
         memory: PolicyMemory | None = None,
     ) -> int:
         """The winner's position, or -1 when every candidate is excluded. No prefix is known, nothing learnt.
+
+        `required` are the bits that the winner's features must have.
 
         Raises: IndexError for a slot that is not in the table; ValueError for a kind that there is not.
         """

@@ -117,7 +117,7 @@ cdef class CandidateSet:
     """Candidates for tests and benches; the snapshot builds the same struct for requests."""
 
     def __cinit__(self, slots, weights=None, identities=None, uint32_t points_per_weight=0, bint maglev=False,
-                  uint32_t panic_count=0):
+                  uint32_t panic_count=0, features=None):
         cdef uint32_t count = len(slots)
         cdef uint32_t position
         if weights is None:
@@ -139,6 +139,10 @@ cdef class CandidateSet:
             self.candidates.slots[position] = slots[position]
             self.candidates.weights[position] = weights[position]
             self.candidates.identities[position] = identities[position]
+        if features is not None and candidate_set_reserve_features(&self.candidates) < 0:
+            raise MemoryError
+        for position, bits in enumerate(features or ()):
+            self.candidates.features[position] = bits
         candidate_set_shape(&self.candidates)
         if points_per_weight and candidate_set_build_ring(&self.candidates, points_per_weight):
             raise MemoryError
@@ -164,7 +168,7 @@ cdef class CandidateSet:
 
     def pick(
         self, int kind, LoadTable table not None, *, uint64_t random=0, uint64_t key=0, uint64_t now_us=0,
-        excluded=(), knobs=(), uint32_t prompt_tokens=0, PolicyMemory memory=None
+        excluded=(), knobs=(), uint32_t prompt_tokens=0, uint64_t required=0, PolicyMemory memory=None
     ):
         cdef decider_t decider
         cdef policy_t policy
@@ -172,6 +176,7 @@ cdef class CandidateSet:
         self._check(table)
         _fill_policy(&policy, kind, knobs)
         _fill_request(&request, random, key, now_us, excluded, prompt_tokens)
+        request.required = required
         memset(&decider, 0, sizeof(decider))
         decider.load = &table.table
         decider.memory = NULL if memory is None else memory.memory

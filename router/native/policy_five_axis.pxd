@@ -21,7 +21,7 @@ cdef enum:                           # order in router/schema/policies.py
     KNOB_SESSION_S = 11              # how long a session is remembered after its last request
 
 cdef enum:
-    TERM_COUNT = 12
+    TERM_COUNT = 13
 
 cdef struct terms_t:                 # of one candidate, seconds; their sum is its score
     float queue
@@ -36,6 +36,7 @@ cdef struct terms_t:                 # of one candidate, seconds; their sum is i
     float headroom
     float health
     float switching
+    float quality
 
 cdef inline bint five_axis_has_ratios(const decider_t* decider, const policy_t* policy) noexcept nogil:
     return policy.knobs[KNOB_RATIO_MODE] > 0 \

@@ -218,7 +218,7 @@ cdef void _score_times(
     cdef const float** rows = &c.token_s
     cdef const float* accounts[8]
     cdef float prompt = request.prompt_tokens, output = request.output_tokens
-    cdef float cost = request.cost_weight_s if request.cost_weight_s > 0 else policy.knobs[KNOB_COST_WEIGHT]
+    cdef float cost = _cost_weight(policy, request)
     cdef uint32_t count = (view.count + WIDTH - 1) // WIDTH * WIDTH
     accounts[0], accounts[1], accounts[2] = view.uncached_tokens, view.queued_s, view.decoding
     accounts[3], accounts[4], accounts[5] = view.in_flight, view.kv_tokens, view.refused
@@ -327,6 +327,10 @@ cdef int _choose(
     return winner
 
 
+cdef inline float _cost_weight(const policy_t* policy, const pick_request_t* request) noexcept nogil:
+    return policy.knobs[KNOB_COST_WEIGHT] if request.cost_weight_s == 0 else max(request.cost_weight_s, <float>0)
+
+
 cdef inline float _kappa(const policy_t* policy, const learner_t* learner) noexcept nogil:
     return policy.knobs[KNOB_KAPPA] if policy.knobs[KNOB_KAPPA] >= 0 else learner.hit_ratio
 
@@ -375,7 +379,7 @@ cdef int pick_five_axis(
         if switch_s > 0:
             _add_switching(view, decider.session.home, switch_s)
     winner = _choose(policy, candidates, view, request, decider.session.home if switch_s > 0 else -1)
-    if winner >= 0 and request.prompt_tokens:
+    if winner >= 0 and request.prompt_tokens and not request.is_trial:
         _remember(learner, view, &rows, request, winner)
     return winner
 
@@ -389,7 +393,7 @@ cdef void five_axis_terms(
     cdef uint32_t slot = candidates.slots[position]
     cdef float prompt = request.prompt_tokens, output = request.output_tokens
     cdef float uncached = view.uncached_tokens[position], queued = view.queued_s[position]
-    cdef float cost = request.cost_weight_s if request.cost_weight_s > 0 else policy.knobs[KNOB_COST_WEIGHT]
+    cdef float cost = _cost_weight(policy, request)
     cdef float work = (learner.token_s[slot] * uncached + learner.pair_s[slot] * uncached
                        * (prompt - <float>0.5 * uncached)) * learner.ramp[slot]
     cdef float ttft = max(
@@ -420,3 +424,4 @@ cdef void five_axis_terms(
     terms.headroom = policy.knobs[KNOB_BARRIER_S] * learner.barrier[slot]
     terms.health = policy.knobs[KNOB_ERROR_S] * learner.error[slot]
     terms.switching = _switch_s(decider, policy) if decider.session.home != <int>position else 0
+    terms.quality = request.quality_s

@@ -16,8 +16,9 @@ from router.native.switching cimport switching_reason_text
 from router.native.http1 cimport (
     FIELD_API_KEY, FIELD_AUTHORIZATION, FIELD_CONTENT_LENGTH, FIELD_ENDPOINT_LOAD_METRICS, FIELD_EXPECT,
     FIELD_FORWARDED, FIELD_HOP_BY_HOP, FIELD_HOST,
-    FIELD_TRANSFER_ENCODING, FIELD_UPGRADE, FIELD_X_API_KEY, FIELD_X_FORWARDED_FOR, FIELD_X_FORWARDED_HOST,
-    FIELD_X_FORWARDED_PROTO, FIELD_X_REQUEST_ID, METHOD_OPTIONS, TARGET_ABSOLUTE, TARGET_ASTERISK, field_t, head_t,
+    FIELD_TRANSFER_ENCODING, FIELD_UPGRADE, FIELD_X_API_KEY, FIELD_X_FAIRLEAD_REQUIRE, FIELD_X_FORWARDED_FOR,
+    FIELD_X_FORWARDED_HOST, FIELD_X_FORWARDED_PROTO, FIELD_X_REQUEST_ID, METHOD_OPTIONS, TARGET_ABSOLUTE,
+    TARGET_ASTERISK, field_t, head_t,
     span_t,
 )
 from router.native.http_date cimport HTTP_DATE_BYTES, write_http_date
@@ -87,6 +88,8 @@ cdef bint is_told_by_router(const uint8_t* buffer, const field_t* field) noexcep
         return same_name(buffer + field.name.offset, b"x-fairlead-endpoint", 19)
     if field.name.length == 18:
         return same_name(buffer + field.name.offset, b"x-fairlead-session", 18)
+    if field.name.length == 16:
+        return same_name(buffer + field.name.offset, b"x-fairlead-model", 16)
     return field.name.length == 17 and same_name(buffer + field.name.offset, b"x-fairlead-reason", 17)
 
 
@@ -165,7 +168,7 @@ cdef int64_t compose_request_head(core_t* core, const exchange_t* x, const uint8
         field = &head.fields[index]
         id = field.id
         if field.flags & FIELD_HOP_BY_HOP or id == FIELD_HOST or id == FIELD_CONTENT_LENGTH or id == FIELD_EXPECT \
-                or id == FIELD_X_REQUEST_ID or id == FIELD_X_FORWARDED_FOR:
+                or id == FIELD_X_REQUEST_ID or id == FIELD_X_FORWARDED_FOR or id == FIELD_X_FAIRLEAD_REQUIRE:
             continue
         if not x.down.is_trusted \
                 and (id == FIELD_X_FORWARDED_PROTO or id == FIELD_X_FORWARDED_HOST or id == FIELD_FORWARDED):
@@ -192,6 +195,18 @@ cdef int64_t compose_request_head(core_t* core, const exchange_t* x, const uint8
     put_framing(&out, body_length)
     put(&out, b"\r\n", 2)
     return <int64_t>out.length if out.length <= out.limit else -1
+
+
+cdef void put_model(writer_t* out, const exchange_t* x) noexcept nogil:
+    # The configuration's name of it; one that a field cannot hold is left out.
+    cdef text_t name = x.served.name if x.served != NULL else x.target.model
+    cdef uint32_t index
+    for index in range(name.length):
+        if name.data[index] < 0x20 or name.data[index] == 0x7F:
+            return
+    if name.length:
+        put(out, b"\r\nx-fairlead-model: ", 20)
+        put_text(out, name)
 
 
 cdef void put_ending(writer_t* out, const exchange_t* x, int64_t body_length, bint closes) noexcept nogil:
@@ -238,6 +253,7 @@ cdef int64_t compose_response_head(core_t* core, const exchange_t* x, const uint
     if x.route.exposes_endpoint:
         put(&out, b"x-fairlead-endpoint: ", 21)
         put_text(&out, x.endpoint.name)
+        put_model(&out, x)
         put(&out, b"\r\nx-fairlead-reason: ", 21)
         put_text(&out, explain_reason_text(x.reason))
         if x.switching:

@@ -13,7 +13,10 @@ cdef enum key_source:
 
 cdef enum:
     ROUTE_HEADERS_MAX = 8
+    ROUTE_MAY_REQUIRE_MAX = 16
+    ALIAS_MODELS_MAX = 8
     ANY_POOL = 0xFFFF
+    ALIAS_POOL = 0xFFFE              # in place of a pool: entries that are aliases
 
 cdef struct timeouts_t:              # microseconds; 0 switches one off
     uint64_t connect_us
@@ -36,6 +39,21 @@ cdef struct target_t:                # the endpoints of a pool that serve a mode
     text_t model                     # as configured; empty when any model goes
     text_t pool_name
 
+cdef struct alias_model_t:
+    text_t name
+    text_t json_name                 # as it stands in JSON, without quotes
+    uint64_t hash
+    float quality_s
+
+cdef struct alias_t:                 # a name that several models may answer for
+    text_t name
+    uint32_t model_count
+    alias_model_t models[8]          # ALIAS_MODELS_MAX; the best first
+
+cdef struct may_require_t:
+    text_t name
+    uint64_t required
+
 cdef struct header_match_t:
     text_t name
     text_t value                     # glob
@@ -46,6 +64,10 @@ cdef struct route_t:
     uint16_t pool                    # ANY_POOL: by model
     uint8_t exposes_endpoint         # x-fairlead-endpoint goes to the client
     float ttft_target_s              # 0: none
+    float cost_weight_s              # of pick_request_t
+    uint64_t required                # of pick_request_t
+    uint8_t may_require_count
+    may_require_t may_require[16]    # ROUTE_MAY_REQUIRE_MAX: what requests may add, by name
     uint8_t has_policy
     uint8_t header_count
     text_t host                      # globs; empty: any
@@ -60,6 +82,7 @@ cdef struct model_entry_t:
     text_t model
     uint16_t pool
     target_t* target
+    alias_t* alias                   # of ALIAS_POOL
 
 cdef struct snapshot_t:
     uint32_t user_count              # exchanges that look at it
@@ -76,18 +99,28 @@ cdef struct snapshot_t:
     target_t* default_whole          # the default pool's
     uint32_t target_count
     target_t* targets
+    uint32_t alias_count
+    alias_t* aliases
 
 # The first route whose every condition holds, or NULL. `buffer` is what `head` was parsed from; `model` may be empty.
 cdef route_t* match_route(snapshot_t* snapshot, const uint8_t* buffer, const head_t* head, text_t model) noexcept nogil
 # The endpoints for `model` on `route`; NULL when the model is not served there.
 cdef target_t* find_target(snapshot_t* snapshot, const route_t* route, text_t model) noexcept nogil
+# What `model` is an alias of; NULL: it is none.
+cdef alias_t* find_alias(snapshot_t* snapshot, text_t model) noexcept nogil
+# The bits that `names` (a list with commas) adds to what the route requires, or'ed into `required`; False when the
+# route offers one of them to nobody.
+cdef bint add_required(const route_t* route, text_t names, uint64_t* required) noexcept nogil
+# Of the bits in `required`, those that no candidate has; all of them when there is none that has them together.
+cdef uint64_t unmet_bits(const candidate_set_t* candidates, uint64_t required) noexcept nogil
 cdef bint glob_matches(text_t pattern, text_t text, bint ignore_case) noexcept nogil
 
 cdef class Snapshot:
     cdef snapshot_t snapshot
     cdef readonly list endpoints     # list[Endpoint], kept alive
+    cdef readonly tuple conditions   # texts of the bits in features
     cdef list _kept
     cdef text_t keep(self, bytes data)
     cdef target_t* make_target(
         self, object pool, int pool_index, list members, str name, set kinds, tuple entries) except NULL
-    cdef void put_entry(self, int pool, target_t* target) noexcept
+    cdef void put_entry(self, int pool, text_t model, target_t* target, alias_t* alias) noexcept

@@ -14,7 +14,7 @@ from router.native.body cimport hash_bytes
 from router.native.http1 cimport HTTP1_OK, head_t, parse_request_head
 from router.native.pick cimport (
     KNOBS_MAX, POLICY_BOUNDED_RING, POLICY_MAGLEV, POLICY_RING, candidate_set_build_maglev, candidate_set_build_ring,
-    candidate_set_free, candidate_set_reserve_loads, candidate_set_t,
+    candidate_set_free, candidate_set_reserve_features, candidate_set_reserve_loads, candidate_set_t,
 )
 from router.native.pool cimport Endpoint, endpoint_t, text_t
 
@@ -23,6 +23,7 @@ cdef enum:
     STAR = 42
     QUESTION = 63
     COLON = 58
+    COMMA = 44
     BRACKET = 93
 
 
@@ -127,28 +128,81 @@ cdef route_t* match_route(snapshot_t* snapshot, const uint8_t* buffer, const hea
     return NULL
 
 
-cdef target_t* look_up(snapshot_t* snapshot, uint16_t pool, text_t model) noexcept nogil:
+cdef model_entry_t* look_up(snapshot_t* snapshot, uint16_t pool, text_t model) noexcept nogil:
     cdef uint64_t hash = hash_bytes(model.data, model.length, pool)
     cdef uint32_t index = <uint32_t>hash & snapshot.entry_mask
     cdef model_entry_t* entry
     while True:
         entry = &snapshot.entries[index]
-        if entry.target == NULL:
+        if entry.model.length == 0:
             return NULL
         if entry.hash == hash and entry.pool == pool and entry.model.length == model.length \
                 and memcmp(entry.model.data, model.data, model.length) == 0:
-            return entry.target
+            return entry
         index = (index + 1) & snapshot.entry_mask
 
 
 cdef target_t* find_target(snapshot_t* snapshot, const route_t* route, text_t model) noexcept nogil:
-    cdef target_t* target
+    cdef model_entry_t* entry
     if model.length == 0:
         return snapshot.default_whole if route.pool == ANY_POOL else snapshot.whole[route.pool]
-    target = look_up(snapshot, route.pool, model)
-    if target != NULL:
-        return target
+    entry = look_up(snapshot, route.pool, model)
+    if entry != NULL:
+        return entry.target
     return snapshot.any_model_of_all if route.pool == ANY_POOL else snapshot.any_model[route.pool]
+
+
+cdef alias_t* find_alias(snapshot_t* snapshot, text_t model) noexcept nogil:
+    cdef model_entry_t* entry = look_up(snapshot, ALIAS_POOL, model)
+    return entry.alias if entry != NULL else NULL
+
+
+# ---- what is required
+
+cdef bint same_text(text_t a, text_t b) noexcept nogil:
+    return a.length == b.length and memcmp(a.data, b.data, a.length) == 0
+
+
+cdef bint add_required(const route_t* route, text_t names, uint64_t* required) noexcept nogil:
+    cdef text_t name
+    cdef uint32_t at = 0, index
+    while at < names.length:
+        name.data = names.data + at
+        name.length = 0
+        while at < names.length and names.data[at] != COMMA:
+            at += 1
+            name.length += 1
+        at += 1
+        while name.length and is_blank(name.data[0]):
+            name.data += 1
+            name.length -= 1
+        while name.length and is_blank(name.data[name.length - 1]):
+            name.length -= 1
+        if name.length == 0:
+            continue
+        for index in range(route.may_require_count):
+            if same_text(route.may_require[index].name, name):
+                required[0] |= route.may_require[index].required
+                break
+        else:
+            return False
+    return True
+
+
+cdef inline bint is_blank(uint8_t byte) noexcept nogil:
+    return byte == 32 or byte == 9
+
+
+cdef uint64_t unmet_bits(const candidate_set_t* candidates, uint64_t required) noexcept nogil:
+    cdef uint64_t met = 0
+    cdef uint32_t position
+    if candidates.features == NULL:
+        return required
+    for position in range(candidates.count):
+        if required & ~candidates.features[position] == 0:
+            return 0
+        met |= candidates.features[position]
+    return required & ~met if required & ~met else required
 
 
 cdef class Snapshot:
@@ -162,6 +216,7 @@ cdef class Snapshot:
         cdef uint32_t size
         memset(&self.snapshot, 0, sizeof(snapshot_t))
         self._kept = []
+        self.conditions = tables.conditions
         self.endpoints = [endpoints[entry.identity] for entry in tables.endpoints]
         pool_count = len(tables.pools)
         kinds = {route.policy.kind for route in tables.routes if route.policy is not None}      # on any pool
@@ -178,12 +233,14 @@ cdef class Snapshot:
         self.snapshot.whole = <target_t**>calloc(pool_count + 1, sizeof(target_t*))
         self.snapshot.routes = <route_t*>calloc(self.snapshot.route_count + 1, sizeof(route_t))
         size = 16
-        while size < 4 * name_count:
+        while size < 4 * name_count + 2 * len(tables.aliases):
             size *= 2
         self.snapshot.entry_mask = size - 1
+        self.snapshot.aliases = <alias_t*>calloc(len(tables.aliases) + 1, sizeof(alias_t))
         self.snapshot.entries = <model_entry_t*>calloc(size, sizeof(model_entry_t))
         if self.snapshot.targets == NULL or self.snapshot.policies == NULL or self.snapshot.any_model == NULL \
-                or self.snapshot.whole == NULL or self.snapshot.routes == NULL or self.snapshot.entries == NULL:
+                or self.snapshot.whole == NULL or self.snapshot.routes == NULL or self.snapshot.entries == NULL \
+                or self.snapshot.aliases == NULL:
             raise MemoryError
 
         for index, pool in enumerate(tables.pools):
@@ -201,9 +258,14 @@ cdef class Snapshot:
                 members = [member for member in pool.endpoints
                            if not tables.endpoints[member].models or name in tables.endpoints[member].models]
                 target = self.make_target(pool, index, members, name, kinds, tables.endpoints)
-                self.put_entry(index, target)
+                self.put_entry(index, target.model, target, NULL)
                 if look_up(&self.snapshot, ANY_POOL, target.model) == NULL:
-                    self.put_entry(ANY_POOL, target)
+                    self.put_entry(ANY_POOL, target.model, target, NULL)
+        for alias in tables.aliases:
+            fill_alias(self, &self.snapshot.aliases[self.snapshot.alias_count], alias)
+            self.put_entry(ALIAS_POOL, self.snapshot.aliases[self.snapshot.alias_count].name, NULL,
+                           &self.snapshot.aliases[self.snapshot.alias_count])
+            self.snapshot.alias_count += 1
         for index, entry in enumerate(tables.routes):
             fill_route(self, &self.snapshot.routes[index], entry)
 
@@ -219,6 +281,7 @@ cdef class Snapshot:
         free(self.snapshot.whole)
         free(self.snapshot.routes)
         free(self.snapshot.entries)
+        free(self.snapshot.aliases)
 
     cdef text_t keep(self, bytes data):
         cdef text_t text
@@ -253,6 +316,10 @@ cdef class Snapshot:
             candidates.weights[position] = endpoint.weight
             candidates.identities[position] = endpoint.identity
             entry = entries[member]
+            if self.conditions:
+                if candidate_set_reserve_features(candidates) < 0:
+                    raise MemoryError
+                candidates.features[position] = entry.features
             if name in entry.loads_s:
                 if candidate_set_reserve_loads(candidates) < 0:
                     raise MemoryError
@@ -267,15 +334,27 @@ cdef class Snapshot:
             raise MemoryError
         return target
 
-    cdef void put_entry(self, int pool, target_t* target) noexcept:
-        cdef uint64_t hash = hash_bytes(target.model.data, target.model.length, pool)
+    cdef void put_entry(self, int pool, text_t model, target_t* target, alias_t* alias) noexcept:
+        cdef uint64_t hash = hash_bytes(model.data, model.length, pool)
         cdef uint32_t index = <uint32_t>hash & self.snapshot.entry_mask
-        while self.snapshot.entries[index].target != NULL:
+        while self.snapshot.entries[index].model.length:
             index = (index + 1) & self.snapshot.entry_mask
         self.snapshot.entries[index].hash = hash
-        self.snapshot.entries[index].model = target.model
+        self.snapshot.entries[index].model = model
         self.snapshot.entries[index].pool = pool
         self.snapshot.entries[index].target = target
+        self.snapshot.entries[index].alias = alias
+
+
+cdef fill_alias(Snapshot snapshot, alias_t* alias, tables):
+    cdef int index
+    alias.name = snapshot.keep(tables.name.encode())
+    alias.model_count = min(len(tables.models), ALIAS_MODELS_MAX)
+    for index, model in enumerate(tables.models[:ALIAS_MODELS_MAX]):
+        alias.models[index].name = snapshot.keep(model.name.encode())
+        alias.models[index].json_name = snapshot.keep(model.json_name.encode())
+        alias.models[index].hash = hash_bytes(alias.models[index].name.data, alias.models[index].name.length, 0)
+        alias.models[index].quality_s = model.quality_s
 
 
 cdef fill_policy(Snapshot snapshot, route_policy_t* policy, tables):
@@ -306,6 +385,12 @@ cdef fill_route(Snapshot snapshot, route_t* route, tables):
     route.model = snapshot.keep(tables.model.encode())
     route.exposes_endpoint = tables.exposes_endpoint
     route.ttft_target_s = tables.ttft_target_s
+    route.cost_weight_s = tables.cost_weight_s
+    route.required = tables.required
+    route.may_require_count = min(len(tables.may_require), ROUTE_MAY_REQUIRE_MAX)
+    for position, (name, required) in enumerate(tables.may_require[:ROUTE_MAY_REQUIRE_MAX]):
+        route.may_require[position].name = snapshot.keep(name.encode())
+        route.may_require[position].required = required
     route.header_count = min(len(tables.headers), ROUTE_HEADERS_MAX)
     for position, (name, value) in enumerate(tables.headers[:ROUTE_HEADERS_MAX]):
         route.headers[position].name = snapshot.keep(name.encode())

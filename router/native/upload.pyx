@@ -19,7 +19,7 @@ from router.native.exchange cimport (
     X_REQUEST_CHUNKED, X_REWRITTEN, X_UPLOAD_DONE, core_t, exchange_t,
 )
 from router.native.http1 cimport FIELD_HOP_BY_HOP, HTTP1_OK, field_t, head_t, parse_trailers
-from router.native.pool cimport rewrite_t, text_t
+from router.native.pool cimport text_t
 
 
 cdef int keep(core_t* core, exchange_t* x, const uint8_t* data, size_t size) noexcept nogil:
@@ -75,40 +75,46 @@ cdef int upload_feed(core_t* core, exchange_t* x, const uint8_t* data, size_t si
             return UPLOAD_BAD
 
 
-cdef const rewrite_t* upload_rewrite(const exchange_t* x, text_t model) noexcept nogil:
+cdef text_t upload_name(const exchange_t* x, text_t model, bint in_json) noexcept nogil:
     cdef uint32_t index
+    cdef text_t same
+    if x.served != NULL:
+        model = x.served.name
     for index in range(x.endpoint.rewrite_count):
         if x.endpoint.rewrites[index].name.length == model.length \
                 and memcmp(x.endpoint.rewrites[index].name.data, model.data, model.length) == 0:
-            return &x.endpoint.rewrites[index]
-    return NULL
+            return x.endpoint.rewrites[index].engine_name
+    if x.served != NULL:
+        return x.served.json_name if in_json else x.served.name
+    same.data, same.length = NULL, 0
+    return same
 
 
 cdef int upload_pieces(exchange_t* x, iovec* pieces, int64_t* total) noexcept nogil:
     cdef uint8_t* body = buffer_bytes(&x.body)
     cdef size_t size = buffer_size(&x.body)
-    cdef const rewrite_t* rewrite = NULL
-    cdef text_t model
+    cdef text_t model, name
     total[0] = size
     x.flags &= ~X_REWRITTEN
+    name.length = 0
     if size == 0:
         return 0
     if x.model_length and x.model_offset + x.model_length <= size and not x.flags & X_BODY_DROPPED:
         model.data = body + x.model_offset
         model.length = x.model_length
-        rewrite = upload_rewrite(x, model)
-    if rewrite == NULL:
+        name = upload_name(x, model, True)
+    if name.length == 0:
         pieces[0].iov_base = body
         pieces[0].iov_len = size
         return 1
     x.flags |= X_REWRITTEN
     pieces[0].iov_base = body
     pieces[0].iov_len = x.model_offset
-    pieces[1].iov_base = <void*>rewrite.engine_name.data
-    pieces[1].iov_len = rewrite.engine_name.length
+    pieces[1].iov_base = <void*>name.data
+    pieces[1].iov_len = name.length
     pieces[2].iov_base = body + x.model_offset + x.model_length
     pieces[2].iov_len = size - x.model_offset - x.model_length
-    total[0] = size - x.model_length + rewrite.engine_name.length
+    total[0] = size - x.model_length + name.length
     return 3
 
 

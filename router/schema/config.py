@@ -13,36 +13,28 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 from msgspec.structs import force_setattr
 
 from router import limits
 from router.schema.address import parse_endpoint_url
+from router.schema.aliases import AliasModels
+from router.schema.eligibility import Requirement
 from router.schema.engines import CLASSES, EngineFigures
+from router.schema.kinds import (
+    DAY_MS,
+    FilePath,
+    LabelValue,
+    Milliseconds,
+    MillisecondsOrOff,
+    ModelName,
+    Name,
+    Pattern,
+    Price,
+    Section,
+)
 from router.schema.policies import FiveAxis, HeaderName, Policy
 from router.schema.secret import Secret
-
-DAY_MS = 86_400_000  # no timer needs to run for longer; also keeps microseconds well inside 64 bits
-
-Name = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=limits.NAME_BYTES_MAX,
-        pattern=r"^[A-Za-z0-9\[][A-Za-z0-9._:\[\]/-]*$",
-        extra={"expected": f"a name: up to {limits.NAME_BYTES_MAX} letters, digits and . _ : / - [ ]"},
-    ),
-]
-ModelName = Annotated[str, Meta(min_length=1, max_length=limits.MODEL_BYTES_MAX)]
-Pattern = Annotated[str, Meta(min_length=1, max_length=limits.PATTERN_BYTES_MAX)]
-Milliseconds = Annotated[int, Meta(ge=1, le=DAY_MS)]
-MillisecondsOrOff = Annotated[int, Meta(ge=0, le=DAY_MS)]
-FilePath = Annotated[str, Meta(min_length=1, max_length=4096)]
-Price = Annotated[float, Meta(ge=0, le=1e9)]
-
-
-class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
 
 
 class TlsVersion(StrEnum):
@@ -52,7 +44,7 @@ class TlsVersion(StrEnum):
     TLS_1_3 = "1.3"
 
 
-class ListenerTls(_Section, frozen=True, kw_only=True):
+class ListenerTls(Section, frozen=True, kw_only=True):
     """TLS towards clients. Changed files are picked up; open connections keep what they have."""
 
     cert: Annotated[FilePath, Meta(description="PEM file: the certificate and its chain.")]
@@ -62,7 +54,7 @@ class ListenerTls(_Section, frozen=True, kw_only=True):
     )
 
 
-class Listener(_Section, frozen=True, kw_only=True):
+class Listener(Section, frozen=True, kw_only=True):
     """Where clients connect."""
 
     address: Annotated[
@@ -75,7 +67,7 @@ class Listener(_Section, frozen=True, kw_only=True):
     tls: Annotated[ListenerTls | None, Meta(description="Absent: plain HTTP.")] = None
 
 
-class Admin(_Section, frozen=True, kw_only=True):
+class Admin(Section, frozen=True, kw_only=True):
     """Where operators and scrapers connect: /livez, /readyz, /metrics, /debug."""
 
     address: Annotated[str, Meta(description="As a listener's address.")] = "127.0.0.1:9090"
@@ -88,7 +80,7 @@ class Admin(_Section, frozen=True, kw_only=True):
     ] = None
 
 
-class Limits(_Section, frozen=True, kw_only=True):
+class Limits(Section, frozen=True, kw_only=True):
     """Bounds; `router/limits.py` has the reason for each default. Per worker where nothing else is said."""
 
     head_bytes_max: Annotated[
@@ -145,7 +137,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     ] = limits.IDLE_UPSTREAM_CONNECTIONS_PER_ENDPOINT_DEFAULT
 
 
-class Timeouts(_Section, frozen=True, kw_only=True):
+class Timeouts(Section, frozen=True, kw_only=True):
     """How long each thing may take, in milliseconds."""
 
     connect_ms: Annotated[
@@ -182,7 +174,7 @@ class Timeouts(_Section, frozen=True, kw_only=True):
     ] = 60_000
 
 
-class RouteTimeouts(_Section, frozen=True, kw_only=True):
+class RouteTimeouts(Section, frozen=True, kw_only=True):
     """What a route changes of `timeouts`; an absent field keeps the global value."""
 
     connect_ms: Annotated[Milliseconds | None, Meta(description="As `timeouts.connect_ms`.")] = None
@@ -221,7 +213,7 @@ EngineClass = StrEnum("EngineClass", [(name, name) for name in CLASSES])  # type
 EngineClass.__doc__ = "Model size and machine of an engine whose figures are known."
 
 
-class Capacity(_Section, frozen=True, kw_only=True):
+class Capacity(Section, frozen=True, kw_only=True):
     """What one endpoint is given at most."""
 
     connections_max: Annotated[
@@ -238,7 +230,7 @@ class Capacity(_Section, frozen=True, kw_only=True):
     ] = None
 
 
-class EndpointPrice(_Section, frozen=True, kw_only=True):
+class EndpointPrice(Section, frozen=True, kw_only=True):
     """What its work costs, in any one currency: by tokens, or by the hour."""
 
     input_per_million_tokens: Annotated[
@@ -252,7 +244,7 @@ class EndpointPrice(_Section, frozen=True, kw_only=True):
     )
 
 
-class EndpointTls(_Section, frozen=True, kw_only=True):
+class EndpointTls(Section, frozen=True, kw_only=True):
     """TLS towards an https endpoint."""
 
     verify: Annotated[
@@ -269,7 +261,7 @@ class EndpointTls(_Section, frozen=True, kw_only=True):
     key_file: Annotated[FilePath | None, Meta(description="PEM file of that certificate's key.")] = None
 
 
-class EndpointAuth(_Section, frozen=True, kw_only=True):
+class EndpointAuth(Section, frozen=True, kw_only=True):
     """The key an endpoint is called with. Clients' keys stop here unless `pass_client_key` says otherwise."""
 
     bearer: Annotated[
@@ -281,7 +273,7 @@ class EndpointAuth(_Section, frozen=True, kw_only=True):
     ] = False
 
 
-class Endpoint(_Section, frozen=True, kw_only=True):
+class Endpoint(Section, frozen=True, kw_only=True):
     """One address that serves models."""
 
     url: Annotated[
@@ -322,9 +314,17 @@ class Endpoint(_Section, frozen=True, kw_only=True):
     region: Annotated[str, Meta(max_length=limits.NAME_BYTES_MAX, description="Region, for locality.")] = ""
     zone: Annotated[str, Meta(max_length=limits.NAME_BYTES_MAX, description="Zone within the region.")] = ""
     labels: Annotated[
-        dict[Name, Annotated[str, Meta(max_length=limits.NAME_BYTES_MAX)]],
+        dict[Name, LabelValue],
         Meta(max_length=limits.LABELS_MAX, description="Free labels, to select endpoints by."),
     ] = field(default_factory=dict)
+    capabilities: Annotated[
+        tuple[Name, ...],
+        Meta(
+            max_length=limits.CAPABILITIES_MAX,
+            description="What it can do, in words of your own: `tools`, `vision`, `json_schema` ... Routes "
+            "may require them.",
+        ),
+    ] = ()
     weight: Annotated[
         float,
         Meta(gt=0, le=10_000, description="Share of the traffic relative to the pool's other endpoints."),
@@ -384,7 +384,7 @@ class Endpoint(_Section, frozen=True, kw_only=True):
             force_setattr(self, "name", name)
 
 
-class Health(_Section, frozen=True, kw_only=True):
+class Health(Section, frozen=True, kw_only=True):
     """When endpoints of a pool are passed over."""
 
     ejected_ratio_max: Annotated[
@@ -398,7 +398,7 @@ class Health(_Section, frozen=True, kw_only=True):
     ] = 1.0
 
 
-class Pool(_Section, frozen=True, kw_only=True):
+class Pool(Section, frozen=True, kw_only=True):
     """Endpoints that stand in for each other."""
 
     name: Annotated[Name, Meta(description="Unique among pools.")]
@@ -420,7 +420,7 @@ class Pool(_Section, frozen=True, kw_only=True):
     ] = False
 
 
-class RouteMatch(_Section, frozen=True, kw_only=True):
+class RouteMatch(Section, frozen=True, kw_only=True):
     """What a request must look like; every field given must match, an empty match takes all."""
 
     host: Annotated[
@@ -438,7 +438,7 @@ class RouteMatch(_Section, frozen=True, kw_only=True):
     ] = field(default_factory=dict)
 
 
-class Route(_Section, frozen=True, kw_only=True):
+class Route(Section, frozen=True, kw_only=True):
     """What applies to some of the requests. The first route that matches counts."""
 
     name: Annotated[Name, Meta(description="Unique among routes; a label of metrics.")]
@@ -454,19 +454,36 @@ class Route(_Section, frozen=True, kw_only=True):
             "`five_axis` then takes the cheapest endpoint that keeps it; absent: the fastest."
         ),
     ] = None
+    cost_weight: Annotated[
+        Annotated[float, Meta(ge=0, le=1e9)] | None,
+        Meta(
+            description="Seconds that a unit of currency is worth to whoever asks here; absent: as "
+            "`five_axis` is set."
+        ),
+    ] = None
+    require: Annotated[Requirement, Meta(description="Which endpoints may answer at all.")] = field(
+        default_factory=Requirement
+    )
+    may_require: Annotated[
+        dict[Name, Requirement],
+        Meta(
+            max_length=limits.MAY_REQUIRE_MAX,
+            description="What clients may require on top, by these names in `x-fairlead-require`.",
+        ),
+    ] = field(default_factory=dict)
     timeouts: Annotated[RouteTimeouts, Meta(description="In place of the global ones.")] = field(
         default_factory=RouteTimeouts
     )
     expose_endpoint: Annotated[
         bool,
         Meta(
-            description="Tell the client in `x-fairlead-endpoint` which endpoint answered, and in "
-            "`x-fairlead-reason` why that one."
+            description="Tell the client in `x-fairlead-endpoint` which endpoint answered, in "
+            "`x-fairlead-model` which model, and in `x-fairlead-reason` why that one."
         ),
     ] = False
 
 
-class AccessLog(_Section, frozen=True, kw_only=True):
+class AccessLog(Section, frozen=True, kw_only=True):
     """One JSON line per request. Traffic never waits for it: a slow disk loses lines, which are counted."""
 
     path: Annotated[
@@ -483,7 +500,7 @@ class AccessLog(_Section, frozen=True, kw_only=True):
     ] = limits.ACCESS_LOG_BUFFER_BYTES_DEFAULT
 
 
-class Explain(_Section, frozen=True, kw_only=True):
+class Explain(Section, frozen=True, kw_only=True):
     """Which decisions are recorded, to be told by `fairlead explain`."""
 
     sample_ratio: Annotated[
@@ -497,7 +514,7 @@ class Explain(_Section, frozen=True, kw_only=True):
     ] = 0.01
 
 
-class Drain(_Section, frozen=True, kw_only=True):
+class Drain(Section, frozen=True, kw_only=True):
     """What happens on SIGTERM."""
 
     propagation_ms: Annotated[
@@ -514,7 +531,7 @@ class Drain(_Section, frozen=True, kw_only=True):
     ] = 30_000
 
 
-class Config(_Section, frozen=True, kw_only=True):
+class Config(Section, frozen=True, kw_only=True):
     """The whole configuration."""
 
     version: Annotated[int, Meta(ge=1, le=1, description="Of this format.")] = 1
@@ -540,6 +557,13 @@ class Config(_Section, frozen=True, kw_only=True):
             max_length=limits.ROUTES_MAX, description="Exceptions; without any, the model decides the pool."
         ),
     ] = ()
+    aliases: Annotated[
+        dict[ModelName, AliasModels],
+        Meta(
+            max_length=limits.ALIASES_MAX,
+            description="Names that clients may ask for → the models that may answer, the best first.",
+        ),
+    ] = field(default_factory=dict)
     access_log: Annotated[AccessLog, Meta(description="One line per request.")] = field(
         default_factory=AccessLog
     )

@@ -31,6 +31,7 @@ from router.schema.config import (
     Timeouts,
     effective_timeouts,
 )
+from router.schema.eligibility import Condition, Requirement, conditions_of, distinct_conditions
 from router.schema.words import nearest
 
 Path = tuple[str | int, ...]
@@ -52,7 +53,9 @@ def find_faults(config: Config) -> list[Fault]:
         *_timeout_faults(("timeouts",), config.timeouts, Timeouts()),
         *_pool_faults(config),
         *_routing_faults(config),
+        *_alias_faults(config),
         *_route_faults(config),
+        *_requirement_faults(config),
         *_network_faults(config),
     ]
 
@@ -360,6 +363,27 @@ def _takes_any_model(pool: Pool) -> bool:
     return any(not endpoint.models for endpoint in pool.endpoints)
 
 
+def _alias_faults(config: Config) -> Iterator[Fault]:
+    endpoints = [endpoint for pool in config.pools for endpoint in pool.endpoints]
+    served = {model for endpoint in endpoints for model in endpoint.models}
+    takes_any = any(not endpoint.models for endpoint in endpoints)
+    for alias, models in config.aliases.items():
+        path: Path = ("aliases", alias)
+        if alias in served:
+            yield Fault(path, f"{alias!r} is a model that endpoints serve", "a name that no model has")
+        seen: set[str] = set()
+        for index, entry in enumerate(models):
+            where: Path = (*path, index) if isinstance(entry, str) else (*path, index, "model")
+            name = entry if isinstance(entry, str) else entry.model
+            if name in seen:
+                yield Fault(where, f"{name!r} is named twice", "each model once")
+            elif name in config.aliases:
+                yield Fault(where, f"{name!r} is an alias itself", "a model that endpoints serve")
+            elif name not in served and not takes_any:
+                yield Fault(where, f"no endpoint serves {name!r}", _among(name, served))
+            seen.add(name)
+
+
 def _route_faults(config: Config) -> Iterator[Fault]:
     yield from _name_faults(("routes",), [route.name for route in config.routes], "route")
     pools = {pool.name for pool in config.pools}
@@ -381,6 +405,58 @@ def _route_faults(config: Config) -> Iterator[Fault]:
         matches.append((route.match, route.name))
         yield from _match_faults((*path, "match"), route.match)
         yield from _route_timeout_faults((*path, "timeouts"), config.timeouts, route)
+
+
+def _requirement_faults(config: Config) -> Iterator[Fault]:
+    """Requirements that nobody meets where the route's requests may go."""
+    wanted: list[Requirement] = []
+    for index, route in enumerate(config.routes):
+        path: Path = ("routes", index)
+        endpoints = [
+            endpoint
+            for pool in config.pools
+            if route.pool in (None, pool.name)
+            for endpoint in pool.endpoints
+        ]
+        own = conditions_of(route.require)
+        yield from _unmet_faults((*path, "require"), own, endpoints)
+        for name, more in route.may_require.items():
+            where: Path = (*path, "may_require", name)
+            if more == Requirement():
+                yield Fault(where, "nothing is required", "regions, labels or capabilities")
+            yield from _unmet_faults(where, [*own, *conditions_of(more)], endpoints)
+        wanted += [route.require, *route.may_require.values()]
+    count = len(distinct_conditions(wanted))
+    if count > limits.CONDITIONS_MAX:
+        yield Fault(
+            ("routes",), f"{count} different conditions", f"at most {limits.CONDITIONS_MAX} in all routes"
+        )
+
+
+def _unmet_faults(path: Path, conditions: list[Condition], endpoints: list[Endpoint]) -> Iterator[Fault]:
+    unmet = [one for one in conditions if not any(one.is_met_by(endpoint) for endpoint in endpoints)]
+    for condition in unmet:
+        yield Fault(
+            path,
+            f"no endpoint of the route's pools meets {condition}",
+            _among(condition.values[0], _values(condition, endpoints)),
+        )
+    if endpoints and not unmet and not any(_meets(endpoint, conditions) for endpoint in endpoints):
+        together = ", ".join(map(str, conditions))
+        yield Fault(path, f"no endpoint of the route's pools meets all of {together}", "one that does")
+
+
+def _meets(endpoint: Endpoint, conditions: list[Condition]) -> bool:
+    return all(condition.is_met_by(endpoint) for condition in conditions)
+
+
+def _values(condition: Condition, endpoints: list[Endpoint]) -> set[str]:
+    """What endpoints have where the condition looks."""
+    if condition.kind == "region":
+        return {endpoint.region for endpoint in endpoints if endpoint.region}
+    if condition.kind == "label":
+        return {endpoint.labels[condition.key] for endpoint in endpoints if condition.key in endpoint.labels}
+    return {word for endpoint in endpoints for word in endpoint.capabilities}
 
 
 def _match_faults(path: Path, match: RouteMatch) -> Iterator[Fault]:
@@ -460,6 +536,8 @@ def _network_faults(config: Config) -> Iterator[Fault]:
 
 def _among(word: str, known: set[str]) -> str:
     guess = nearest(word, known)
+    if not known:
+        return "something that is there: nothing is"
     names = ", ".join(sorted(known)[:10]) + (", ..." if len(known) > 10 else "")
     return f"{guess!r} perhaps; known: {names}" if guess else f"one of: {names}"
 

@@ -42,6 +42,8 @@ def describe(annotation: Any) -> str:
     """What a value of `annotation` looks like, in words: "an integer from 1 to 64"."""
     inner, metas = bare_type(annotation), metas_of(annotation)
     members = [member for member in union_members(inner) if member is not type(None)]
+    if len(members) > 1 and bare_type(members[0]) is str:
+        return f"{describe(members[0])}, or {describe(members[1])}"
     if len(members) > 1:
         return "one of: " + ", ".join(str(member.__struct_config__.tag) for member in members)
     if members:

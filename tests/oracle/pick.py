@@ -32,6 +32,7 @@ class Candidate:
     weight: float = 1.0
     in_flight: int = 0
     is_ejected: bool = False
+    features: int = 0
 
     @property
     def load(self) -> np.float32:
@@ -44,6 +45,7 @@ class Request:
     key: int = 0
     excluded: frozenset[int] = field(default_factory=frozenset)
     load_factor: float = 1.25
+    required: int = 0
 
 
 def fold(a: int, b: int) -> int:
@@ -70,20 +72,32 @@ class Words:
 
 
 def eligible(candidates: list[Candidate], request: Request) -> set[int]:
-    """Positions that may win: neither excluded nor ejected, or ejected ones when no other is left."""
-    left = {position for position in range(len(candidates)) if position not in request.excluded}
+    """Positions that may win: with what is required, neither excluded nor ejected; ejected ones when no other
+    is left.
+    """
+    left = {
+        position
+        for position, candidate in enumerate(candidates)
+        if position not in request.excluded and candidate.features & request.required == request.required
+    }
     return {position for position in left if not candidates[position].is_ejected} or left
+
+
+def asks_each(candidates: list[Candidate], request: Request) -> bool:
+    """Whether candidates are looked at one by one: somebody is out, and not only because all are ejected."""
+    if request.excluded or request.required:
+        return True
+    return any(c.is_ejected for c in candidates) and not all(c.is_ejected for c in candidates)
 
 
 def p2c(candidates: list[Candidate], request: Request) -> int:
     count = len(candidates)
-    is_anybody_out = bool(request.excluded) or any(candidate.is_ejected for candidate in candidates)
     left = eligible(candidates, request)
     if not left:
         return -1
     if len(left) == 1:
         return left.pop()
-    if is_anybody_out and not (all(c.is_ejected for c in candidates) and not request.excluded):
+    if asks_each(candidates, request):
         first, second = _draw_two(count, left, request.random)
     else:
         first = (request.random >> 32) * count >> 32
@@ -117,10 +131,9 @@ def _draw_two(count: int, left: set[int], random: int) -> tuple[int, int]:
 
 def uniform(candidates: list[Candidate], request: Request) -> int:
     count, left = len(candidates), eligible(candidates, request)
-    is_anybody_out = bool(request.excluded) or any(candidate.is_ejected for candidate in candidates)
     if not left:
         return -1
-    if not is_anybody_out or (all(c.is_ejected for c in candidates) and not request.excluded):
+    if not asks_each(candidates, request):
         return (request.random >> 32) * count >> 32
     words, winner = Words(request.random), -1
     if count > 16:

@@ -156,7 +156,10 @@ def play(seed: int, step_count: int = 120) -> None:
     """One random history; the seed is all there is to know about it."""
     rng = random.Random(seed)
     scripted = Scripted(
-        endpoint_count=rng.choice((1, 3)), timeouts={"keep_alive_ms": 2000}, policy=rng.choice(POLICIES)
+        endpoint_count=rng.choice((1, 3)),
+        timeouts={"keep_alive_ms": 2000},
+        policy=rng.choice(POLICIES),
+        aliases=rng.choice(({}, {"m": ["large", "small"]})),
     )
     driver = scripted.driver
     requests = [REQUEST, CHUNKED_REQUEST, REQUEST + REQUEST, b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n"]

@@ -35,7 +35,8 @@ def build(candidates: list[Candidate], panic_count: int = 0) -> tuple[CandidateS
             table.eject(slot, NOW_US, 1_000, 1_000)
     weights = [candidate.weight for candidate in candidates]
     identities = [candidate.identity for candidate in candidates]
-    return CandidateSet(slots, weights, identities, POINTS, maglev=True, panic_count=panic_count), table
+    features = [candidate.features for candidate in candidates]
+    return CandidateSet(slots, weights, identities, POINTS, maglev=True, panic_count=panic_count, features=features), table
 
 
 def answer(candidates: list[Candidate], policy: Policy, request: Request) -> int:
@@ -52,6 +53,7 @@ def ask(native: CandidateSet, table: LoadTable, policy: Policy, request: Request
         now_us=NOW_US,
         excluded=request.excluded,
         knobs=(request.load_factor,),
+        required=request.required,
     )
 
 
@@ -59,6 +61,8 @@ def ask(native: CandidateSet, table: LoadTable, policy: Policy, request: Request
 def situations(draw: st.DrawFn) -> tuple[list[Candidate], Request]:
     count = draw(st.integers(1, 40))
     is_weighted, is_anybody_out = draw(st.booleans()), draw(st.booleans())
+    required = draw(st.sampled_from([0, 0, 0b1, 0b101, 1 << 63]))
+    features = st.sampled_from([required, required, 0b1, 0, (1 << 64) - 1]) if required else st.just(0)
     weights = st.sampled_from([0.5, 1.0, 2.0, 3.0] if is_weighted else [1.0])
     candidates = [
         Candidate(
@@ -66,13 +70,16 @@ def situations(draw: st.DrawFn) -> tuple[list[Candidate], Request]:
             weight=draw(weights),
             in_flight=draw(st.integers(0, 4)),
             is_ejected=is_anybody_out and draw(st.booleans()),
+            features=draw(features),
         )
         for identity in draw(st.lists(WORDS, min_size=count, max_size=count, unique=True))
     ]
     excluded = draw(st.frozensets(st.integers(0, count - 1))) if is_anybody_out else frozenset()
     key, word = draw(st.just(0) | WORDS), draw(WORDS)
     load_factor = draw(st.sampled_from([0.0, 1.0, 1.25, 2.0]))
-    return candidates, Request(random=word, key=key, excluded=excluded, load_factor=load_factor)
+    return candidates, Request(
+        random=word, key=key, excluded=excluded, load_factor=load_factor, required=required
+    )
 
 
 def spread(count: int, seed: int, **facts: float) -> list[Candidate]:

@@ -77,6 +77,5 @@ def test_waits_stay_finite_whatever_clocks_and_seconds_do(
         table.used(0, model, wait_s, wait_s, used_us)
     for model in range(13):
         assert 0 <= table.wait_s(0, model, load_s, models_max, now_us) <= 4 * oracle.LOAD_S_MAX
-        assert (
-            0 <= table.harm_s(0, model, load_s, models_max, now_us) <= oracle.HARMED_MAX * oracle.LOAD_S_MAX
-        )
+        harm_s = table.harm_s(0, model, load_s, models_max, now_us)
+        assert 0 <= harm_s <= oracle.HARMED_MAX * oracle.LOAD_S_MAX * (1 + 1e-6)  # float32 rounds

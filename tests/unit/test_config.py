@@ -59,7 +59,7 @@ def test_example_checks_clean() -> None:
     assert second.models == first.models
     assert (second.url, second.zone, second.weight) == ("http://10.0.0.2:8000", "b", 2.0)
     assert config.pools[1].policy == BoundedRing(key=HashKey.USER, load_factor=1.5)
-    assert config.routes[1].policy == Rendezvous(key=HashKey.HEADER, header="x-session-id")
+    assert config.routes[-1].policy == Rendezvous(key=HashKey.HEADER, header="x-session-id")
 
 
 def test_json_is_read_like_yaml() -> None:
