@@ -23,6 +23,7 @@ from router.schema.aliases import AliasModel, quality_costs_ms
 from router.schema.eligibility import Condition, Requirement, conditions_of, distinct_conditions
 from router.schema.engines import FigureTables, figures_of
 from router.schema.policies import HashKey, KeyedPolicy, Policy
+from router.schema.timeouts import Timeouts, effective_timeouts
 
 DEFAULT_ROUTE = "default"
 
@@ -345,7 +346,7 @@ def _policy(policy: Policy) -> PolicyTables:
     return PolicyTables(kind=policy.KIND, knobs=policy.knobs())
 
 
-def _timeouts(timeouts: schema.Timeouts) -> TimeoutsTables:
+def _timeouts(timeouts: Timeouts) -> TimeoutsTables:
     return TimeoutsTables(
         **{
             name: getattr(timeouts, name.replace("_us", "_ms")) * 1000
@@ -357,7 +358,7 @@ def _timeouts(timeouts: schema.Timeouts) -> TimeoutsTables:
 def _route(
     route: schema.Route,
     index: int,
-    timeouts: schema.Timeouts,
+    timeouts: Timeouts,
     indexes: Mapping[str, int],
     conditions: list[Condition],
 ) -> RouteTables:
@@ -374,7 +375,7 @@ def _route(
         headers=tuple(route.match.headers.items()),
         pool=None if route.pool is None else indexes[route.pool],
         policy=None if route.policy is None else _policy(route.policy),
-        timeouts=_timeouts(schema.effective_timeouts(timeouts, route.timeouts)),
+        timeouts=_timeouts(effective_timeouts(timeouts, route.timeouts)),
         exposes_endpoint=route.expose_endpoint,
         ttft_target_s=(route.ttft_target_ms or 0) / 1000,
         cost_weight_s=0.0 if route.cost_weight is None else route.cost_weight or -1.0,

@@ -19,8 +19,8 @@ class CandidateSet:
     ) -> None:
         """Candidates at these slots of a load table; with `points_per_weight` there is a ring, too.
 
-        With `panic_count` of them ejected, ejections are ignored; 0: only with all of them. `features` has the
-        bits of what each of them has; absent: nothing.
+        With `panic_count` of them ejected, ejections are ignored; 0: only with all of them. `features` are
+        the bits of what each of them has; absent: nothing.
 
         Raises: ValueError when lengths differ or a weight is not above 0.
         """

@@ -27,11 +27,9 @@ from router.schema.config import (
     Pool,
     Route,
     RouteMatch,
-    RouteTimeouts,
-    Timeouts,
-    effective_timeouts,
 )
 from router.schema.eligibility import Condition, Requirement, conditions_of, distinct_conditions
+from router.schema.timeouts import RouteTimeouts, Timeouts, effective_timeouts
 from router.schema.words import nearest
 
 Path = tuple[str | int, ...]

@@ -36,7 +36,9 @@ def build(candidates: list[Candidate], panic_count: int = 0) -> tuple[CandidateS
     weights = [candidate.weight for candidate in candidates]
     identities = [candidate.identity for candidate in candidates]
     features = [candidate.features for candidate in candidates]
-    return CandidateSet(slots, weights, identities, POINTS, maglev=True, panic_count=panic_count, features=features), table
+    return CandidateSet(
+        slots, weights, identities, POINTS, maglev=True, panic_count=panic_count, features=features
+    ), table
 
 
 def answer(candidates: list[Candidate], policy: Policy, request: Request) -> int:

@@ -18,8 +18,9 @@ from router.schema.address import (
     parse_address,
     parse_endpoint_url,
 )
-from router.schema.config import Config, RouteTimeouts, Timeouts, effective_timeouts
+from router.schema.config import Config
 from router.schema.secret import Secret
+from router.schema.timeouts import RouteTimeouts, Timeouts, effective_timeouts
 
 DOCS = Path(__file__).parents[2] / "docs"
 POOL = "pools: [{name: a, endpoints: [{url: 'http://h:1'}]}]"
