@@ -115,6 +115,7 @@ def test_a_rule_on_regions_is_never_broken_by_a_retry() -> None:
                     upstream.take_request()
                     upstream.reset()
                     assert client.take_response()[0] == 502
+            router.wait_finished(3)
             rows = {row["name"]: row["requests"] for row in router.debug_endpoints()}
             assert rows == {"large": 3, "small": 0}
 
