@@ -60,6 +60,7 @@ cdef struct candidate_set_t:         # built aside from zeroes, then read-only (
     uint32_t panic_count             # with so many ejected, ejections are ignored; 0: only with all of them
     uint64_t* features               # features[count]: a bit for each condition it meets; NULL: nobody meets any
     double weight_total              # of all candidates; set by candidate_set_build_ring
+    float share                      # 1 / count, and
     uint32_t turn                    # round robin's place
     uint32_t shape                   # found by the first pick: slots in a row, equal weights
 

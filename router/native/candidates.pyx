@@ -186,6 +186,7 @@ cdef uint32_t candidate_set_shape(candidate_set_t* candidates) noexcept nogil:
     for position in range(candidates.count):
         jumps |= candidates.slots[position] ^ (candidates.slots[0] + position)
         differing |= candidates.weights[position] != candidates.weights[0]
+    candidates.share = <float>1 / <float>candidates.count
     candidates.shape = SHAPE_KNOWN | (0 if jumps else SHAPE_IN_A_ROW) | (0 if differing else SHAPE_EQUAL_WEIGHTS)
     return candidates.shape
 

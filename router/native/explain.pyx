@@ -104,8 +104,8 @@ cdef bint _is_scored_in_seconds(const decider_t* decider, const policy_t* policy
 
 cdef inline float _sum(const terms_t* terms) noexcept nogil:
     return terms.queue + terms.load + terms.prefill + terms.residual + terms.proximity + terms.externality \
-        + terms.decode + terms.duplication + terms.cost + terms.headroom + terms.health + terms.switching \
-        + terms.quality
+        + terms.decode + terms.duplication + terms.eviction + terms.cost + terms.headroom + terms.health \
+        + terms.switching + terms.quality
 
 
 cdef inline float _first_token_s(const terms_t* terms) noexcept nogil:
@@ -173,7 +173,7 @@ cdef int _five_axis_reason(
     cost = fastest.cost - mine.cost
     health = fastest.health - mine.health
     room = fastest.externality + fastest.decode + fastest.headroom - mine.externality - mine.decode - mine.headroom
-    if fastest.duplication - mine.duplication > max(cost, max(health, room)):
+    if fastest.duplication + fastest.eviction - mine.duplication - mine.eviction > max(cost, max(health, room)):
         return REASON_CACHED
     if cost >= max(health, room):
         return REASON_CHEAPER

@@ -66,7 +66,7 @@ cdef struct learner_t:               # arrays by slot, 64-byte aligned; those fr
     float hit_mean
     float queued_mean_s
     float waited_mean_s
-    float hit_ratio                  # of the prompt tokens sent lately, believed cached
+    float again                      # times that a token cached lately is asked for once more: hits by misses
     float pressure                   # share of queue in what picked requests wait for
     signal_table_t* signals          # NULL: nobody tells anything
     others_t* others                 # others[slot_count]

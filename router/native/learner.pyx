@@ -85,6 +85,7 @@ cdef float PREDICTED_S_MIN = 0.001
 cdef float TTFT_S_MAX = 600.0
 cdef float KNEE = 0.8                # of KV or power in use, from where on the barrier grows
 cdef float FULL = 0.98
+cdef float MISS_PRIOR = 0.02         # of prompt tokens, more than are missed: again stays within 50
 cdef float RAMP_S = 30.0
 cdef float RAMP_SHARE_MIN = 0.1
 cdef float BYTES_PER_TOKEN = 4.0     # English prose in the tokenisers of today's models, JSON included
@@ -189,10 +190,12 @@ cdef inline float _barrier(float share) noexcept nogil:
 
 cdef void learner_refresh(learner_t* learner, load_table_t* load, uint64_t now_us) noexcept nogil:
     cdef uint32_t index
+    cdef float hit_ratio
     if learner.refreshed_us and now_us - learner.refreshed_us < REFRESH_US:
         return
     learner.refreshed_us = now_us
-    learner.hit_ratio = min(learner.hit_mean / max(learner.prompt_mean, <float>1), <float>1)
+    hit_ratio = min(learner.hit_mean / max(learner.prompt_mean, <float>1), <float>1)
+    learner.again = hit_ratio / (MISS_PRIOR + 1 - hit_ratio)
     learner.pressure = min(learner.queued_mean_s / max(learner.waited_mean_s, PREDICTED_S_MIN), <float>1)
     for index in range(learner.known_count):
         _refresh_slot(learner, load, learner.known[index], now_us)

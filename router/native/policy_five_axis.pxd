@@ -9,7 +9,7 @@ from router.native.policy cimport decider_t, policy_t
 cdef enum:                           # order in router/schema/policies.py
     KNOB_BETA = 0                    # externality: of a prefill's length, for each request that waits for it
     KNOB_GAMMA = 1                   # decode slot: of the time the answer will take
-    KNOB_KAPPA = 2                   # prefix duplication: of a prefill's length; negative: the running hit ratio
+    KNOB_KAPPA = 2                   # prefix duplication: for each time that a cached token will be asked for again
     KNOB_BAND_RATIO = 3              # scores this near to the least are as good
     KNOB_BAND_MS = 4
     KNOB_COST_WEIGHT = 5             # seconds that a unit of currency is worth, unless the request says
@@ -19,9 +19,10 @@ cdef enum:                           # order in router/schema/policies.py
     KNOB_SLO_PENALTY = 9             # seconds for each second by which the target would be missed
     KNOB_SWITCH_MS = 10              # what it costs that a session goes elsewhere; 0: it is free to go
     KNOB_SESSION_S = 11              # how long a session is remembered after its last request
+    KNOB_ETA = 12                    # eviction: of what is driven out, for each request that would wait for it again
 
 cdef enum:
-    TERM_COUNT = 13
+    TERM_COUNT = 14
 
 cdef struct terms_t:                 # of one candidate, seconds; their sum is its score
     float queue
@@ -32,6 +33,7 @@ cdef struct terms_t:                 # of one candidate, seconds; their sum is i
     float externality
     float decode
     float duplication
+    float eviction
     float cost
     float headroom
     float health

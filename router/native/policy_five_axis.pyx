@@ -5,13 +5,17 @@ For a prompt of l tokens of which n are not cached at the candidate, with E[out]
     w    = (token_s n + pair_s n (l - n / 2)) ramp             prefill work there
     ttft = max(0.3 (Wq + w) + t0, theta . [1, Wq, w, D]) r + rtt + load
     step = max(floor_s, base_s + token_s A) + context_s kv          a decode step with this stream in it
-    S    = ttft + beta min(2 pressure, 1) w A + gamma E[out] step + kappa w
+    S    = ttft + beta min(2 pressure, 1) w A + gamma E[out] step
+         + kappa again mean n + eta evicted mean min(n, 16000) A
          + cost (price_in n + price_out E[out] + price_s (w + E[out] share))
          + barrier_s b + error_s e                              and infinity for who may not be picked
          + switch_s                                             but where the session was last
 
 where A requests are in flight, D of them decoding, Wq seconds of prefill are queued, and load seconds pass until the
-model is in memory there; pressure is the running share of queue in what the picked ones wait for. With a target for the
+model is in memory there; pressure is the running share of queue in what the picked ones wait for. Room in a cache is
+priced alike everywhere, or the fastest endpoints would draw everybody's sessions until none finds its own: by mean, a
+token's prefill in the mean of the candidates; again, how often what is cached is asked for once more (h / (1 - h) of
+the running hit ratio); evicted, how surely what this prompt drives out there would have been (prefix). With a target for the
 first token its predicted 95 % quantile is held under it by a soft penalty, and the time itself no longer counts: any
 endpoint that keeps the promise is good enough. Within a band above the least score the choice is where the session was
 last, else by rendezvous hashing of the session, or random. Neighbours: view (accounts), residency (loads), session
@@ -35,14 +39,28 @@ cdef extern from * nogil:
     /* In C because a compiler has to be told that the arrays lie apart before it scores several candidates in one step.
        `rows` is coefficients_t, in its order; `accounts` as _score_times lists them. */
     static inline float fl_greater(float a, float b) { return a > b ? a : b; }
+    static inline float fl_least_of(float a, float b) { return a < b ? a : b; }
+    FL_WIDE static float fl_sum(const float* __restrict row, uint32_t count) {
+        float sums[16] = {0}, sum = 0;
+        uint32_t i = 0;
+        for (; i + 16 <= count; i += 16)
+            for (int j = 0; j < 16; j++)
+                sums[j] += row[i + j];
+        for (; i < count; i++)
+            sum += row[i];
+        for (int j = 0; j < 16; j++)
+            sum += sums[j];
+        return sum;
+    }
     FL_WIDE static void fl_score(
             const float* const* rows, const float* const* accounts, float* __restrict score, uint32_t count,
-            float prompt, float beta, float gamma, float kappa, float queue_share, float barrier_s, float error_s) {
+            float prompt, float beta, float gamma, float copy_s, float evict_s, float evicted_max, float queue_share,
+            float barrier_s, float error_s) {
         const float *__restrict token_s = rows[0], *__restrict pair_s = rows[1], *__restrict floor_s = rows[2];
         const float *__restrict base_s = rows[3], *__restrict context_s = rows[4], *__restrict residual = rows[8];
         const float *__restrict theta0_s = rows[9], *__restrict theta1 = rows[10], *__restrict theta2 = rows[11];
         const float *__restrict theta3_s = rows[12], *__restrict bias_s = rows[13], *__restrict barrier = rows[14];
-        const float *__restrict error = rows[15], *__restrict ramp = rows[16];
+        const float *__restrict error = rows[15], *__restrict ramp = rows[16], *__restrict evicted = rows[19];
         const float *__restrict uncached = accounts[0], *__restrict queued_s = accounts[1];
         const float *__restrict decoding = accounts[2], *__restrict in_flight = accounts[3];
         const float *__restrict kv_tokens = accounts[4], *__restrict refused = accounts[5];
@@ -58,7 +76,8 @@ cdef extern from * nogil:
                           + context_s[i] * (kv_tokens[i] + prompt);
             ttft_s[i] = ttft;
             work_s[i] = work;
-            score[i] = ttft + beta * work * in_flight[i] * ramp[i] + gamma * step + kappa * work
+            score[i] = ttft + beta * work * in_flight[i] * ramp[i] + gamma * step
+                       + copy_s * n + evict_s * evicted[i] * fl_least_of(n, evicted_max) * in_flight[i]
                        + barrier_s * barrier[i] + error_s * error[i] + refused[i];
         }
     }
@@ -109,7 +128,9 @@ cdef extern from * nogil:
     """
     const uint32_t CHOICE_BLOCK "FL_CHOICE_BLOCK"
     void fl_score(const float** rows, const float** accounts, float* score, uint32_t count, float prompt, float beta,
-                  float gamma, float kappa, float queue_share, float barrier_s, float error_s)
+                  float gamma, float copy_s, float evict_s, float evicted_max, float queue_share, float barrier_s,
+                  float error_s)
+    float fl_sum(const float* row, uint32_t count)
     void fl_score_cost(const float** rows, const float* work_s, float* score, uint32_t count, float cost, float prompt,
                        float output)
     void fl_score_target(const float** rows, const float* ttft_s, float* score, uint32_t count, float target_s,
@@ -117,15 +138,16 @@ cdef extern from * nogil:
     float fl_least(const float* score, float* blocks, uint32_t count)
 
 cdef enum:
-    COEFFICIENT_COUNT = 19           # rows of coefficients_t, and the first of the view's scratch
-    HARM_SCRATCH = 19                # what a load costs others
-    BIAS_SCRATCH = 20                # the way there, and the load
-    TTFT_SCRATCH = 21
-    WORK_SCRATCH = 22
-    CHOICE_SCRATCH = 23
+    COEFFICIENT_COUNT = 20           # rows of coefficients_t, and the first of the view's scratch
+    HARM_SCRATCH = 20                # what a load costs others
+    BIAS_SCRATCH = 21                # the way there, and the load
+    TTFT_SCRATCH = 22
+    WORK_SCRATCH = 23
+    CHOICE_SCRATCH = 24
     WIDTH = 16                       # candidates are scored in whole blocks of so many
     TARGET_TTFT_PERCENT = 1          # with a target, what is left of the TTFT term: enough to break ties
 
+cdef float EVICTED_MAX = 16000.0     # of a prompt's tokens: longer ones are few, and would be placed by that term alone
 cdef float RUNNING_WEIGHT = 0.02     # of one request in the running means: about the last fifty count
 cdef float PRESSURE_GAIN = 2.0        # from a pressure of a half on, the externality counts in full
 cdef float PRESSURE_S = 0.05         # of queue that are no pressure: one step of an engine
@@ -133,7 +155,7 @@ cdef float QUEUE_SHARE_MIN = 0.3     # of queued and own work, that a predicted 
 cdef uint64_t RANK_FOLD = 0x9E3779B97F4A7C15     # 2^64 / golden ratio: bits without a pattern
 
 
-cdef struct coefficients_t:          # rows of the learner for these candidates
+cdef struct coefficients_t:          # rows of the learner for these candidates, but for the last
     const float* token_s
     const float* pair_s
     const float* floor_s
@@ -153,6 +175,7 @@ cdef struct coefficients_t:          # rows of the learner for these candidates
     const float* ramp
     const float* quantile
     const float* share_s
+    const float* evicted             # the prefix table's
 
 
 cdef inline const float* _row(
@@ -167,11 +190,12 @@ cdef inline const float* _row(
 
 
 cdef void _coefficients(
-    const learner_t* learner, const candidate_set_t* candidates, view_t* view, coefficients_t* rows
+    const decider_t* decider, const candidate_set_t* candidates, view_t* view, coefficients_t* rows
 ) noexcept nogil:
+    cdef const learner_t* learner = decider.learner
     cdef bint in_a_row = candidates.shape & SHAPE_IN_A_ROW != 0
     cdef const float** row = &rows.token_s
-    cdef const float* columns[19]    # COEFFICIENT_COUNT
+    cdef const float* columns[20]    # COEFFICIENT_COUNT
     cdef int index
     columns[0], columns[1], columns[2] = learner.token_s, learner.pair_s, learner.floor_s
     columns[3], columns[4], columns[5] = learner.base_s, learner.context_s, learner.input_price
@@ -180,6 +204,7 @@ cdef void _coefficients(
     columns[12], columns[13], columns[14] = learner.theta3_s, learner.bias_s, learner.barrier
     columns[15], columns[16], columns[17] = learner.error, learner.ramp, learner.quantile
     columns[18] = learner.share_s
+    columns[19] = learner.share_s if decider.prefix == NULL else decider.prefix.eviction     # unless nothing is evicted
     for index in range(COEFFICIENT_COUNT):
         row[index] = _row(columns[index], candidates, in_a_row, view.scratch[index])
 
@@ -212,8 +237,8 @@ cdef void _add_harms(view_t* view) noexcept nogil:
 
 
 cdef void _score_times(
-    const policy_t* policy, coefficients_t* c, view_t* view, const pick_request_t* request, float kappa,
-    float externality
+    const policy_t* policy, coefficients_t* c, view_t* view, const pick_request_t* request, float copy_s,
+    float evict_s, float externality
 ) noexcept nogil:
     cdef const float** rows = &c.token_s
     cdef const float* accounts[8]
@@ -224,8 +249,8 @@ cdef void _score_times(
     accounts[3], accounts[4], accounts[5] = view.in_flight, view.kv_tokens, view.refused
     accounts[6], accounts[7] = view.scratch[TTFT_SCRATCH], view.scratch[WORK_SCRATCH]
     fl_score(rows, accounts, view.score, count, prompt, policy.knobs[KNOB_BETA] * externality,
-             policy.knobs[KNOB_GAMMA] * output, kappa, QUEUE_SHARE_MIN, policy.knobs[KNOB_BARRIER_S],
-             policy.knobs[KNOB_ERROR_S])
+             policy.knobs[KNOB_GAMMA] * output, copy_s, evict_s, EVICTED_MAX, QUEUE_SHARE_MIN,
+             policy.knobs[KNOB_BARRIER_S], policy.knobs[KNOB_ERROR_S])
     if cost > 0:
         fl_score_cost(rows, accounts[7], view.score, count, cost, prompt, output)
     if request.ttft_target_s > 0:
@@ -331,8 +356,16 @@ cdef inline float _cost_weight(const policy_t* policy, const pick_request_t* req
     return policy.knobs[KNOB_COST_WEIGHT] if request.cost_weight_s == 0 else max(request.cost_weight_s, <float>0)
 
 
-cdef inline float _kappa(const policy_t* policy, const learner_t* learner) noexcept nogil:
-    return policy.knobs[KNOB_KAPPA] if policy.knobs[KNOB_KAPPA] >= 0 else learner.hit_ratio
+cdef inline float _copy_s(const policy_t* policy, const learner_t* learner, float mean_s) noexcept nogil:
+    return policy.knobs[KNOB_KAPPA] * learner.again * mean_s
+
+
+cdef inline float _evict_s(const policy_t* policy, const decider_t* decider, float mean_s) noexcept nogil:
+    return policy.knobs[KNOB_ETA] * mean_s if decider.prefix != NULL else 0
+
+
+cdef inline float _mean_s(const coefficients_t* rows, const candidate_set_t* candidates) noexcept nogil:
+    return fl_sum(rows.token_s, candidates.count) * candidates.share
 
 
 cdef inline float _externality(const learner_t* learner) noexcept nogil:
@@ -360,17 +393,20 @@ cdef int pick_five_axis(
     cdef coefficients_t rows
     cdef const float* way_s
     cdef float switch_s = 0
+    cdef float mean_s
     cdef int winner
     _begin_session(decider, policy, request)
     view_fill(view, decider.load, decider.prefix, learner, candidates, request)
-    _coefficients(learner, candidates, view, &rows)
+    _coefficients(decider, candidates, view, &rows)
     way_s = rows.bias_s
     if _loads(decider, candidates):
         _read_loads(decider, candidates, view, request, &rows)
     if five_axis_has_ratios(decider, policy):
         _score_ratios(&rows, view, way_s)
     else:
-        _score_times(policy, &rows, view, request, _kappa(policy, learner), _externality(learner))
+        mean_s = _mean_s(&rows, candidates)
+        _score_times(policy, &rows, view, request, _copy_s(policy, learner, mean_s),
+                     _evict_s(policy, decider, mean_s), _externality(learner))
     if _loads(decider, candidates):
         _add_harms(view)
     if decider.session.key:
@@ -404,12 +440,16 @@ cdef void five_axis_terms(
         learner.floor_s[slot], learner.base_s[slot] + learner.token_s[slot] * (view.in_flight[position] + 1)) \
         + learner.context_s[slot] * (view.kv_tokens[position] + prompt)
     cdef float harm = 0
+    cdef float mean_s = 0
+    cdef uint32_t other
     cdef float load = residency_wait_s(
         decider.residency, slot, request.model, candidates.load_s[position], candidates.models_max[position],
         request.now_us, &harm) if _loads(decider, candidates) else 0.0
     cdef float late = max(<float>0, (ttft * learner.residual[slot] + learner.bias_s[slot] + load)
                           * learner.quantile[slot] - request.ttft_target_s) if request.ttft_target_s > 0 else 0.0
     cdef float weight = TARGET_TTFT_PERCENT * <float>0.01 if request.ttft_target_s > 0 else 1.0
+    for other in range(candidates.count):
+        mean_s += learner.token_s[candidates.slots[other]] * candidates.share
     terms.prefill = min(work * learner.theta2[slot], ttft) * weight
     terms.queue = (ttft + learner.others_s[slot]) * weight - terms.prefill
     terms.load = load * weight
@@ -418,7 +458,11 @@ cdef void five_axis_terms(
     terms.externality = harm + policy.knobs[KNOB_BETA] * _externality(learner) * work * view.in_flight[position] \
         * learner.ramp[slot]
     terms.decode = policy.knobs[KNOB_GAMMA] * output * step
-    terms.duplication = _kappa(policy, learner) * work
+    terms.duplication = _copy_s(policy, learner, mean_s) * uncached
+    terms.eviction = 0
+    if decider.prefix != NULL:
+        terms.eviction = _evict_s(policy, decider, mean_s) * decider.prefix.eviction[slot] \
+            * min(uncached, EVICTED_MAX) * view.in_flight[position]
     terms.cost = cost * (learner.input_price[slot] * prompt + learner.output_price[slot] * output
                          + learner.second_price[slot] * (work + output * learner.share_s[slot]))
     terms.headroom = policy.knobs[KNOB_BARRIER_S] * learner.barrier[slot]

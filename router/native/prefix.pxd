@@ -24,6 +24,9 @@ cdef struct prefix_table_t:          # process-local view of the shared segment
     uint32_t slot_count
     uint64_t* clocks                 # clocks[slot]: uncached tokens given to it, in 2^-40 of its cache
     float* trust                     # trust[slot]: reported / expected cached tokens, EWMA, 0.05..1
+    float* aged_tokens               # aged_tokens[slot]: asked for again at about the age at which it evicts them
+    float* taken_tokens              # taken_tokens[slot]: uncached, over the same last fill or so of its cache
+    float* eviction                  # eviction[slot]: (aged / taken)^2, 0..1
     uint32_t* capacity_tokens        # capacity_tokens[slot]: KV tokens of its cache; 0: not known
     float* found                     # found[slot_count], scratch of this process: all 0 between calls
 
@@ -43,9 +46,11 @@ cdef void prefix_match_approached(
 cdef void prefix_insert(
     prefix_table_t* table, const uint64_t* keys, const uint32_t* tokens, uint32_t depth, uint32_t slot,
     uint32_t uncached_tokens, uint64_t now_us) noexcept nogil
-# The engine said how many prompt tokens it had cached, where `expected_tokens` (before trust) were expected.
+# The engine said how many prompt tokens it had cached, where `expected_tokens` (before trust) were expected, and that
+# it computed `missed_tokens` more than the slot's clock was moved by.
 cdef void prefix_reported(
-    prefix_table_t* table, uint32_t slot, uint32_t expected_tokens, uint32_t reported_tokens) noexcept nogil
+    prefix_table_t* table, uint32_t slot, uint32_t expected_tokens, uint32_t reported_tokens, uint32_t missed_tokens
+) noexcept nogil
 # An endpoint (re)joins cold: nothing that was claimed before counts, and it is trusted again.
 cdef void prefix_forget(prefix_table_t* table, uint32_t slot) noexcept nogil
 # How large its cache is; 0: not known. What was claimed before stays, with its age as a share of the cache.

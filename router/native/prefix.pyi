@@ -43,10 +43,15 @@ class PrefixTable:
         self, keys: Sequence[int], tokens: Sequence[int], slot: int, uncached_tokens: int, now_us: int
     ) -> None:
         """The prompt goes to the slot, whose cache takes `uncached_tokens` for it."""
-    def reported(self, slot: int, expected_tokens: int, reported_tokens: int) -> None:
-        """The endpoint had `reported_tokens` cached where `expected_tokens` (before trust) were expected."""
+    def reported(
+        self, slot: int, expected_tokens: int, reported_tokens: int, missed_tokens: int = 0
+    ) -> None:
+        """The endpoint had `reported_tokens` cached where `expected_tokens` (before trust) were expected, and
+        computed `missed_tokens` more than `insert` was told."""
     def forget(self, slot: int) -> None:
         """What was claimed for the slot no longer counts, and it is trusted again."""
     def set_capacity(self, slot: int, capacity_tokens: int) -> None:
         """The KV tokens of the slot's cache; 0 when not known (512 Ki are assumed)."""
+    def eviction(self, slot: int) -> float:
+        """How likely what a full cache drives out is asked for again, squared: 0..1."""
     def trust(self, slot: int) -> float: ...

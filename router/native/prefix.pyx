@@ -1,6 +1,6 @@
 """The prefix table of prefix.pxd: a bounded hash table of claims "this endpoint should have this block cached".
 
-Layout of the segment: a header page; clocks, trust and capacities of all slots; the marks of all buckets; their
+Layout of the segment: a header page; clocks and figures of all slots; the marks of all buckets; their
 entries. A bucket is PREFIX_WAYS entries; its marks (a tag and a touch per entry, 16 bytes) are apart from them and
 small enough to stay in the CPU's cache, so that a key that is not there costs no miss, and one that is there costs one.
 Age. A slot's clock counts in units of 1/CAPACITY_UNITS of its cache, and a claim's stamp is the clock's low 16 bits, so
@@ -8,6 +8,10 @@ that age is their difference modulo 2^16. A claim counts up to AGE_MAX units: a 
 view too large costs little and one too small much (half the true size: 16 points of goodput in our simulation of
 saturated chat). After 2^16 / CAPACITY_UNITS = 256 fills of the cache an untouched claim looks fresh for 1.25 fills:
 a wrong guess in 200, which `trust` covers.
+Eviction. What a prompt takes of a full cache drives something out, and that is worth what will be asked for again: the
+share of tokens taken that had been claimed about one cache ago (between half of AGE_MAX and half as much again), over
+the last fill. A claim that is too old to count is still there to tell that. Squared, so that the few that any traffic
+asks for late are as good as none.
 Races. Every field is one atomic word. A new entry's key and tag are written last and taken away first; a reader that
 comes between may see claims of another block.
 Neighbours: prompt.pyx makes the keys, decision.pyx inserts, view.pyx matches; tests/oracle/prefix.py reads plainly.
@@ -76,13 +80,15 @@ cdef extern from *:
     void prefetch(const void* p) noexcept nogil
 
 cdef enum:
-    LAYOUT_VERSION = 1
+    LAYOUT_VERSION = 2
     SLOT_COUNT_MAX = 65520           # 16 bits of an owner word
     SLOTS_PER_LINE = 16
     LOOKAHEAD = 16                   # entries on their way into the cache: the line fill buffers of current cores
     CAPACITY_DEFAULT_TOKENS = 1 << 19    # 40 GB of KV at 80 KB a token: a GPU of 80 GB with an 8B or (two) a 70B model
     CAPACITY_UNITS = 256
     AGE_MAX = 320                    # units; 1.25 caches
+    AGED_MIN = 160                   # units; from here to AGED_MAX a claim is about as old as those that are evicted
+    AGED_MAX = 480
     UNIT_SHIFT = 32                  # of a clock: fractions of a unit below
     CAPACITY_SHIFT = 40              # CAPACITY_UNITS << UNIT_SHIFT as a shift
     UNCACHED_TOKENS_MAX = 1 << 22    # of one insert; shifted by CAPACITY_SHIFT they fit 64 bits
@@ -93,6 +99,7 @@ cdef enum:
     REPORTED_TOKENS_MIN = 64         # engines cache blocks of 16 to 64: fewer tokens expected say nothing
 
 cdef uint64_t MAGIC = 0x315846455250464C  # "LFPREFX1"
+cdef float EVICTION_PRIOR = 0.1      # of a cache, taken and not asked for again: what little is known says little
 cdef float TRUST_MIN = 0.05          # an endpoint that never reports hits is still tried first by its own sessions
 cdef float TRUST_WEIGHT = 0.0625     # of a report above the trust: the last 16 or so count
 # Of one below it. A cache that is full forgets what it could keep with less to do: who believes it less sends sessions
@@ -211,8 +218,9 @@ cdef inline bint _is_everywhere(const prefix_table_t* table, const entry_t* entr
     return False
 
 
-cdef inline void _claim(const prefix_table_t* table, entry_t* entry, uint32_t owner) noexcept nogil:
-    """Makes `owner` one of the entry's, in place of its own earlier claim, an expired one or the oldest."""
+cdef inline bint _claim(const prefix_table_t* table, entry_t* entry, uint32_t owner) noexcept nogil:
+    """Makes `owner` one of the entry's, in place of its own earlier claim, an expired one or the oldest. Returns whether
+    its own earlier claim had the age at which claims are evicted."""
     cdef uint32_t state = load_u32(&entry.state)
     cdef uint32_t count = _owner_count(state)
     cdef uint32_t index, seen, age
@@ -220,15 +228,17 @@ cdef inline void _claim(const prefix_table_t* table, entry_t* entry, uint32_t ow
     cdef uint32_t oldest = 0
     cdef uint32_t oldest_age = 0
     cdef uint32_t fresh_count = 0
+    cdef bint is_aged = False
     for index in range(count):
         seen = load_u32(&entry.owners[index])
         if seen == owner:
-            return                                               # most often: no write, and no other core's line lost
+            return False                                         # most often: no write, and no other core's line lost
         age = _age(table, seen)
         if (seen ^ owner) >> 16 == 0:
+            is_aged = AGED_MIN <= age <= AGED_MAX
             if age <= AGE_MAX:
                 store_u32(&entry.owners[index], owner)
-                return
+                return is_aged
             place = index
         if age <= AGE_MAX:
             fresh_count += 1
@@ -248,6 +258,7 @@ cdef inline void _claim(const prefix_table_t* table, entry_t* entry, uint32_t ow
     if fresh_count < EVERYWHERE_FRESH_MIN:
         state &= ~<uint32_t> EVERYWHERE
     store_u32(&entry.state, (state & EVERYWHERE) | count)
+    return is_aged
 
 
 cdef inline void _replace(
@@ -386,22 +397,43 @@ cdef void prefix_match_approached(
         found[listed[index]] = 0
 
 
+cdef inline uint64_t _capacity(const prefix_table_t* table, uint32_t slot) noexcept nogil:
+    cdef uint32_t capacity = load_u32(&table.capacity_tokens[slot])
+    return capacity if capacity else <uint32_t> CAPACITY_DEFAULT_TOKENS
+
+
+cdef inline uint64_t _move(const prefix_table_t* table, uint32_t slot, uint32_t uncached_tokens) noexcept nogil:
+    """The slot's clock by so many tokens. A prompt larger than the cache leaves nothing else in it: more is no older."""
+    cdef uint64_t moved = min(uncached_tokens, <uint32_t> UNCACHED_TOKENS_MAX)
+    moved = min((moved << CAPACITY_SHIFT) // _capacity(table, slot), <uint64_t> (AGE_MAX + 1) << UNIT_SHIFT)
+    return add_u64(&table.clocks[slot], moved)
+
+
+cdef inline void _weigh_eviction(
+    prefix_table_t* table, uint32_t slot, float capacity, float aged_tokens, float taken_tokens
+) noexcept nogil:
+    cdef float kept = 1 - min(taken_tokens / capacity, <float> 1)
+    cdef float ratio
+    aged_tokens += load_f32(&table.aged_tokens[slot]) * kept
+    taken_tokens += load_f32(&table.taken_tokens[slot]) * kept
+    store_f32(&table.aged_tokens[slot], aged_tokens)
+    store_f32(&table.taken_tokens[slot], taken_tokens)
+    ratio = min(aged_tokens / (taken_tokens + EVICTION_PRIOR * capacity), <float> 1)
+    store_f32(&table.eviction[slot], ratio * ratio)
+
+
 cdef void prefix_insert(
     prefix_table_t* table, const uint64_t* keys, const uint32_t* tokens, uint32_t depth, uint32_t slot,
     uint32_t uncached_tokens, uint64_t now_us
 ) noexcept nogil:
-    cdef uint64_t capacity = load_u32(&table.capacity_tokens[slot])
-    cdef uint64_t moved = min(uncached_tokens, <uint32_t> UNCACHED_TOKENS_MAX)
     cdef uint16_t touch = <uint16_t> (now_us >> TOUCH_SHIFT)
     cdef uint32_t owner, bucket, d
+    cdef uint32_t begin = 0
+    cdef float aged_tokens = 0
     cdef uint64_t spread
     cdef uint64_t[PREFIX_DEPTH_MAX] spreads
     cdef entry_t* entry
-    if capacity == 0:
-        capacity = CAPACITY_DEFAULT_TOKENS
-    # A prompt larger than the cache leaves nothing else in it: more than that is no older.
-    moved = min((moved << CAPACITY_SHIFT) // capacity, <uint64_t> (AGE_MAX + 1) << UNIT_SHIFT)
-    owner = slot << 16 | <uint32_t> (add_u64(&table.clocks[slot], moved) >> UNIT_SHIFT & 0xFFFF)
+    owner = slot << 16 | <uint32_t> (_move(table, slot, uncached_tokens) >> UNIT_SHIFT & 0xFFFF)
     depth = min(depth, <uint32_t> PREFIX_DEPTH_MAX)
     _approach(table, keys, depth, spreads)
     for d in range(min(depth, <uint32_t> LOOKAHEAD)):
@@ -413,17 +445,22 @@ cdef void prefix_insert(
         entry = _search(table, keys[d], spread)
         if entry == NULL:
             _replace(table, keys[d], spread, owner, touch)
-            continue
-        _claim(table, entry, owner)
-        bucket = _bucket(table, spread)
-        _set_lane(&_marks(table, bucket).touches, <uint32_t> (entry - _entry(table, bucket, 0)), touch)
+        else:
+            if _claim(table, entry, owner):
+                aged_tokens += <float> (tokens[d] - begin)
+            bucket = _bucket(table, spread)
+            _set_lane(&_marks(table, bucket).touches, <uint32_t> (entry - _entry(table, bucket, 0)), touch)
+        begin = tokens[d]
+    _weigh_eviction(table, slot, <float> _capacity(table, slot), aged_tokens, <float> uncached_tokens)
 
 
 cdef void prefix_reported(
-    prefix_table_t* table, uint32_t slot, uint32_t expected_tokens, uint32_t reported_tokens
+    prefix_table_t* table, uint32_t slot, uint32_t expected_tokens, uint32_t reported_tokens, uint32_t missed_tokens
 ) noexcept nogil:
     cdef float trust = load_f32(&table.trust[slot])
     cdef float ratio = 1
+    if missed_tokens:
+        _move(table, slot, missed_tokens)
     if expected_tokens < REPORTED_TOKENS_MIN:
         return
     if reported_tokens < expected_tokens:                        # more is what the engine itself has generated
@@ -435,6 +472,9 @@ cdef void prefix_reported(
 cdef void prefix_forget(prefix_table_t* table, uint32_t slot) noexcept nogil:
     add_u64(&table.clocks[slot], <uint64_t> (AGE_MAX + 1) << UNIT_SHIFT)
     store_f32(&table.trust[slot], 1)
+    store_f32(&table.aged_tokens[slot], 0)
+    store_f32(&table.taken_tokens[slot], 0)
+    store_f32(&table.eviction[slot], 0)
 
 
 cdef void prefix_set_capacity(prefix_table_t* table, uint32_t slot, uint32_t capacity_tokens) noexcept nogil:
@@ -444,7 +484,7 @@ cdef void prefix_set_capacity(prefix_table_t* table, uint32_t slot, uint32_t cap
 # --- the segment ------------------------------------------------------------------------------------------------------
 
 cdef size_t _fixed_bytes(uint32_t slot_count) noexcept nogil:
-    return SEGMENT_HEADER_BYTES + <size_t> slot_count * (sizeof(uint64_t) + sizeof(float) + sizeof(uint32_t))
+    return SEGMENT_HEADER_BYTES + <size_t> slot_count * (sizeof(uint64_t) + 4 * sizeof(float) + sizeof(uint32_t))
 
 
 cdef size_t _bucket_bytes() noexcept nogil:
@@ -532,9 +572,9 @@ cdef class PrefixTable:
         _check(self, slot)
         prefix_insert(&self.table, &chain[0], &ends[0], len(ends), slot, uncached_tokens, now_us)
 
-    def reported(self, uint32_t slot, uint32_t expected_tokens, uint32_t reported_tokens):
+    def reported(self, uint32_t slot, uint32_t expected_tokens, uint32_t reported_tokens, uint32_t missed_tokens=0):
         _check(self, slot)
-        prefix_reported(&self.table, slot, expected_tokens, reported_tokens)
+        prefix_reported(&self.table, slot, expected_tokens, reported_tokens, missed_tokens)
 
     def forget(self, uint32_t slot):
         _check(self, slot)
@@ -543,6 +583,10 @@ cdef class PrefixTable:
     def set_capacity(self, uint32_t slot, uint32_t capacity_tokens):
         _check(self, slot)
         prefix_set_capacity(&self.table, slot, capacity_tokens)
+
+    def eviction(self, uint32_t slot):
+        _check(self, slot)
+        return load_f32(&self.table.eviction[slot])
 
     def trust(self, uint32_t slot):
         _check(self, slot)
@@ -578,7 +622,10 @@ cdef PrefixTable _open(Segment segment):
     self.table.bucket_count = header.bucket_count
     self.table.clocks = <uint64_t*> (segment.base + SEGMENT_HEADER_BYTES)
     self.table.trust = <float*> (self.table.clocks + header.slot_count)
-    self.table.capacity_tokens = <uint32_t*> (self.table.trust + header.slot_count)
+    self.table.aged_tokens = self.table.trust + header.slot_count
+    self.table.taken_tokens = self.table.aged_tokens + header.slot_count
+    self.table.eviction = self.table.taken_tokens + header.slot_count
+    self.table.capacity_tokens = <uint32_t*> (self.table.eviction + header.slot_count)
     cdef size_t fixed_bytes = (_fixed_bytes(header.slot_count) + 63) & ~<size_t> 63
     self.table.marks = segment.base + fixed_bytes
     self.table.entries = segment.base + fixed_bytes + _marks_bytes(header.bucket_count)

@@ -83,7 +83,7 @@ def churn(PrefixTable table not None, chains, tokens, uint32_t rounds, uint64_t 
             index = (seed >> 40) % (<size_t> keys.shape[0] // depth) * depth
             slot = <uint32_t> (seed >> 20 & 0xFFFFF) % table.table.slot_count
             prefix_insert(&table.table, &keys[index], &ends[0], depth, slot, 1000, <uint64_t> turn << 12)
-            prefix_reported(&table.table, slot, 1000, <uint32_t> (seed & 1023))
+            prefix_reported(&table.table, slot, 1000, <uint32_t> (seed & 1023), 0)
             if turn % 1024 == 0:
                 prefix_forget(&table.table, slot)
             prefix_match(

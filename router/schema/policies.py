@@ -335,11 +335,11 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
     kappa: Annotated[
         float,
         Meta(
-            ge=-1,
+            ge=0,
             le=100,
-            description="Of the prefill's time, for caching a prefix once more; -1: the running hit ratio.",
+            description="Of a token's mean prefill, uncached here, for each time that a cached one is asked for again.",
         ),
-    ] = -1.0
+    ] = 2.0
     band_ratio: Annotated[
         float, Meta(ge=0, le=1, description="Scores so near to the least count as equal, ...")
     ] = 0.02
@@ -380,6 +380,14 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
             description="How long a session is remembered after its last request; 0: not at all.",
         ),
     ] = 3600.0
+    eta: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Of the mean prefill of what is driven out of the cache, for each that would wait for it again.",
+        ),
+    ] = 4.0
 
 
 Policy = (

@@ -79,11 +79,11 @@ def test_a_switch_is_a_request_elsewhere_than_its_sessions_last_one() -> None:
 
 
 def test_the_score_keeps_sessions_together() -> None:
-    sessions = np.random.default_rng(1).integers(0, 40, 600).tolist()
-    trace = trace_of(poisson(20, 600), 8000, 100, prefixes=sessions)
-    fleet = fleet_of({"count": 3} | CLASS)
+    sessions = np.random.default_rng(1).integers(0, 300, 600).tolist()
+    trace = trace_of(poisson(10, 600), 8000, 100, prefixes=sessions)
+    fleet = fleet_of({"count": 2} | CLASS)
     free, kept = (
-        measure(simulate(trace, fleet, f"five_axis:switch_ms={switch_ms}"))["switches"]
+        measure(simulate(trace, fleet, f"five_axis:kappa=0:eta=0:switch_ms={switch_ms}"))["switches"]
         for switch_ms in (0, 2000)
     )
     assert kept < free < measure(simulate(trace, fleet, "round_robin"))["switches"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 RUNNING_WEIGHT = 0.02
 PRESSURE_GAIN = 2.0
+EVICTED_MAX = 16_000
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Knobs:
 
     beta: float = 0.25
     gamma: float = 0.2
-    kappa: float = -1.0
+    kappa: float = 2.0
     band_ratio: float = 0.02
     band_ms: float = 2.0
     cost_weight: float = 0.0
@@ -29,6 +30,7 @@ class Knobs:
     slo_penalty: float = 100.0
     switch_ms: float = 20.0
     session_s: float = 3600.0
+    eta: float = 4.0
 
     def in_order(self) -> tuple[float, ...]:
         return tuple(getattr(self, name) for name in self.__dataclass_fields__)
@@ -44,6 +46,7 @@ class Candidate:
     queued_tokens: float
     kv_tokens: float
     hit_tokens: float
+    eviction: float
     token_s: float
     pair_s: float
     floor_s: float
@@ -82,8 +85,9 @@ class Running:
     picks: list[int] = field(default_factory=list)
 
     @property
-    def hit_ratio(self) -> float:
-        return min(1.0, self.hit / max(self.prompt, 1.0))
+    def again(self) -> float:
+        hit_ratio = min(1.0, self.hit / max(self.prompt, 1.0))
+        return hit_ratio / (1.02 - hit_ratio)
 
     @property
     def pressure(self) -> float:
@@ -104,6 +108,7 @@ def score(
     prompt_tokens: float,
     output_tokens: float,
     target_s: float,
+    mean_token_s: float,
 ) -> float:
     n = one.uncached(prompt_tokens)
     if knobs.ratio_mode:
@@ -124,6 +129,7 @@ def score(
     total += one.harm_s + one.switch_s
     total += knobs.beta * min(1.0, PRESSURE_GAIN * running.pressure) * work * one.in_flight * one.ramp
     total += knobs.gamma * output_tokens * step
-    total += (knobs.kappa if knobs.kappa >= 0 else running.hit_ratio) * work
+    total += knobs.kappa * running.again * mean_token_s * n
+    total += knobs.eta * one.eviction * mean_token_s * min(n, EVICTED_MAX) * one.in_flight
     total += knobs.cost_weight * cost
     return total + knobs.barrier_s * one.barrier + knobs.error_s * one.error

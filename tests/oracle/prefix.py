@@ -14,6 +14,8 @@ DEPTH_MAX = 512
 CAPACITY_DEFAULT_TOKENS = 1 << 19
 CAPACITY_UNITS = 256
 AGE_MAX = 320
+AGED = range(160, 481)
+EVICTION_PRIOR = 0.1
 FRACTION = 1 << 32
 STAMPS = 1 << 16
 TOUCH_SHIFT = 18
@@ -53,12 +55,18 @@ class Table:
     clocks: list[int] = field(init=False)
     trust: list[float] = field(init=False)
     capacities: list[int] = field(init=False)
+    aged: list[float] = field(init=False)
+    taken: list[float] = field(init=False)
+    eviction: list[float] = field(init=False)
     buckets: dict[int, list[Entry | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.clocks = [0] * self.slot_count
         self.trust = [1.0] * self.slot_count
         self.capacities = [0] * self.slot_count
+        self.aged = [0.0] * self.slot_count
+        self.eviction = [0.0] * self.slot_count
+        self.taken = [0.0] * self.slot_count
 
     def bucket(self, key: int) -> list[Entry | None]:
         spread = (key ^ key >> 32) * SPREAD % (1 << 64)
@@ -94,18 +102,32 @@ class Table:
             hits.append(single(hit * self.trust[slot]))
         return hits
 
-    def insert(self, keys: Sequence[int], slot: int, uncached_tokens: int, now_us: int) -> None:
-        capacity = self.capacities[slot] or CAPACITY_DEFAULT_TOKENS
-        moved = min(uncached_tokens, UNCACHED_TOKENS_MAX) * CAPACITY_UNITS * FRACTION // capacity
+    def capacity(self, slot: int) -> int:
+        return self.capacities[slot] or CAPACITY_DEFAULT_TOKENS
+
+    def move(self, slot: int, uncached_tokens: int) -> None:
+        moved = min(uncached_tokens, UNCACHED_TOKENS_MAX) * CAPACITY_UNITS * FRACTION // self.capacity(slot)
         self.clocks[slot] += min(moved, (AGE_MAX + 1) * FRACTION)
+
+    def insert(
+        self, keys: Sequence[int], tokens: Sequence[int], slot: int, uncached_tokens: int, now_us: int
+    ) -> None:
+        self.move(slot, uncached_tokens)
+        kept = 1 - min(uncached_tokens / self.capacity(slot), 1.0)
+        self.aged[slot] *= kept
+        self.taken[slot] = self.taken[slot] * kept + uncached_tokens
         touch = (now_us >> TOUCH_SHIFT) % STAMPS
-        for key in keys[:DEPTH_MAX]:
+        for key, begin, end in zip(keys[:DEPTH_MAX], [0, *tokens], tokens, strict=False):
             entry = self.find(key)
+            if entry is not None and any(c.slot == slot and self.age(c) in AGED for c in entry.claims):
+                self.aged[slot] += end - begin
             if entry is None:
                 self.replace(key, slot, touch)
             else:
                 self.claim(entry, slot)
                 entry.touch = touch
+        ratio = self.aged[slot] / (self.taken[slot] + EVICTION_PRIOR * self.capacity(slot))
+        self.eviction[slot] = min(ratio, 1.0) ** 2
 
     def replace(self, key: int, slot: int, touch: int) -> None:
         bucket = self.bucket(key)
@@ -137,7 +159,8 @@ class Table:
         if len(fresh) < EVERYWHERE_FRESH_MIN:
             entry.is_everywhere = False
 
-    def reported(self, slot: int, expected_tokens: int, reported_tokens: int) -> None:
+    def reported(self, slot: int, expected_tokens: int, reported_tokens: int, missed_tokens: int) -> None:
+        self.move(slot, missed_tokens)
         if expected_tokens < REPORTED_TOKENS_MIN:
             return
         ratio = single(min(1.0, reported_tokens / expected_tokens))
@@ -148,6 +171,7 @@ class Table:
     def forget(self, slot: int) -> None:
         self.clocks[slot] += (AGE_MAX + 1) * FRACTION
         self.trust[slot] = 1.0
+        self.aged[slot] = self.taken[slot] = self.eviction[slot] = 0.0
 
     def set_capacity(self, slot: int, capacity_tokens: int) -> None:
         self.capacities[slot] = capacity_tokens

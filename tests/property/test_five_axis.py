@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -78,7 +79,8 @@ knobs = st.builds(
     oracle.Knobs,
     beta=st.floats(0, 1),
     gamma=st.floats(0, 1),
-    kappa=st.sampled_from([-1.0, 0.0, 0.7]),
+    kappa=st.sampled_from([2.0, 0.0, 0.7]),
+    eta=st.sampled_from([4.0, 0.0, 100.0]),
     cost_weight=st.sampled_from([0.0, 100.0]),
     barrier_s=st.floats(0, 1),
     error_s=st.floats(0, 2),
@@ -98,10 +100,10 @@ class Fleet:
         self.learner = Learner.create(self.load.slot_count)
         for slot, one in enumerate(fleet):
             self.learner.set_figures(slot, one)
-        prefix = PrefixTable.create(1 << 16, self.load.slot_count)
+        self.prefix = PrefixTable.create(1 << 16, self.load.slot_count)
         self.residency = ResidencyTable.create(self.load.slot_count)
         sessions = SessionTable.create(1 << 16, self.load.slot_count)
-        self.decider = Decider(self.load, prefix, self.learner, 0, self.residency, sessions)
+        self.decider = Decider(self.load, self.prefix, self.learner, 0, self.residency, sessions)
         self.homes: dict[int, tuple[int, int]] = {}  # session: slot, model
         self.decider.reserve(len(fleet))
         self.ring = ExplainRing.create(1)
@@ -130,6 +132,7 @@ class Fleet:
                 queued_tokens=view["queued_tokens"][slot],
                 kv_tokens=view["kv_tokens"][slot],
                 hit_tokens=view["hit_tokens"][slot],
+                eviction=self.prefix.eviction(slot),
                 **{name: getattr(self.figures[slot], name) for name in FIGURES},
                 **learnt[slot],
                 load_s=self.residency.wait_s(slot, request["model"], *self.loads(slot), now_us),
@@ -161,8 +164,9 @@ def play(fleet: Fleet, history: list[Ask], knobs: oracle.Knobs) -> list[int]:
             "block_tokens": [ask.prompt_tokens * (place + 1) // 4 for place in range(ask.depth)],
         }
         candidates = fleet.candidates(now_us, request, knobs)
+        mean_s = fmean(one.token_s for one in candidates)
         expected = [
-            oracle.score(knobs, one, fleet.running, ask.prompt_tokens, ask.output_tokens, ask.target_s)
+            oracle.score(knobs, one, fleet.running, ask.prompt_tokens, ask.output_tokens, ask.target_s, mean_s)
             for one in candidates
         ]
         told: dict[str, Any] = {"knobs": knobs.in_order(), "now_us": now_us, "random": turn, **request}

@@ -1,5 +1,6 @@
 """The prefix table against its oracle: the same answers after any history of one writer."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -8,7 +9,7 @@ from router.native.prefix import PrefixTable
 from tests.oracle import prefix as oracle
 
 SLOTS_MAX = 32
-HEAD_BYTES = 4096 + 16 * SLOTS_MAX + 64
+HEAD_BYTES = 4096 + 28 * SLOTS_MAX + 64
 BUCKET_BYTES = 16 + 4 * 64
 TOKENS = 100
 
@@ -50,7 +51,7 @@ class History(RuleBasedStateMachine):
     def insert(self, path: list[int], slot: int, uncached: int, later: int) -> None:
         self.now_us += later
         self.table.insert(keys_of(path, self.shift), tokens_of(path), slot, uncached, self.now_us)
-        self.model.insert(keys_of(path, self.shift), slot, uncached, self.now_us)
+        self.model.insert(keys_of(path, self.shift), tokens_of(path), slot, uncached, self.now_us)
         self.paths.append(path)
 
     @rule(path=chains, first=slots, count=st.integers(1, 20))
@@ -58,10 +59,15 @@ class History(RuleBasedStateMachine):
         for slot in range(first, first + count):
             self.insert(path, slot % SLOTS_MAX, 1000, 0)
 
-    @rule(slot=slots, expected=st.integers(0, 2000), reported=st.integers(0, 3000))
-    def report(self, slot: int, expected: int, reported: int) -> None:
-        self.table.reported(slot, expected, reported)
-        self.model.reported(slot, expected, reported)
+    @rule(
+        slot=slots,
+        expected=st.integers(0, 2000),
+        reported=st.integers(0, 3000),
+        missed=st.sampled_from([0, 0, 5000, 2**32 - 1]),
+    )
+    def report(self, slot: int, expected: int, reported: int, missed: int) -> None:
+        self.table.reported(slot, expected, reported, missed)
+        self.model.reported(slot, expected, reported, missed)
 
     @rule(slot=slots)
     def forget(self, slot: int) -> None:
@@ -87,6 +93,11 @@ class History(RuleBasedStateMachine):
         assert found == self.model.match(keys, tokens_of(path), candidates)
 
     @invariant()
+    def evictions_cost_alike(self) -> None:
+        for slot in range(SLOTS_MAX):
+            assert self.table.eviction(slot) == pytest.approx(self.model.eviction[slot], rel=1e-4, abs=1e-9)
+
+    @invariant()
     def the_latest_prompts_match_alike(self) -> None:
         for path in self.paths[-3:]:
             self.match_some(list(range(SLOTS_MAX)), path)
@@ -104,7 +115,7 @@ def test_long_chains_of_any_keys_match_alike(claims: list[tuple[int, int]], buck
     tokens = [2 * depth for depth in range(len(keys))]  # the first boundary may be worth no token
     for depth, (_, slot) in enumerate(claims):
         table.insert(keys[: depth + 1], tokens[: depth + 1], slot, 10, depth << 18)
-        model.insert(keys[: depth + 1], slot, 10, depth << 18)
+        model.insert(keys[: depth + 1], tokens[: depth + 1], slot, 10, depth << 18)
     everyone = list(range(SLOTS_MAX))
     assert table.match(keys, tokens, everyone) == model.match(keys, tokens, everyone)
 
@@ -119,5 +130,5 @@ def test_a_block_that_was_everywhere_is_followed_alike(turns: list[tuple[int, bo
         keys = [100 + slot] if is_filled else [7]
         uncached = 2 * oracle.CAPACITY_DEFAULT_TOKENS if is_filled else 1
         table.insert(keys, [TOKENS], slot, uncached, 0)
-        model.insert(keys, slot, uncached, 0)
+        model.insert(keys, [TOKENS], slot, uncached, 0)
         assert table.match([7], [TOKENS], everyone) == model.match([7], [TOKENS], everyone)

@@ -109,6 +109,30 @@ def test_forgotten_endpoint_has_nothing_and_is_trusted_again() -> None:
     assert table.match(KEYS, TOKENS, [1]) == [300]
 
 
+def test_evicting_costs_where_what_is_driven_out_is_asked_for_again() -> None:
+    table = table_of()
+    table.set_capacity(1, 3000)
+    table.set_capacity(2, 300_000)
+    conversations = [[100 * number + block for block in KEYS] for number in range(1, 13)]
+    for _ in range(5):
+        for keys in conversations:  # 3,600 tokens in turn: more than the one cache holds, little for the other
+            for slot in (1, 2):
+                table.insert(keys, TOKENS, slot, 300, 0)
+    assert table.eviction(1) > 0.5
+    assert table.eviction(2) == 0
+    table.forget(1)
+    assert table.eviction(1) == 0
+
+
+def test_a_cache_that_had_less_than_was_believed_has_taken_more() -> None:
+    table = table_of(1, 2)
+    for slot in (1, 2):
+        table.set_capacity(slot, 1000)
+    table.reported(1, 300, 0, missed_tokens=1300)
+    assert table.match(KEYS, TOKENS, [2]) == [300]
+    assert table.match(KEYS, TOKENS, [1]) == [0]
+
+
 def test_trust_follows_reports_within_bounds() -> None:
     table = table_of(1)
     table.reported(1, 300, 900)
