@@ -43,9 +43,7 @@ class PrefixTable:
         self, keys: Sequence[int], tokens: Sequence[int], slot: int, uncached_tokens: int, now_us: int
     ) -> None:
         """The prompt goes to the slot, whose cache takes `uncached_tokens` for it."""
-    def reported(
-        self, slot: int, expected_tokens: int, reported_tokens: int, missed_tokens: int = 0
-    ) -> None:
+    def reported(self, slot: int, expected_tokens: int, reported_tokens: int, missed_tokens: int = 0) -> None:
         """The endpoint had `reported_tokens` cached where `expected_tokens` (before trust) were expected, and
         computed `missed_tokens` more than `insert` was told."""
     def forget(self, slot: int) -> None:

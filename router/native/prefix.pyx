@@ -219,8 +219,10 @@ cdef inline bint _is_everywhere(const prefix_table_t* table, const entry_t* entr
 
 
 cdef inline bint _claim(const prefix_table_t* table, entry_t* entry, uint32_t owner) noexcept nogil:
-    """Makes `owner` one of the entry's, in place of its own earlier claim, an expired one or the oldest. Returns whether
-    its own earlier claim had the age at which claims are evicted."""
+    """Makes `owner` one of the entry's, in place of its own earlier claim, an expired one or the oldest.
+
+    Returns whether its own earlier claim had the age at which claims are evicted.
+    """
     cdef uint32_t state = load_u32(&entry.state)
     cdef uint32_t count = _owner_count(state)
     cdef uint32_t index, seen, age
@@ -403,7 +405,7 @@ cdef inline uint64_t _capacity(const prefix_table_t* table, uint32_t slot) noexc
 
 
 cdef inline uint64_t _move(const prefix_table_t* table, uint32_t slot, uint32_t uncached_tokens) noexcept nogil:
-    """The slot's clock by so many tokens. A prompt larger than the cache leaves nothing else in it: more is no older."""
+    """The slot's clock by so many tokens; a prompt larger than the cache leaves nothing else: more is no older."""
     cdef uint64_t moved = min(uncached_tokens, <uint32_t> UNCACHED_TOKENS_MAX)
     moved = min((moved << CAPACITY_SHIFT) // _capacity(table, slot), <uint64_t> (AGE_MAX + 1) << UNIT_SHIFT)
     return add_u64(&table.clocks[slot], moved)

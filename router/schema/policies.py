@@ -337,7 +337,7 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
         Meta(
             ge=0,
             le=100,
-            description="Of a token's mean prefill, uncached here, for each time that a cached one is asked for again.",
+            description="Of a token's mean prefill, for each time that what is cached is asked for again.",
         ),
     ] = 2.0
     band_ratio: Annotated[
@@ -385,7 +385,7 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
         Meta(
             ge=0,
             le=1000,
-            description="Of the mean prefill of what is driven out of the cache, for each that would wait for it again.",
+            description="Of the mean prefill of what is driven out of a cache, for each who waits for it again.",
         ),
     ] = 4.0
 

@@ -166,7 +166,9 @@ def play(fleet: Fleet, history: list[Ask], knobs: oracle.Knobs) -> list[int]:
         candidates = fleet.candidates(now_us, request, knobs)
         mean_s = fmean(one.token_s for one in candidates)
         expected = [
-            oracle.score(knobs, one, fleet.running, ask.prompt_tokens, ask.output_tokens, ask.target_s, mean_s)
+            oracle.score(
+                knobs, one, fleet.running, ask.prompt_tokens, ask.output_tokens, ask.target_s, mean_s
+            )
             for one in candidates
         ]
         told: dict[str, Any] = {"knobs": knobs.in_order(), "now_us": now_us, "random": turn, **request}

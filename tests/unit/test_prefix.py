@@ -115,7 +115,7 @@ def test_evicting_costs_where_what_is_driven_out_is_asked_for_again() -> None:
     table.set_capacity(2, 300_000)
     conversations = [[100 * number + block for block in KEYS] for number in range(1, 13)]
     for _ in range(5):
-        for keys in conversations:  # 3,600 tokens in turn: more than the one cache holds, little for the other
+        for keys in conversations:  # 3,600 tokens: more than the one cache holds, little for the other
             for slot in (1, 2):
                 table.insert(keys, TOKENS, slot, 300, 0)
     assert table.eviction(1) > 0.5
