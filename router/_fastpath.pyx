@@ -44,7 +44,8 @@ from router.native.metrics cimport (
 )
 from router.native.peer cimport network_parse
 from router.native.pool cimport Endpoint, endpoint_t, text_t, upstream_t
-from router.native.prefix cimport PrefixTable, prefix_set_capacity
+from router.native.prefix cimport PrefixTable
+from router.native.prefix_cache cimport prefix_set_capacity
 from router.native.residency cimport ResidencyTable
 from router.native.rewrite cimport compose_local_head
 from router.native.routes cimport Snapshot

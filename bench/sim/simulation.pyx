@@ -22,7 +22,7 @@ from router.native.pick cimport (
     KNOBS_MAX, POLICY_BOUNDED_RING, POLICY_MAGLEV, POLICY_RING, candidate_set_build_maglev, candidate_set_build_ring,
     candidate_set_free, candidate_set_reserve_loads, candidate_set_t, decider_t,
 )
-from router.native.prefix cimport prefix_set_capacity
+from router.native.prefix_cache cimport prefix_set_capacity
 
 cdef enum:
     RING_POINTS = 100                # per unit of weight, as in the proxy

@@ -34,7 +34,7 @@ from router.native.loadtable cimport (
     load_readmit, load_set_remote, load_sum,
 )
 from router.native.pick cimport decider_t, pick_endpoint
-from router.native.prefix cimport prefix_forget
+from router.native.prefix_cache cimport prefix_forget
 from router.native.residency cimport residency_forget
 from router.native.session cimport session_forget
 from router.native.signals cimport (

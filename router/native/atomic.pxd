@@ -8,7 +8,13 @@ cdef extern from *:
     static inline void store_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
     static inline uint64_t load_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     static inline void store_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-    static inline void add_u64(uint64_t *p, uint64_t v) { __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
+    static inline uint64_t add_u64(uint64_t *p, uint64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
+    static inline float load_f32(const float *p) {
+        float value;
+        __atomic_load(p, &value, __ATOMIC_RELAXED);
+        return value;
+    }
+    static inline void store_f32(float *p, float value) { __atomic_store(p, &value, __ATOMIC_RELAXED); }
     static inline void or_u64(uint64_t *p, uint64_t v) { __atomic_fetch_or(p, v, __ATOMIC_ACQ_REL); }
     static inline void and_u64(uint64_t *p, uint64_t v) { __atomic_fetch_and(p, v, __ATOMIC_ACQ_REL); }
     static inline int swap_u64(uint64_t *p, uint64_t seen, uint64_t wanted) {
@@ -20,7 +26,9 @@ cdef extern from *:
     void store_u32(uint32_t* p, uint32_t v) noexcept nogil
     uint64_t load_u64(const uint64_t* p) noexcept nogil
     void store_u64(uint64_t* p, uint64_t v) noexcept nogil
-    void add_u64(uint64_t* p, uint64_t v) noexcept nogil
+    uint64_t add_u64(uint64_t* p, uint64_t v) noexcept nogil                 # what was there before
+    float load_f32(const float* p) noexcept nogil
+    void store_f32(float* p, float value) noexcept nogil
     void or_u64(uint64_t* p, uint64_t v) noexcept nogil
     void and_u64(uint64_t* p, uint64_t v) noexcept nogil
     bint swap_u64(uint64_t* p, uint64_t seen, uint64_t wanted) noexcept nogil

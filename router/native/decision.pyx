@@ -25,7 +25,8 @@ from router.native.pick cimport (
 from router.native.policy_memory cimport (
     policy_memory_create, policy_memory_free, policy_observe_end, policy_observe_first_token,
 )
-from router.native.prefix cimport prefix_insert, prefix_match, prefix_reported
+from router.native.prefix cimport prefix_insert, prefix_match
+from router.native.prefix_cache cimport prefix_reported
 from router.native.residency cimport ResidencyTable, residency_seen, residency_used, residency_wait_s
 from router.native.session cimport SessionTable, session_put
 from router.native.switching cimport switching_reason_of, switching_reason_text

@@ -16,10 +16,10 @@ model is in memory there; pressure is the running share of queue in what the pic
 priced alike everywhere, or the fastest endpoints would draw everybody's sessions until none finds its own: by mean, a
 token's prefill in the mean of the candidates; again, how often what is cached is asked for once more (h / (1 - h) of
 the running hit ratio); evicted, how surely what this prompt drives out there would have been (prefix). With a target
-for the first token its predicted 95 % quantile is held under it by a soft penalty, and the time itself no longer counts: any
-endpoint that keeps the promise is good enough. Within a band above the least score the choice is where the session was
-last, else by rendezvous hashing of the session, or random. Neighbours: view (accounts), residency (loads), session
-(where it was), learner (figures), explain (asks for the terms).
+for the first token its predicted 95 % quantile is held under it by a soft penalty, and the time itself no longer
+counts: any endpoint that keeps the promise is good enough. Within a band above the least score the choice is where
+the session was last, else by rendezvous hashing of the session, or random. Neighbours: view (accounts), residency
+(loads), session (where it was), learner (figures), explain (asks for the terms).
 """
 
 from libc.math cimport INFINITY

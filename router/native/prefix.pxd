@@ -8,27 +8,13 @@ but a race may lose or misplace a claim, which costs a cache hit and never corre
 them (`trust`).
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
+from router.native.prefix_cache cimport prefix_table_t
 
 cdef enum:
     PREFIX_OWNERS_MAX = 12           # a block given to more endpoints than that is taken to be everywhere
     PREFIX_WAYS = 4                  # entries a key may be in; the least recently touched one is replaced
     PREFIX_DEPTH_MAX = 512           # keys of one chain that are looked at
-
-cdef struct prefix_table_t:          # process-local view of the shared segment
-    uint8_t* base
-    size_t size_bytes
-    void* marks                      # marks_t[bucket_count]: what a search reads of a bucket
-    void* entries                    # entry_t[bucket_count * PREFIX_WAYS], 64 bytes each, aligned
-    uint32_t bucket_count
-    uint32_t slot_count
-    uint64_t* clocks                 # clocks[slot]: uncached tokens given to it, in 2^-40 of its cache
-    float* trust                     # trust[slot]: reported / expected cached tokens, EWMA, 0.05..1
-    float* aged_tokens               # aged_tokens[slot]: asked for again at about the age at which it evicts them
-    float* taken_tokens              # taken_tokens[slot]: uncached, over the same last fill or so of its cache
-    float* eviction                  # eviction[slot]: (aged / taken)^2, 0..1
-    uint32_t* capacity_tokens        # capacity_tokens[slot]: KV tokens of its cache; 0: not known
-    float* found                     # found[slot_count], scratch of this process: all 0 between calls
 
 # hit_tokens[i]: tokens of the prompt that slots[i] should have cached, times its trust; `tokens[d]` is how many tokens
 # the prompt has up to keys[d], growing. slots[i] < slot_count, in any order. No allocation.
@@ -46,15 +32,6 @@ cdef void prefix_match_approached(
 cdef void prefix_insert(
     prefix_table_t* table, const uint64_t* keys, const uint32_t* tokens, uint32_t depth, uint32_t slot,
     uint32_t uncached_tokens, uint64_t now_us) noexcept nogil
-# The engine said how many prompt tokens it had cached, where `expected_tokens` (before trust) were expected, and that
-# it computed `missed_tokens` more than the slot's clock was moved by.
-cdef void prefix_reported(
-    prefix_table_t* table, uint32_t slot, uint32_t expected_tokens, uint32_t reported_tokens, uint32_t missed_tokens
-) noexcept nogil
-# An endpoint (re)joins cold: nothing that was claimed before counts, and it is trusted again.
-cdef void prefix_forget(prefix_table_t* table, uint32_t slot) noexcept nogil
-# How large its cache is; 0: not known. What was claimed before stays, with its age as a share of the cache.
-cdef void prefix_set_capacity(prefix_table_t* table, uint32_t slot, uint32_t capacity_tokens) noexcept nogil
 
 cdef class PrefixTable:
     cdef prefix_table_t table

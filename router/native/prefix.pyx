@@ -8,13 +8,10 @@ that age is their difference modulo 2^16. A claim counts up to AGE_MAX units: a 
 view too large costs little and one too small much (half the true size: 16 points of goodput in our simulation of
 saturated chat). After 2^16 / CAPACITY_UNITS = 256 fills of the cache an untouched claim looks fresh for 1.25 fills:
 a wrong guess in 200, which `trust` covers.
-Eviction. What a prompt takes of a full cache drives something out, and that is worth what will be asked for again: the
-share of tokens taken that had been claimed about one cache ago (between half of AGE_MAX and half as much again), over
-the last fill. A claim that is too old to count is still there to tell that. Squared, so that the few that any traffic
-asks for late are as good as none.
 Races. Every field is one atomic word. A new entry's key and tag are written last and taken away first; a reader that
 comes between may see claims of another block.
-Neighbours: prompt.pyx makes the keys, decision.pyx inserts, view.pyx matches; tests/oracle/prefix.py reads plainly.
+Neighbours: prompt.pyx makes the keys, decision.pyx inserts, view.pyx matches; prefix_cache.pyx has what is known
+of each cache; tests/oracle/prefix.py reads plainly.
 """
 
 from array import array
@@ -22,6 +19,11 @@ from array import array
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from router.native.atomic cimport load_f32, load_u32, load_u64, store_u32, store_u64
+from router.native.prefix_cache cimport (
+    AGE_MAX, AGED_MAX, AGED_MIN, UNIT_SHIFT, cache_give, cache_weigh_eviction, prefix_forget, prefix_reported,
+    prefix_set_capacity,
+)
 from router.native.segment cimport (
     SEGMENT_HEADER_BYTES, Segment, segment_attach_table, segment_create, segment_use_huge_pages, segment_used_bytes,
 )
@@ -30,17 +32,6 @@ from router.native.wide cimport FL_WIDE  # no-cython-lint: used in C
 
 cdef extern from *:
     """
-    static inline uint32_t load_u32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
-    static inline uint64_t load_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-    static inline void store_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
-    static inline void store_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-    static inline uint64_t add_u64(uint64_t *p, uint64_t v) { return __atomic_add_fetch(p, v, __ATOMIC_RELAXED); }
-    static inline float load_f32(const float *p) {
-        float value;
-        __atomic_load(p, &value, __ATOMIC_RELAXED);
-        return value;
-    }
-    static inline void store_f32(float *p, float value) { __atomic_store(p, &value, __ATOMIC_RELAXED); }
     static inline void prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
     /* Four numbers of 16 bits in a word. Bit 15 of each lane that holds `value`; lanes above the first may be marked
        wrongly (a borrow), so that only the first is certain. */
@@ -70,13 +61,6 @@ cdef extern from *:
     uint64_t lanes_equal(uint64_t lanes, uint16_t value) noexcept nogil
     uint32_t first_lane(uint64_t equal) noexcept nogil
     const uint64_t SPREAD "FL_SPREAD"
-    uint32_t load_u32(const uint32_t* p) noexcept nogil
-    uint64_t load_u64(const uint64_t* p) noexcept nogil
-    void store_u32(uint32_t* p, uint32_t v) noexcept nogil
-    void store_u64(uint64_t* p, uint64_t v) noexcept nogil
-    uint64_t add_u64(uint64_t* p, uint64_t v) noexcept nogil
-    float load_f32(const float* p) noexcept nogil
-    void store_f32(float* p, float value) noexcept nogil
     void prefetch(const void* p) noexcept nogil
 
 cdef enum:
@@ -84,27 +68,12 @@ cdef enum:
     SLOT_COUNT_MAX = 65520           # 16 bits of an owner word
     SLOTS_PER_LINE = 16
     LOOKAHEAD = 16                   # entries on their way into the cache: the line fill buffers of current cores
-    CAPACITY_DEFAULT_TOKENS = 1 << 19    # 40 GB of KV at 80 KB a token: a GPU of 80 GB with an 8B or (two) a 70B model
-    CAPACITY_UNITS = 256
-    AGE_MAX = 320                    # units; 1.25 caches
-    AGED_MIN = 160                   # units; from here to AGED_MAX a claim is about as old as those that are evicted
-    AGED_MAX = 480
-    UNIT_SHIFT = 32                  # of a clock: fractions of a unit below
-    CAPACITY_SHIFT = 40              # CAPACITY_UNITS << UNIT_SHIFT as a shift
-    UNCACHED_TOKENS_MAX = 1 << 22    # of one insert; shifted by CAPACITY_SHIFT they fit 64 bits
     TOUCH_SHIFT = 18                 # of microseconds: touches are 0.26 s apart and wrap after 4.8 h
     OWNERS_MASK = 0xFF               # of an entry's state
     EVERYWHERE = 0x100               # more than PREFIX_OWNERS_MAX owners
     EVERYWHERE_FRESH_MIN = 6         # ... as long as half of those that are known are fresh
-    REPORTED_TOKENS_MIN = 64         # engines cache blocks of 16 to 64: fewer tokens expected say nothing
 
 cdef uint64_t MAGIC = 0x315846455250464C  # "LFPREFX1"
-cdef float EVICTION_PRIOR = 0.1      # of a cache, taken and not asked for again: what little is known says little
-cdef float TRUST_MIN = 0.05          # an endpoint that never reports hits is still tried first by its own sessions
-cdef float TRUST_WEIGHT = 0.0625     # of a report above the trust: the last 16 or so count
-# Of one below it. A cache that is full forgets what it could keep with less to do: who believes it less sends sessions
-# elsewhere, and fills the next one. An engine without a prefix cache is found out within some hundred reports.
-cdef float DISTRUST_WEIGHT = 0.00390625
 
 cdef struct header_t:
     uint64_t magic
@@ -399,31 +368,6 @@ cdef void prefix_match_approached(
         found[listed[index]] = 0
 
 
-cdef inline uint64_t _capacity(const prefix_table_t* table, uint32_t slot) noexcept nogil:
-    cdef uint32_t capacity = load_u32(&table.capacity_tokens[slot])
-    return capacity if capacity else <uint32_t> CAPACITY_DEFAULT_TOKENS
-
-
-cdef inline uint64_t _move(const prefix_table_t* table, uint32_t slot, uint32_t uncached_tokens) noexcept nogil:
-    """The slot's clock by so many tokens; a prompt larger than the cache leaves nothing else: more is no older."""
-    cdef uint64_t moved = min(uncached_tokens, <uint32_t> UNCACHED_TOKENS_MAX)
-    moved = min((moved << CAPACITY_SHIFT) // _capacity(table, slot), <uint64_t> (AGE_MAX + 1) << UNIT_SHIFT)
-    return add_u64(&table.clocks[slot], moved)
-
-
-cdef inline void _weigh_eviction(
-    prefix_table_t* table, uint32_t slot, float capacity, float aged_tokens, float taken_tokens
-) noexcept nogil:
-    cdef float kept = 1 - min(taken_tokens / capacity, <float> 1)
-    cdef float ratio
-    aged_tokens += load_f32(&table.aged_tokens[slot]) * kept
-    taken_tokens += load_f32(&table.taken_tokens[slot]) * kept
-    store_f32(&table.aged_tokens[slot], aged_tokens)
-    store_f32(&table.taken_tokens[slot], taken_tokens)
-    ratio = min(aged_tokens / (taken_tokens + EVICTION_PRIOR * capacity), <float> 1)
-    store_f32(&table.eviction[slot], ratio * ratio)
-
-
 cdef void prefix_insert(
     prefix_table_t* table, const uint64_t* keys, const uint32_t* tokens, uint32_t depth, uint32_t slot,
     uint32_t uncached_tokens, uint64_t now_us
@@ -435,7 +379,7 @@ cdef void prefix_insert(
     cdef uint64_t spread
     cdef uint64_t[PREFIX_DEPTH_MAX] spreads
     cdef entry_t* entry
-    owner = slot << 16 | <uint32_t> (_move(table, slot, uncached_tokens) >> UNIT_SHIFT & 0xFFFF)
+    owner = slot << 16 | <uint32_t> (cache_give(table, slot, uncached_tokens) >> UNIT_SHIFT & 0xFFFF)
     depth = min(depth, <uint32_t> PREFIX_DEPTH_MAX)
     _approach(table, keys, depth, spreads)
     for d in range(min(depth, <uint32_t> LOOKAHEAD)):
@@ -453,34 +397,7 @@ cdef void prefix_insert(
             bucket = _bucket(table, spread)
             _set_lane(&_marks(table, bucket).touches, <uint32_t> (entry - _entry(table, bucket, 0)), touch)
         begin = tokens[d]
-    _weigh_eviction(table, slot, <float> _capacity(table, slot), aged_tokens, <float> uncached_tokens)
-
-
-cdef void prefix_reported(
-    prefix_table_t* table, uint32_t slot, uint32_t expected_tokens, uint32_t reported_tokens, uint32_t missed_tokens
-) noexcept nogil:
-    cdef float trust = load_f32(&table.trust[slot])
-    cdef float ratio = 1
-    if missed_tokens:
-        _move(table, slot, missed_tokens)
-    if expected_tokens < REPORTED_TOKENS_MIN:
-        return
-    if reported_tokens < expected_tokens:                        # more is what the engine itself has generated
-        ratio = <float> reported_tokens / <float> expected_tokens
-    trust += (ratio - trust) * (TRUST_WEIGHT if ratio > trust else DISTRUST_WEIGHT)
-    store_f32(&table.trust[slot], max(trust, TRUST_MIN))
-
-
-cdef void prefix_forget(prefix_table_t* table, uint32_t slot) noexcept nogil:
-    add_u64(&table.clocks[slot], <uint64_t> (AGE_MAX + 1) << UNIT_SHIFT)
-    store_f32(&table.trust[slot], 1)
-    store_f32(&table.aged_tokens[slot], 0)
-    store_f32(&table.taken_tokens[slot], 0)
-    store_f32(&table.eviction[slot], 0)
-
-
-cdef void prefix_set_capacity(prefix_table_t* table, uint32_t slot, uint32_t capacity_tokens) noexcept nogil:
-    store_u32(&table.capacity_tokens[slot], capacity_tokens)
+    cache_weigh_eviction(table, slot, aged_tokens, <float> uncached_tokens)
 
 
 # --- the segment ------------------------------------------------------------------------------------------------------

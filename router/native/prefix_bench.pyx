@@ -7,7 +7,8 @@ from array import array
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from router.native.prefix cimport PrefixTable, prefix_forget, prefix_insert, prefix_match, prefix_reported
+from router.native.prefix cimport PrefixTable, prefix_insert, prefix_match
+from router.native.prefix_cache cimport prefix_forget, prefix_reported
 
 
 cdef object _joined(chains, size_t depth):

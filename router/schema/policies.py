@@ -385,7 +385,7 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
         Meta(
             ge=0,
             le=1000,
-            description="Of the mean prefill of what is driven out of a cache, for each who waits for it again.",
+            description="Of the mean prefill of what is driven out of a cache, for each who waits for it.",
         ),
     ] = 4.0
 
