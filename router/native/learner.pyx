@@ -7,8 +7,7 @@ to one machine now; it decays to none with RESIDUAL_TAU_S, so that an endpoint n
 
 Everything learnt is in one segment shared by the workers. A class is updated under a try-lock: who finds it taken skips
 his sample. Single words are replaced by compare-and-swap. Invariant: what comes in is clamped to finite bounds, so that
-nothing that a pick reads is NaN, infinite or negative. Neighbours: decision (feeds it), signals (what others
-say of endpoints), view and policies (read it).
+nothing that a pick reads is NaN, infinite or negative. Neighbours: decision (feeds it), signals, view and policies.
 """
 
 from libc.math cimport expf, fabs, logf, sqrtf
