@@ -143,3 +143,29 @@ def test_an_sdk_sees_the_alias_and_is_answered_for_it(mocked: RouterProcess) -> 
     with pytest.raises(openai.NotFoundError) as caught:
         sdk.chat.completions.create(model="chat-defualt", messages=messages)
     assert "'chat-default'" in str(caught.value)
+
+
+def ask_in_session(process: RouterProcess, session: str) -> tuple[str, str]:
+    """The model that served, and why the session is where it is."""
+    with dial(process.address) as client:
+        client.send(request(chat("chat-default", max_tokens=1), x_session_id=session))
+        _, head, _ = client.take_response()
+        return head["x-fairlead-model"], head["x-fairlead-session"]
+
+
+@pytest.mark.parametrize(
+    ("switch_ms", "wanted"), [(60_000, ("llama-8b", "stayed")), (0, ("llama-70b", "model"))]
+)
+def test_a_session_of_an_alias_stays_on_its_model_while_leaving_costs_more(
+    switch_ms: int, wanted: tuple[str, str]
+) -> None:
+    specs = [EngineSpec(engine_class="instant", models=("llama-70b", "llama-8b")) for _ in range(2)]
+    with Fleet(specs) as fleet:
+        large, small = ({**one, "url": url} for one, url in zip((LARGE, SMALL), fleet.urls, strict=True))
+        config = configuration({**large, "url": NOBODY_URL}, small)
+        config["routes"][0]["policy"] = {"type": "five_axis", "key": "header", "switch_ms": switch_ms}
+        with running_router(config) as process:
+            assert ask_in_session(process, "one")[0] == "llama-8b"
+            process.reload(pools=pools({**large, "name": "large-anew"}, small))
+            assert ask_in_session(process, "two")[0] == "llama-70b"
+            assert ask_in_session(process, "one") == wanted
