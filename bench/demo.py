@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -40,6 +41,7 @@ ENGINES = [
     EngineSpec(engine_class="8b-l40s", models=(MODEL,)),
     EngineSpec(engine_class="8b-l40s", models=(MODEL,), faults=("slow:3",)),
 ]
+READY = re.compile(r"ready: traffic [^;]*:(\d+); admin [^;]*:(\d+);")  # in the router's log
 START_TIMEOUT_S = 30.0
 REQUEST_TIMEOUT_S = 60.0
 STREAMS_MAX = 512  # open at once by the load; above it a request waits for its turn
@@ -130,13 +132,12 @@ class Load:
 
 
 def free_port(preferred: int) -> int:
-    """The preferred port when nobody listens there, else one the kernel picks."""
-    for port in (preferred, 0):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-    raise OSError("no free port on 127.0.0.1")
+    """The preferred port when nobody listens there, else 0: the kernel picks one when the router listens."""
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", preferred))
+        return preferred
+    return 0
 
 
 @contextlib.contextmanager
@@ -166,16 +167,15 @@ def _serve_options(place: tuple[int, int], endpoints: Sequence[str], folder: Pat
     return options
 
 
-async def wait_ready(
-    session: aiohttp.ClientSession, admin_url: str, process: subprocess.Popen[bytes]
-) -> None:
-    """Raises: click.ClickException when the router ends or does not get ready."""
+async def wait_ready(folder: Path, process: subprocess.Popen[bytes]) -> tuple[int, int]:
+    """The ports of traffic and admin of the router whose log is in `folder`, as it says itself.
+
+    Raises: click.ClickException when the router ends or does not get ready.
+    """
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(aiohttp.ClientError):
-            async with session.get(f"{admin_url}/readyz") as response:
-                if response.status == 200:
-                    return
+        if ready := READY.search((folder / "router.log").read_text(errors="replace")):
+            return int(ready[1]), int(ready[2])
         await asyncio.sleep(0.05)
     state = "did not get ready" if process.poll() is None else f"ended with exit code {process.returncode}"
     raise click.ClickException(f"the router {state}")
@@ -336,8 +336,6 @@ async def run_demo(
         if stopped.is_set():
             break
         place = free_port(port), free_port(admin_port)
-        base_url, admin_url = f"http://127.0.0.1:{place[0]}/v1", f"http://127.0.0.1:{place[1]}"
-        loads[policy] = load = Load(base_url)
         session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S), connector=aiohttp.TCPConnector(limit=0)
         )
@@ -346,7 +344,9 @@ async def run_demo(
                 Fleet(ENGINES) as fleet,
                 router_process(_serve_options(place, fleet.urls, folder, policy), folder) as process,
             ):
-                await wait_ready(session, admin_url, process)
+                place = await wait_ready(folder, process)
+                base_url, admin_url = f"http://127.0.0.1:{place[0]}/v1", f"http://127.0.0.1:{place[1]}"
+                loads[policy] = load = Load(base_url)
                 load.answers.append(await stream_chat(session, base_url, "Tell me about rivers.", 32))
                 if len(policies) > 1:
                     print(f"\n{policy}:")

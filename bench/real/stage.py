@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from bench import demo, measure
@@ -76,12 +75,9 @@ def _endpoint(group: EndpointGroup, name: str, url: str) -> dict[str, Any]:
     return told
 
 
-def configuration(
-    fleet: Fleet, urls: list[str], policy: str, place: tuple[int, int], folder: Path
-) -> dict[str, Any]:
-    """Of one router at (port, admin port). Keyed policies go by the session, as in the simulator, unless the
-    text says otherwise."""
-    port, admin_port = place
+def configuration(fleet: Fleet, urls: list[str], policy: str, folder: Path) -> dict[str, Any]:
+    """Of one router, on ports that the kernel picks. Keyed policies go by the session, as in the simulator,
+    unless the text says otherwise."""
     wanted = read_policy(policy)
     rule: dict[str, Any] = msgspec.to_builtins(wanted)
     if isinstance(wanted, KeyedPolicy) and ":key=" not in policy:
@@ -91,8 +87,8 @@ def configuration(
         _endpoint(group, name, url) for group, name, url in zip(fleet.groups(), names, urls, strict=True)
     ]
     return {
-        "listeners": [{"address": f"127.0.0.1:{port}"}],
-        "admin": {"address": f"127.0.0.1:{admin_port}"},
+        "listeners": [{"address": "127.0.0.1:0"}],
+        "admin": {"address": "127.0.0.1:0"},
         "runtime_dir": str(folder),
         "limits": {"upstream_connections_per_endpoint_max": CONNECTIONS_MAX},
         "pools": [{"name": "engines", "policy": rule, "endpoints": endpoints}],
@@ -119,16 +115,13 @@ async def staged(fleet: Fleet, policy: str, folder: Path) -> AsyncIterator[Stage
     pids: list[int] = []
     async with contextlib.AsyncExitStack() as stack:
         engines = stack.enter_context(Engines(engine_spec(group) for group in fleet.groups()))
-        session = await stack.enter_async_context(aiohttp.ClientSession())
         for number in range(fleet.replicas.count):
             own = folder / f"router-{number}"
             own.mkdir()
-            place = port, admin_port = demo.free_port(0), demo.free_port(0)
-            value = configuration(fleet, engines.urls, policy, place, own)
+            value = configuration(fleet, engines.urls, policy, own)
             path = own / "fairlead.yaml"
             path.write_text(json.dumps(value))  # JSON is YAML
             process = stack.enter_context(demo.router_process(["--config", str(path)], own))
-            await demo.wait_ready(session, f"http://127.0.0.1:{admin_port}", process)
-            ports.append(port)
+            ports.append((await demo.wait_ready(own, process))[0])
             pids += [process.pid, *measure.children(process.pid)]
         yield Stage(engines=engines, ports=ports, router_pids=pids)

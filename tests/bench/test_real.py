@@ -182,7 +182,7 @@ def test_every_policy_makes_a_configuration(policy: str, tmp_path: Path) -> None
     fleet = fleet_of(
         {"class": "8b-a100", "input_price": 1}, {"class": "8b-h100", "known": False, "weight": 2}
     )
-    value = configuration(fleet, ["http://127.0.0.1:1", "http://127.0.0.1:2"], policy, (3, 4), tmp_path)
+    value = configuration(fleet, ["http://127.0.0.1:1", "http://127.0.0.1:2"], policy, tmp_path)
     pool = msgspec.convert(value, Config).pools[0]
     assert pool.policy.name() == policy.partition(":")[0]
     assert [endpoint.engine_class for endpoint in pool.endpoints] == ["8b-a100", None]

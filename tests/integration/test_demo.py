@@ -26,14 +26,16 @@ def test_a_demo_without_end_stops_at_an_interrupt_and_takes_the_router_with_it()
     try:
         assert process.stdout is not None
         port = 0
+        seen = []
         for line in process.stdout:
+            seen.append(line)
             if address := re.search(r"base_url=http://127\.0\.0\.1:(\d+)/v1", line):
                 port = int(address[1])
             if line.startswith("ttft:"):
                 break
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=30)
-        assert process.returncode == 0, rest
+        assert process.returncode == 0, "".join(seen) + rest
         with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
             raise AssertionError("the router still listens")
     finally:
