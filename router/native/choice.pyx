@@ -18,6 +18,7 @@ from router.native.decision cimport Decider
 from router.native.pick cimport (
     KNOBS_MAX, POLICY_FIVE_AXIS, candidate_set_free, candidate_set_reserve_features, is_anybody_well, pick_endpoint,
 )
+from router.native.segment cimport segment_check_slot
 
 cdef enum:
     CHOICES_MAX = 8                  # ALIAS_MODELS_MAX of routes.pxd
@@ -126,8 +127,7 @@ def choose(
                     or candidate_set_reserve_features(candidates) < 0:
                 raise MemoryError
             for place, (slot, bits) in enumerate(zip(slots, features, strict=True)):
-                if not 0 <= slot < decider.decider.load.slot_count:
-                    raise IndexError(f"slot {slot} of {decider.decider.load.slot_count}")
+                segment_check_slot(slot, decider.decider.load.slot_count)
                 candidates.slots[place] = candidates.identities[place] = slot
                 candidates.weights[place] = 1
                 candidates.features[place] = bits

@@ -28,6 +28,7 @@ from router.native.policy_memory cimport (
 from router.native.prefix cimport prefix_insert, prefix_match
 from router.native.prefix_cache cimport prefix_reported
 from router.native.residency cimport ResidencyTable, residency_seen, residency_used, residency_wait_s
+from router.native.segment cimport segment_check_slot
 from router.native.session cimport SessionTable, session_put
 from router.native.switching cimport switching_reason_of, switching_reason_text
 from router.native.view cimport view_fill, view_free, view_reserve, view_t
@@ -197,8 +198,7 @@ cdef class Question:
                 or self.keys == NULL or self.ends == NULL:
             raise MemoryError
         for index, slot in enumerate(slots):
-            if not 0 <= slot < decider.decider.load.slot_count:
-                raise IndexError(f"slot {slot} of {decider.decider.load.slot_count}")
+            segment_check_slot(slot, decider.decider.load.slot_count)
             self.candidates.slots[index] = self.candidates.identities[index] = slot
             self.candidates.weights[index] = 1
         self.candidates.count = count

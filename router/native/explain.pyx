@@ -27,7 +27,7 @@ from router.native.pick cimport POLICY_FIVE_AXIS, POLICY_PEAK_EWMA, decider_t, p
 from router.native.policy_five_axis cimport (
     KNOB_BAND_MS, KNOB_BAND_RATIO, five_axis_has_ratios, five_axis_terms, terms_t,
 )
-from router.native.segment cimport Segment, segment_attach_table, segment_create
+from router.native.segment cimport Segment, segment_attach_table, segment_check_slot, segment_create
 from router.native.switching cimport SWITCH_NEW, switching_reason_of
 from router.native.switching import SWITCH_REASONS
 from router.native.view cimport view_fill, view_t
@@ -523,8 +523,7 @@ cdef class ExplainRing:
                     or candidates.identities == NULL:
                 raise MemoryError
             for index, slot in enumerate(slots):
-                if not 0 <= slot < decider.load.slot_count:
-                    raise IndexError(f"slot {slot} of {decider.load.slot_count}")
+                segment_check_slot(slot, decider.load.slot_count)
                 candidates.slots[index] = candidates.identities[index] = slot
                 candidates.weights[index] = 1
             if load_s and candidate_set_reserve_loads(&candidates) < 0:

@@ -17,7 +17,9 @@ from libc.string cimport memset
 from router.native.loadtable cimport (
     ROW_KV_TOKENS, LoadTable, charge_t, load_oldest, load_row, load_table_t, load_view, load_view_t,
 )
-from router.native.segment cimport Segment, segment_attach, segment_create
+from router.native.segment cimport (
+    Segment, segment_attach_rows, segment_check_slot, segment_create_rows, table_head_t,
+)
 from router.native.signals cimport SignalTable, others_t, signals_judge, signals_weigh, told_t
 
 cdef extern from "stdlib.h" nogil:
@@ -104,9 +106,7 @@ cdef struct slot_t:                  # a cache line; words are (float32, stamp o
     uint8_t padding[40]
 
 cdef struct shared_t:
-    uint64_t magic
-    uint32_t layout_version
-    uint32_t slot_count
+    table_head_t head
     uint8_t padding[48]
     class_t classes[256]             # CLASSES_MAX
     uint64_t outputs[1024]           # OUTPUT_KEYS: (mean, samples)
@@ -443,27 +443,16 @@ cdef class Learner:
     @staticmethod
     def create(uint32_t slot_count):
         cdef uint32_t index
-        cdef Segment segment
-        cdef shared_t* shared
-        if slot_count < 1:
-            raise ValueError("slot_count must be at least 1")
-        segment = segment_create(b"fairlead-learner", sizeof(shared_t) + slot_count * sizeof(slot_t))
-        shared = <shared_t*>segment.base
-        shared.layout_version = LAYOUT_VERSION
-        shared.slot_count = slot_count
+        cdef Segment segment = segment_create_rows(
+            b"fairlead-learner", MAGIC, LAYOUT_VERSION, slot_count, sizeof(shared_t), sizeof(slot_t))
         for index in range(CLASSES_MAX):
-            _reset_class(&shared.classes[index])
-        shared.magic = MAGIC
+            _reset_class(&(<shared_t*>segment.base).classes[index])
         return _open(segment)
 
     @staticmethod
     def attach(int fd):
-        cdef Segment segment = segment_attach(fd)
-        cdef shared_t* shared = <shared_t*>segment.base
-        if segment.size_bytes < sizeof(shared_t) or shared.magic != MAGIC or shared.layout_version != LAYOUT_VERSION \
-                or segment.size_bytes != sizeof(shared_t) + shared.slot_count * sizeof(slot_t):
-            raise ValueError(f"descriptor {fd} is no learner's segment, or one of another layout")
-        return _open(segment)
+        return _open(segment_attach_rows(
+            fd, MAGIC, LAYOUT_VERSION, sizeof(shared_t), sizeof(slot_t), "learner's table"))
 
     def __dealloc__(self):
         free(self._arrays)
@@ -556,15 +545,13 @@ cdef class Learner:
 
 
 cdef int _check(Learner self, uint32_t slot) except -1:
-    if slot >= self.learner.slot_count:
-        raise IndexError(f"slot {slot} of {self.learner.slot_count}")
-    return 0
+    return segment_check_slot(slot, self.learner.slot_count)
 
 
 cdef Learner _open(Segment segment):
     cdef Learner self = Learner.__new__(Learner)
     cdef learner_t* learner = &self.learner
-    cdef uint32_t slot_count = (<shared_t*>segment.base).slot_count
+    cdef uint32_t slot_count = (<shared_t*>segment.base).head.slot_count
     cdef size_t stride = (slot_count + 31) // 16 * 16  # of whole cache lines
     cdef float** arrays[ARRAY_COUNT]
     cdef float* base

@@ -28,7 +28,9 @@ from router.native.atomic cimport (
 from router.native.account cimport (
     load_cell_at, load_header, load_header_t, load_place, load_queue_t, load_slot, load_slot_t
 )
-from router.native.segment cimport SEGMENT_HEADER_BYTES, Segment, segment_attach_table, segment_create
+from router.native.segment cimport (
+    SEGMENT_HEADER_BYTES, Segment, segment_attach_table, segment_check_slot, segment_check_slot_count, segment_create,
+)
 
 from array import array
 from collections import deque
@@ -57,7 +59,6 @@ cdef enum:
     ACTIVE_WORDS = 4
     READ_COUNT = 7                   # arrays of load_read_t
     COLUMN_COUNT_MAX = 256           # 64 * ACTIVE_WORDS: two generations of 128 workers
-    SLOT_COUNT_MAX = 65535           # metrics keep slot 0xFFFF for "no endpoint"
     EWMA_TAU_US = 10_000_000         # 10 s: the window Finagle's and Linkerd's latency balancers use
     EWMA_STEP_US_MIN = 1000          # the stamp's resolution
     UNTIL_SHIFT = 16                 # ejection word: until_us << 16 | failures; 48 bits of us are 8.9 years of uptime
@@ -199,8 +200,7 @@ cdef class LoadTable:
 
     @staticmethod
     def create(uint32_t slot_count, uint32_t column_count):
-        if not 1 <= slot_count <= SLOT_COUNT_MAX:
-            raise ValueError(f"slot_count must be 1..{SLOT_COUNT_MAX}, not {slot_count}")
+        segment_check_slot_count(slot_count)
         if not 1 <= column_count <= COLUMN_COUNT_MAX:
             raise ValueError(f"column_count must be 1..{COLUMN_COUNT_MAX}, not {column_count}")
         slot_count = (slot_count + SLOTS_PER_LINE - 1) // SLOTS_PER_LINE * SLOTS_PER_LINE
@@ -440,8 +440,7 @@ cdef class LoadTable:
 
 
 cdef int _check(LoadTable self, uint32_t column, uint32_t slot) except -1:
-    if slot >= self.table.slot_count:
-        raise IndexError(f"slot {slot} of {self.table.slot_count}")
+    segment_check_slot(slot, self.table.slot_count)
     if column >= self.table.column_count:
         raise IndexError(f"column {column} of {self.table.column_count}")
     return 0

@@ -29,6 +29,7 @@ from router.native.policy_load cimport (
     pick_in_turn, pick_least_in_flight, pick_of_two, pick_peak_ewma, pick_prequal, pick_random
 )
 from router.native.policy_memory cimport PolicyMemory
+from router.native.segment cimport segment_check_slot
 from router.native.view cimport view_fill, view_free, view_reserve
 
 
@@ -259,8 +260,7 @@ cdef class CandidateSet:
     cdef int _check(self, LoadTable table) except -1:
         cdef uint32_t position
         for position in range(self.candidates.count):
-            if self.candidates.slots[position] >= table.table.slot_count:
-                raise IndexError(f"slot {self.candidates.slots[position]} of {table.table.slot_count}")
+            segment_check_slot(self.candidates.slots[position], table.table.slot_count)
         return 0
 
 

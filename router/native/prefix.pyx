@@ -25,7 +25,8 @@ from router.native.prefix_cache cimport (
     prefix_set_capacity,
 )
 from router.native.segment cimport (
-    SEGMENT_HEADER_BYTES, Segment, segment_attach_table, segment_create, segment_use_huge_pages, segment_used_bytes,
+    SEGMENT_HEADER_BYTES, Segment, segment_attach_table, segment_check_slot, segment_check_slot_count, segment_create,
+    segment_use_huge_pages, segment_used_bytes,
 )
 
 from router.native.wide cimport FL_WIDE  # no-cython-lint: used in C
@@ -65,7 +66,6 @@ cdef extern from *:
 
 cdef enum:
     LAYOUT_VERSION = 2
-    SLOT_COUNT_MAX = 65520           # 16 bits of an owner word
     SLOTS_PER_LINE = 16
     LOOKAHEAD = 16                   # entries on their way into the cache: the line fill buffers of current cores
     TOUCH_SHIFT = 18                 # of microseconds: touches are 0.26 s apart and wrap after 4.8 h
@@ -422,8 +422,7 @@ cdef class PrefixTable:
 
     @staticmethod
     def create(size_t size_bytes, uint32_t slot_count):
-        if not 1 <= slot_count <= SLOT_COUNT_MAX:
-            raise ValueError(f"slot_count must be 1..{SLOT_COUNT_MAX}, not {slot_count}")
+        segment_check_slot_count(slot_count)
         slot_count = (slot_count + SLOTS_PER_LINE - 1) // SLOTS_PER_LINE * SLOTS_PER_LINE
         cdef size_t fixed_bytes = _fixed_bytes(slot_count) + 64
         if not fixed_bytes + _bucket_bytes() <= size_bytes <= <size_t> 1 << 38:
@@ -513,9 +512,7 @@ cdef class PrefixTable:
 
 
 cdef int _check(PrefixTable self, uint32_t slot) except -1:
-    if slot >= self.table.slot_count:
-        raise IndexError(f"slot {slot} of {self.table.slot_count}")
-    return 0
+    return segment_check_slot(slot, self.table.slot_count)
 
 
 cdef object _ends(tokens, size_t depth):

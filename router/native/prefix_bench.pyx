@@ -9,6 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from router.native.prefix cimport PrefixTable, prefix_insert, prefix_match
 from router.native.prefix_cache cimport prefix_forget, prefix_reported
+from router.native.segment cimport segment_check_slot
 
 
 cdef object _joined(chains, size_t depth):
@@ -23,8 +24,7 @@ cdef object _joined(chains, size_t depth):
 
 cdef object _slots(PrefixTable table, slots):
     for slot in slots:
-        if not 0 <= slot < table.table.slot_count:
-            raise IndexError(f"slot {slot} of {table.table.slot_count}")
+        segment_check_slot(slot, table.table.slot_count)
     return array("I", slots)
 
 

@@ -12,11 +12,12 @@ and first tokens), shared_state (forgets slots that change hands).
 
 from libc.stdint cimport uint32_t, uint64_t
 from router.native.atomic cimport load_u64, store_u64
-from router.native.segment cimport SEGMENT_HEADER_BYTES, Segment, segment_attach_table, segment_create
+from router.native.segment cimport (
+    SEGMENT_HEADER_BYTES, Segment, segment_attach_rows, segment_check_slot, segment_create_rows, table_head_t,
+)
 
 cdef enum:
     LAYOUT_VERSION = 1
-    SLOT_COUNT_MAX = 65536
     UNSEEN = 1                       # lowest bit of ready_us: nothing has answered since
     INTERVAL_COUNT = 8               # uses that the mean is of, about
 
@@ -27,16 +28,13 @@ cdef float LOAD_S_MAX = 3600.0       # the largest models come from slow disks i
 cdef float LATE_LOADS_MAX = 4.0      # a late load is expected to take so many times its length at most
 cdef float HARMED_MAX = 32.0          # requests that one load is blamed for at most
 
-cdef struct header_t:
-    uint64_t magic
-    uint32_t layout_version
-    uint32_t slot_count
-
 cdef struct entry_t:
     uint64_t model                   # 0: the entry is empty
     uint64_t used_us
     uint64_t ready_us
     uint64_t habit                   # ms to load it above, mean us between its uses below; 32 bits each
+
+cdef size_t ROW_BYTES = RESIDENT_MODELS_MAX * sizeof(entry_t)
 
 
 cdef inline entry_t* _entries(const residency_table_t* table, uint32_t slot) noexcept nogil:
@@ -203,25 +201,13 @@ cdef class ResidencyTable:
 
     @staticmethod
     def create(uint32_t slot_count):
-        if not 1 <= slot_count <= SLOT_COUNT_MAX:
-            raise ValueError(f"slot_count must be 1..{SLOT_COUNT_MAX}, not {slot_count}")
-        cdef Segment segment = segment_create(b"fairlead-residency", _size_bytes(slot_count))
-        cdef header_t* header = <header_t*>segment.base
-        header.layout_version = LAYOUT_VERSION
-        header.slot_count = slot_count
-        store_u64(&header.magic, MAGIC)
-        return _open(segment)
+        return _open(segment_create_rows(
+            b"fairlead-residency", MAGIC, LAYOUT_VERSION, slot_count, SEGMENT_HEADER_BYTES, ROW_BYTES))
 
     @staticmethod
     def attach(int fd):
-        cdef Segment segment = segment_attach_table(fd, MAGIC, LAYOUT_VERSION, "residency table")
-        cdef header_t* header = <header_t*>segment.base
-        if header.slot_count == 0 or segment.size_bytes != _size_bytes(header.slot_count):
-            raise ValueError(
-                f"residency table header ({header.slot_count} slots) does not fit its segment of"
-                f" {segment.size_bytes} bytes"
-            )
-        return _open(segment)
+        return _open(segment_attach_rows(
+            fd, MAGIC, LAYOUT_VERSION, SEGMENT_HEADER_BYTES, ROW_BYTES, "residency table"))
 
     @property
     def slot_count(self):
@@ -256,13 +242,7 @@ cdef class ResidencyTable:
 
 
 cdef int _check(ResidencyTable self, uint32_t slot) except -1:
-    if slot >= self.table.slot_count:
-        raise IndexError(f"slot {slot} of {self.table.slot_count}")
-    return 0
-
-
-cdef inline size_t _size_bytes(uint32_t slot_count) noexcept nogil:
-    return SEGMENT_HEADER_BYTES + <size_t>slot_count * RESIDENT_MODELS_MAX * sizeof(entry_t)
+    return segment_check_slot(slot, self.table.slot_count)
 
 
 cdef ResidencyTable _open(Segment segment):
@@ -270,6 +250,6 @@ cdef ResidencyTable _open(Segment segment):
     self._mapping = segment
     self.fd = segment.fd
     self.table.base = segment.base
-    self.table.slot_count = (<header_t*>segment.base).slot_count
+    self.table.slot_count = (<table_head_t*>segment.base).slot_count
     self.table.entries = segment.base + SEGMENT_HEADER_BYTES
     return self

@@ -1,13 +1,13 @@
-"""A sealed memfd mapped into this process: what the load table and the metrics table live in.
+"""A sealed memfd mapped into this process: what the tables that workers share live in.
 
 Pages are allocated by the kernel when first touched, so a table may be laid out for its bounds and cost only what is
-used. Neighbours: loadtable and metrics put a header with magic, layout version and sizes at the start and check it on
-attach.
+used. A table puts a header with magic, layout version and sizes at the start, and attaching checks it. Neighbours:
+loadtable, metrics, prefix, session, learner, residency and signals are such tables.
 """
 
 from cpython.exc cimport PyErr_SetFromErrno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from router.native.atomic cimport load_u64
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from router.native.atomic cimport load_u64, store_u64
 
 cdef extern from *:
     """
@@ -84,10 +84,6 @@ cdef extern from *:
     int munmap(void* base, size_t size_bytes) nogil
     int close(int fd) nogil
 
-cdef struct table_head_t:            # what the headers of all tables begin with
-    uint64_t magic
-    uint32_t layout_version
-
 
 cdef class Segment:
     def __cinit__(self):
@@ -133,6 +129,42 @@ cdef Segment segment_attach_table(int fd, uint64_t magic, uint32_t layout_versio
     if head.layout_version != layout_version:
         raise ValueError(f"{name} has layout {head.layout_version}, this build reads layout {layout_version}")
     return segment
+
+
+cdef Segment segment_create_rows(
+    const char* name, uint64_t magic, uint32_t layout_version, uint32_t slot_count, size_t header_bytes,
+    size_t row_bytes
+):
+    segment_check_slot_count(slot_count)
+    cdef Segment segment = segment_create(name, header_bytes + slot_count * row_bytes)
+    cdef table_head_t* head = <table_head_t*>segment.base
+    head.layout_version = layout_version
+    head.slot_count = slot_count
+    store_u64(&head.magic, magic)
+    return segment
+
+
+cdef Segment segment_attach_rows(
+    int fd, uint64_t magic, uint32_t layout_version, size_t header_bytes, size_t row_bytes, str name
+):
+    cdef Segment segment = segment_attach_table(fd, magic, layout_version, name)
+    cdef uint32_t slot_count = (<const table_head_t*>segment.base).slot_count
+    if slot_count == 0 or segment.size_bytes != header_bytes + slot_count * row_bytes:
+        raise ValueError(
+            f"{name} header ({slot_count} slots) does not fit its segment of {segment.size_bytes} bytes")
+    return segment
+
+
+cdef int segment_check_slot_count(uint32_t slot_count) except -1:
+    if not 1 <= slot_count <= SLOT_COUNT_MAX:
+        raise ValueError(f"slot_count must be 1..{SLOT_COUNT_MAX}, not {slot_count}")
+    return 0
+
+
+cdef int segment_check_slot(int64_t slot, uint32_t slot_count) except -1:
+    if not 0 <= slot < slot_count:
+        raise IndexError(f"slot {slot} of {slot_count}")
+    return 0
 
 
 cdef long long segment_used_bytes(Segment segment):

@@ -10,13 +10,15 @@ decision (notes), shared_state (forgets slots that change hands); tests/oracle/s
 
 from libc.stdint cimport uint32_t, uint64_t
 from router.native.atomic cimport load_u64, store_u64
-from router.native.segment cimport SEGMENT_HEADER_BYTES, Segment, segment_attach_table, segment_create
+from router.native.segment cimport (
+    SEGMENT_HEADER_BYTES, SLOT_COUNT_MAX, Segment, segment_attach_table, segment_check_slot, segment_check_slot_count,
+    segment_create, table_head_t,
+)
 
 cdef enum:
     LAYOUT_VERSION = 1
     LINE_BYTES = 64
     LINE_WORDS = 8
-    SLOT_COUNT_MAX = 65536           # what the slot's bits reach
     TICK_SHIFT = 20                  # a tick is 2^20 us
     STAMP_SHIFT = 36                 # of the tick in its word
     TOKENS_SHIFT = 16
@@ -28,9 +30,7 @@ cdef float TICKS_PER_S = 1e6 / (1 << TICK_SHIFT)
 cdef float REMEMBERED_TICKS_MAX = 1e8        # fits an integer; three years
 
 cdef struct header_t:
-    uint64_t magic
-    uint32_t layout_version
-    uint32_t slot_count
+    table_head_t head
     uint32_t set_count
 
 
@@ -99,27 +99,27 @@ cdef class SessionTable:
 
     @staticmethod
     def create(size_t size_bytes, uint32_t slot_count):
-        if not 1 <= slot_count <= SLOT_COUNT_MAX:
-            raise ValueError(f"slot_count must be 1..{SLOT_COUNT_MAX}, not {slot_count}")
+        segment_check_slot_count(slot_count)
         cdef size_t least = _lines_at(slot_count) + LINE_BYTES
         if not least <= size_bytes <= <size_t>1 << 36:
             raise ValueError(f"size_bytes must be {least}..{1 << 36} for {slot_count} slots, not {size_bytes}")
         cdef Segment segment = segment_create(b"fairlead-sessions", size_bytes)
         cdef header_t* header = <header_t*>segment.base
-        header.layout_version = LAYOUT_VERSION
-        header.slot_count = slot_count
+        header.head.layout_version = LAYOUT_VERSION
+        header.head.slot_count = slot_count
         header.set_count = <uint32_t>((size_bytes - _lines_at(slot_count)) // LINE_BYTES)
-        store_u64(&header.magic, MAGIC)
+        store_u64(&header.head.magic, MAGIC)
         return _open(segment)
 
     @staticmethod
     def attach(int fd):
         cdef Segment segment = segment_attach_table(fd, MAGIC, LAYOUT_VERSION, "session table")
         cdef header_t* header = <header_t*>segment.base
-        if not 1 <= header.slot_count <= SLOT_COUNT_MAX or header.set_count == 0 \
-                or segment.size_bytes // LINE_BYTES != _lines_at(header.slot_count) // LINE_BYTES + header.set_count:
+        cdef uint32_t slot_count = header.head.slot_count
+        if not 1 <= slot_count <= SLOT_COUNT_MAX or header.set_count == 0 \
+                or segment.size_bytes // LINE_BYTES != _lines_at(slot_count) // LINE_BYTES + header.set_count:
             raise ValueError(
-                f"session table header ({header.slot_count} slots, {header.set_count} lines) does not fit its segment"
+                f"session table header ({slot_count} slots, {header.set_count} lines) does not fit its segment"
                 f" of {segment.size_bytes} bytes"
             )
         return _open(segment)
@@ -164,9 +164,7 @@ cdef class SessionTable:
 
 
 cdef int _check(SessionTable self, uint32_t slot) except -1:
-    if slot >= self.table.slot_count:
-        raise IndexError(f"slot {slot} of {self.table.slot_count}")
-    return 0
+    return segment_check_slot(slot, self.table.slot_count)
 
 
 cdef inline size_t _lines_at(uint32_t slot_count) noexcept nogil:
@@ -179,8 +177,8 @@ cdef SessionTable _open(Segment segment):
     self._mapping = segment
     self.fd = segment.fd
     self.table.base = segment.base
-    self.table.slot_count = header.slot_count
+    self.table.slot_count = header.head.slot_count
     self.table.set_count = header.set_count
     self.table.since = <uint64_t*>(segment.base + SEGMENT_HEADER_BYTES)
-    self.table.words = <uint64_t*>(segment.base + _lines_at(header.slot_count))
+    self.table.words = <uint64_t*>(segment.base + _lines_at(header.head.slot_count))
     return self

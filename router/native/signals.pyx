@@ -14,7 +14,9 @@ from libc.math cimport expf
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from router.native.atomic cimport add_u64, load_u64, store_u64, swap_u64
-from router.native.segment cimport SEGMENT_HEADER_BYTES, Segment, segment_attach_table, segment_create
+from router.native.segment cimport (
+    SEGMENT_HEADER_BYTES, Segment, segment_attach_rows, segment_check_slot, segment_create_rows, table_head_t,
+)
 
 cdef extern from *:
     """
@@ -36,7 +38,6 @@ cdef extern from *:
 cdef enum:
     LAYOUT_VERSION = 1
     ROW_WORDS = 8                    # a cache line
-    SLOT_COUNT_MAX = 65536
     SILENT_US_MIN = 2000000          # twice as long as a queue counts: one word too late is no silence
     AHEAD_US_MAX = 10000             # a worker reads the clock once for each event: another's may be ahead
 
@@ -63,10 +64,10 @@ VERDICTS = (
     "taken", "clamped", "not_a_number", "negative", "too_large", "from_the_future", "out_of_order", "unreadable",
 )
 
+cdef size_t ROW_BYTES = ROW_WORDS * sizeof(uint64_t)
+
 cdef struct header_t:
-    uint64_t magic
-    uint32_t layout_version
-    uint32_t slot_count
+    table_head_t head
     uint8_t padding[48]
     uint64_t counts[32]              # counts[source * SIGNAL_VERDICT_COUNT + verdict]
 
@@ -218,24 +219,13 @@ cdef class SignalTable:
 
     @staticmethod
     def create(uint32_t slot_count):
-        if not 1 <= slot_count <= SLOT_COUNT_MAX:
-            raise ValueError(f"slot_count must be 1..{SLOT_COUNT_MAX}, not {slot_count}")
-        cdef Segment segment = segment_create(b"fairlead-signals", _size_bytes(slot_count))
-        cdef header_t* header = <header_t*>segment.base
-        header.layout_version = LAYOUT_VERSION
-        header.slot_count = slot_count
-        store_u64(&header.magic, MAGIC)
-        return _open(segment)
+        return _open(segment_create_rows(
+            b"fairlead-signals", MAGIC, LAYOUT_VERSION, slot_count, SEGMENT_HEADER_BYTES, ROW_BYTES))
 
     @staticmethod
     def attach(int fd):
-        cdef Segment segment = segment_attach_table(fd, MAGIC, LAYOUT_VERSION, "signal table")
-        if segment.size_bytes != _size_bytes((<header_t*>segment.base).slot_count):
-            raise ValueError(
-                f"signal table header ({(<header_t*>segment.base).slot_count} slots) does not fit its segment of"
-                f" {segment.size_bytes} bytes"
-            )
-        return _open(segment)
+        return _open(segment_attach_rows(
+            fd, MAGIC, LAYOUT_VERSION, SEGMENT_HEADER_BYTES, ROW_BYTES, "signal table"))
 
     @property
     def slot_count(self):
@@ -298,13 +288,7 @@ def _place(names, name, what):
 
 
 cdef int _check(SignalTable self, slot) except -1:
-    if not 0 <= slot < self.table.slot_count:
-        raise IndexError(f"slot {slot} of {self.table.slot_count}")
-    return 0
-
-
-cdef inline size_t _size_bytes(uint32_t slot_count) noexcept nogil:
-    return SEGMENT_HEADER_BYTES + <size_t>slot_count * ROW_WORDS * sizeof(uint64_t)
+    return segment_check_slot(slot, self.table.slot_count)
 
 
 cdef SignalTable _open(Segment segment):
@@ -312,6 +296,6 @@ cdef SignalTable _open(Segment segment):
     self._mapping = segment
     self.fd = segment.fd
     self.table.base = segment.base
-    self.table.slot_count = (<header_t*>segment.base).slot_count
+    self.table.slot_count = (<table_head_t*>segment.base).slot_count
     self.table.words = <uint64_t*>(segment.base + SEGMENT_HEADER_BYTES)
     return self

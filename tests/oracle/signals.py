@@ -56,14 +56,21 @@ class Row:
 def read_report(text: bytes) -> tuple[float | None, float | None, float | None] | None:
     """(waiting, running, kv) of a well-formed report."""
     form, _, rest = text.decode("latin-1").partition(" ")
+    found: dict[str, float | str]
     if form == "JSON":
         members = json.loads(rest)
         found = {**members, **members.get("named_metrics", {})}
     else:
         found = {}
         for pair in rest.split(","):
-            name, _, number = pair.strip().partition("=")
-            found[name.removeprefix("named_metrics.")] = number
-    kv = found.get("kv_cache_usage_perc", found.get("kv_cache_utilization"))
-    numbers = [found.get("num_requests_waiting"), found.get("num_requests_running"), kv]
-    return tuple(None if number is None else float(number) for number in numbers)  # type: ignore[return-value]
+            name, _, value = pair.strip().partition("=")
+            found[name.removeprefix("named_metrics.")] = value
+
+    def number(*names: str) -> float | None:
+        return next((float(found[name]) for name in names if name in found), None)
+
+    return (
+        number("num_requests_waiting"),
+        number("num_requests_running"),
+        number("kv_cache_usage_perc", "kv_cache_utilization"),
+    )

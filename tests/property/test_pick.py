@@ -84,9 +84,9 @@ def situations(draw: st.DrawFn) -> tuple[list[Candidate], Request]:
     )
 
 
-def spread(count: int, seed: int, **facts: float) -> list[Candidate]:
+def spread(count: int, seed: int, *, is_ejected: bool = False) -> list[Candidate]:
     identities = random.Random(seed)
-    return [Candidate(identity=identities.getrandbits(64), **facts) for _ in range(count)]  # type: ignore[arg-type]
+    return [Candidate(identity=identities.getrandbits(64), is_ejected=is_ejected) for _ in range(count)]
 
 
 @given(WORDS)

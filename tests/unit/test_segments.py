@@ -6,9 +6,11 @@ from typing import Protocol
 
 import pytest
 
+from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
 from router.native.prefix import PrefixTable
+from router.native.residency import ResidencyTable
 from router.native.session import SessionTable
 from router.native.signals import SignalTable
 
@@ -21,9 +23,11 @@ class Table(Protocol):
 
 
 TABLES: dict[str, tuple[Callable[[], Table], Callable[[int], Table]]] = {
+    "learner": (lambda: Learner.create(16), Learner.attach),
     "load": (lambda: LoadTable.create(16, 2), LoadTable.attach),
     "metrics": (lambda: MetricsTable.create(2, 4, 4), MetricsTable.attach),
     "prefix": (lambda: PrefixTable.create(1 << 20, 32), PrefixTable.attach),
+    "residency": (lambda: ResidencyTable.create(16), ResidencyTable.attach),
     "sessions": (lambda: SessionTable.create(1 << 16, 32), SessionTable.attach),
     "signals": (lambda: SignalTable.create(16), SignalTable.attach),
 }

@@ -68,9 +68,9 @@ def test_nobody_has_been_at_an_endpoint_that_joins_anew() -> None:
 
 
 def test_numbers_beyond_their_bits_are_cut() -> None:
-    table = table_of(slot_count=65536, size_bytes=1 << 20)
-    table.put((1 << 64) - 1, 65535, (1 << 63) - 1, model=(1 << 64) - 1, prompt_tokens=(1 << 32) - 1)
-    assert table.find((1 << 64) - 1, (1 << 63) - 1) == (65535, 65535, PROMPT_TOKENS_MAX)
+    table = table_of(slot_count=65520, size_bytes=1 << 20)
+    table.put((1 << 64) - 1, 65519, (1 << 63) - 1, model=(1 << 64) - 1, prompt_tokens=(1 << 32) - 1)
+    assert table.find((1 << 64) - 1, (1 << 63) - 1) == (65519, 65535, PROMPT_TOKENS_MAX)
     table.put(5, 1, 0)
     assert table.find(5, 0, remembered_s=1e30) == (1, 0, 0)
 

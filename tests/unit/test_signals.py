@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,9 @@ from router.native.load_report import read_report
 from router.native.loadtable import LoadTable
 from router.native.signals import SignalTable
 from tests.support.figures import Figures
+
+if TYPE_CHECKING:
+    from router.native.learner import LearnerView
 
 SECOND_US = 1_000_000
 NOW_US = 100 * SECOND_US
@@ -98,8 +102,8 @@ class Listening:
     def tell(self, name: str, value: float, stamp_us: int = NOW_US, source: str = "poll") -> None:
         self.signals.push([(0, name, value, stamp_us, source)], stamp_us)
 
-    def after(self, age_s: float) -> dict[str, float]:
-        return dict(self.learner.view(0, NOW_US + round(age_s * SECOND_US), self.load))  # type: ignore[arg-type]
+    def after(self, age_s: float) -> LearnerView:
+        return self.learner.view(0, NOW_US + round(age_s * SECOND_US), self.load)
 
 
 @pytest.mark.parametrize("name", ["kv", "power"])
