@@ -17,7 +17,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -81,31 +81,28 @@ class Tables(NamedTuple):
         """
         load, metrics = LoadTable.attach(fds[0]), MetricsTable.attach(fds[1])
         tables = cls.create(column_count)._replace(load=load, metrics=metrics)
-        try:
-            tables = tables._replace(prefix=PrefixTable.attach(fds[2]), learner=Learner.attach(fds[3]))
-        except (IndexError, OSError, ValueError) as exc:
-            logger.warning("takeover: %s; caches and speeds are learnt anew", exc)
-        try:
-            tables = tables._replace(explained=ExplainRing.attach(fds[4]))
-        except (IndexError, OSError, ValueError) as exc:
-            logger.warning("takeover: %s; decisions recorded before are gone", exc)
-        try:
-            tables = tables._replace(residency=ResidencyTable.attach(fds[5]))
-        except (IndexError, OSError, ValueError) as exc:
-            logger.warning("takeover: %s; which models are loaded where is not known", exc)
-        try:
-            tables = tables._replace(sessions=SessionTable.attach(fds[6]))
-        except (IndexError, OSError, ValueError) as exc:
-            logger.warning("takeover: %s; where sessions were is not known", exc)
-        try:
-            tables = tables._replace(signals=SignalTable.attach(fds[7]))
-        except (IndexError, OSError, ValueError) as exc:
-            logger.warning("takeover: %s; what endpoints told is forgotten", exc)
+        for kinds, loss in _LOSABLE:
+            try:
+                found = {name: kind.attach(fds[cls._fields.index(name)]) for name, kind in kinds.items()}
+            except (IndexError, OSError, ValueError) as exc:
+                logger.warning("takeover: %s; %s", exc, loss)
+            else:
+                tables = tables._replace(**found)
         return tables
 
     def fds(self) -> list[int]:
         """Descriptors that stay the tables'."""
         return [table.fd for table in self]
+
+
+# What a takeover may lose, together where one says little without the other, and what that means.
+_LOSABLE: tuple[tuple[dict[str, type[Any]], str], ...] = (
+    ({"prefix": PrefixTable, "learner": Learner}, "caches and speeds are learnt anew"),
+    ({"explained": ExplainRing}, "decisions recorded before are gone"),
+    ({"residency": ResidencyTable}, "which models are loaded where is not known"),
+    ({"sessions": SessionTable}, "where sessions were is not known"),
+    ({"signals": SignalTable}, "what endpoints told is forgotten"),
+)
 
 
 class SharedState:

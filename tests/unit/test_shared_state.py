@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from router.config import parse_config
 from router.native.prefix import PrefixTable
 from router.schema.engines import EngineFigures, figures_of
-from router.shared_state import SharedState
+from router.shared_state import SharedState, Tables
 
 
 def assigned(state: SharedState, *names: str) -> dict[str, int]:
@@ -70,3 +71,34 @@ def test_a_prefix_table_in_use_is_tended_and_an_empty_one_costs_no_memory() -> N
     assert prefix.used_bytes() * 2 >= prefix.size_bytes
     state.tend()
     assert prefix.match(keys, list(range(400)), [3]) == [399]
+
+
+@pytest.mark.parametrize("lost", ["prefix", "learner", "explained", "residency", "sessions", "signals"])
+def test_a_table_of_another_version_is_made_anew_and_the_rest_is_kept(
+    lost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = Tables.create(1)
+    running.load.charge(0, 3)
+    running.signals.push([(3, "kv", 0.5, 1, "poll")], 1)
+    running.sessions.put(7, 3, 1)
+    fds = running.fds()
+    other = os.memfd_create("other")
+    os.truncate(other, 8192)
+    fds[Tables._fields.index(lost)] = other
+    taken = Tables.attach(fds, 1)
+    os.close(other)
+    assert taken.load.in_flight(3) == 1
+    assert bool(taken.signals.read(3, 1)) == (lost != "signals")
+    assert (taken.sessions.find(7, 1) is None) == (lost == "sessions")
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["takeover"]
+
+
+@pytest.mark.parametrize("lost", ["load", "metrics"])
+def test_without_the_counts_there_is_no_takeover(lost: str) -> None:
+    fds = Tables.create(1).fds()
+    other = os.memfd_create("other")
+    os.truncate(other, 8192)
+    fds[Tables._fields.index(lost)] = other
+    with pytest.raises(ValueError, match="wrong magic"):
+        Tables.attach(fds, 1)
+    os.close(other)
