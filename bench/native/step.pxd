@@ -46,8 +46,9 @@ cdef struct sequence_t:
     int32_t* blocks              # blocks[block_count]
     int32_t block_count
     int32_t block_capacity
-    uint64_t* hashes             # hashes[hash_count]: chained hash of each full prompt block
+    uint64_t* hashes             # hashes[hash_count]: chained hash of each full block, of the prompt, then of the answer
     int32_t hash_count
+    int32_t shared_count         # blocks that have been offered to the prefix cache
     int32_t hash_capacity
     int32_t previous             # links of the queue it is in
     int32_t next

@@ -1,9 +1,9 @@
 """The step model of an engine: one step is one batch iteration.
 
 A sequence waits, is admitted first come first served while blocks last, has its prompt computed in chunks, then gets
-one token a step. Its full prompt blocks become shared at its first token; blocks nobody references stay in the prefix
-cache until they are the least recently used. Out of blocks, the newest running sequence is put back and computed
-again.
+one token a step. Its full prompt blocks become shared at its first token, those of its answer that have a hash when it
+ends; blocks nobody references stay in the prefix cache until they are the least recently used. Out of blocks, the
+newest running sequence is put back and computed again.
 
 Invariant: every block is either in the free list (references 0) or held by as many sequences as `references` says;
 every sequence slot is in exactly one queue, or finished. Time is an output here, never read: `step_begin` says how
@@ -248,6 +248,7 @@ cdef int32_t step_submit(step_model_t* model, int32_t prompt_tokens, int32_t out
     if hash_count:
         memcpy(sequence.hashes, hashes, hash_count * sizeof(uint64_t))
     sequence.hash_count = hash_count
+    sequence.shared_count = 0
     sequence.prompt_tokens = prompt_tokens
     sequence.output_tokens = output_tokens
     sequence.generated_tokens = sequence.computed_tokens = sequence.cached_tokens = sequence.chunk_tokens = 0
@@ -293,7 +294,7 @@ cdef void preempt(step_model_t* model, int32_t index) noexcept nogil:
     leave_step(model, sequence)
     queue_remove(model, &model.running, index)
     give_blocks_back(model, sequence)
-    sequence.computed_tokens = 0
+    sequence.computed_tokens = sequence.shared_count = 0
     sequence.state = SEQUENCE_WAITING
     queue_prepend(model, &model.waiting, index)
     model.preemption_count += 1
@@ -402,14 +403,17 @@ cdef double step_begin(step_model_t* model) noexcept nogil:
     return linear_ms + extra_ms + model.timing.overhead_ms
 
 
-cdef void share_prompt_blocks(step_model_t* model, sequence_t* sequence) noexcept nogil:
+cdef void share_blocks(step_model_t* model, sequence_t* sequence) noexcept nogil:
+    # Only what is computed: an answer's last token is not, nobody came after it.
+    cdef int32_t full = min(sequence.hash_count, sequence.computed_tokens // model.timing.block_tokens)
     cdef int32_t at
     cdef block_t* block
-    for at in range(sequence.hash_count):
+    for at in range(sequence.shared_count, full):
         block = &model.blocks[sequence.blocks[at]]
         if block.hash == 0 and table_find(model, sequence.hashes[at]) < 0:
             block.hash = sequence.hashes[at]
             table_insert(model, sequence.blocks[at])
+    sequence.shared_count = full
 
 
 cdef int32_t step_end(step_model_t* model) noexcept nogil:
@@ -427,11 +431,12 @@ cdef int32_t step_end(step_model_t* model) noexcept nogil:
         if sequence.computed_tokens < target_tokens(sequence):
             continue
         if sequence.generated_tokens == 0:
-            share_prompt_blocks(model, sequence)
+            share_blocks(model, sequence)
         sequence.generated_tokens += 1
         model.emitted[emitted] = index
         emitted += 1
         if sequence.generated_tokens >= sequence.output_tokens:
+            share_blocks(model, sequence)
             queue_remove(model, &model.running, index)
             give_blocks_back(model, sequence)
             sequence.state = SEQUENCE_FINISHED

@@ -48,7 +48,9 @@ def window(trace: Trace, seconds: float) -> Trace:
 
 
 def finely(trace: Trace) -> Trace:
-    """The same in blocks of BLOCK_TOKENS; those after a prompt's last full block are its own."""
+    """The same in blocks of BLOCK_TOKENS; those after a prompt's last full block are its own, and so are all
+    answers: mock engines do not give what the trace's next prompt goes on with.
+    """
     parts = trace.block_tokens // BLOCK_TOKENS
     counts = (trace.prompt_tokens // BLOCK_TOKENS).astype(np.int64)
     offset = np.r_[0, np.cumsum(counts)].astype(np.int64)
@@ -58,7 +60,13 @@ def finely(trace: Trace) -> Trace:
         whole = trace.blocks[trace.block_offset[row] : trace.block_offset[row + 1]]
         shared = keys.mixed(whole[:, None] ^ steps[None, :]).reshape(-1)
         blocks[offset[row] : offset[row] + len(shared)] = shared
-    return replace(trace, block_tokens=BLOCK_TOKENS, block_offset=offset, blocks=blocks)
+    return replace(
+        trace,
+        block_tokens=BLOCK_TOKENS,
+        block_offset=offset,
+        blocks=blocks,
+        next_turn=np.full(len(trace), -1, np.int32),
+    )
 
 
 @lru_cache(maxsize=65_536)

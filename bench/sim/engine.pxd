@@ -29,6 +29,7 @@ cdef struct residence_t:             # of one model at one engine
 cdef struct engine_t:
     step_model_t step
     double slowness                  # each step takes so many times as long
+    double power_cap                 # share of its limit that it may draw
     uint8_t health                   # engine_health
     bint stepping
     uint32_t serial                  # of the step under way: one before a crash is void
@@ -46,6 +47,7 @@ cdef int engine_init(engine_t* engine, const step_class_t* timing, uint32_t mode
 cdef void engine_free(engine_t* engine) noexcept nogil
 cdef int engine_offer(engine_t* engine, request_t* request, uint64_t now_us) noexcept nogil      # offer_outcome
 cdef int64_t engine_begin(engine_t* engine) noexcept nogil       # length of the step in us; -1: nothing to do
+cdef double engine_power(const engine_t* engine) noexcept nogil  # what it would draw without a cap, of its limit
 cdef int32_t engine_end(engine_t* engine) noexcept nogil         # how many of step.emitted got a token
 cdef void engine_let_go(engine_t* engine, request_t* request, uint64_t now_us) noexcept nogil    # it is finished
 # The next model to load for who is parked, and how long that takes; -1: none now.

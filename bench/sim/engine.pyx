@@ -2,7 +2,8 @@
 
 A request whose model is not resident is parked, first come first served. Models are loaded one at a time; when all
 places are taken the least recently used model without a request in the engine makes room. Loading goes on beside the
-steps of other models: weights come over another bus than the step waits for.
+steps of other models: weights come over another bus than the step waits for. An engine that would draw more power than
+it may is clocked down, and its steps take longer by as much.
 
 Invariant: a sequence's owner is the request that it computes, and a request with a sequence counts as active for its
 model. Neighbours: bench/native/step (batches, blocks, prefix cache), world.pyx (network, faults, time).
@@ -13,14 +14,17 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from bench.native.step cimport (
-    step_begin, step_class_t, step_end, step_model_free, step_model_init, step_release, step_submit,
+    step_begin, step_class_t, step_end, step_kv_usage, step_model_free, step_model_init, step_release, step_submit,
 )
 from bench.sim.request cimport NO_SEQUENCE, PARKED
+
+cdef double POWER_IDLE_SHARE = 0.43  # of the limit: 0.43 + 0.43 * KV in use, a fit to A100 and H100 serving curves
+cdef double POWER_KV_SHARE = 0.43
 
 
 cdef int engine_init(engine_t* engine, const step_class_t* timing, uint32_t model_count) noexcept nogil:
     memset(engine, 0, sizeof(engine_t))
-    engine.slowness = 1
+    engine.slowness = engine.power_cap = 1
     engine.model_count = model_count
     engine.models = <residence_t*>calloc(model_count, sizeof(residence_t))
     if engine.models == NULL:
@@ -59,13 +63,18 @@ cdef int engine_offer(engine_t* engine, request_t* request, uint64_t now_us) noe
     return OFFER_PARKED
 
 
+cdef double engine_power(const engine_t* engine) noexcept nogil:
+    return POWER_IDLE_SHARE + POWER_KV_SHARE * step_kv_usage(&engine.step)
+
+
 cdef int64_t engine_begin(engine_t* engine) noexcept nogil:
     cdef double length_ms = step_begin(&engine.step)
+    cdef double excess = engine_power(engine) / engine.power_cap
     if length_ms < 0:
         engine.stepping = False
         return -1
     engine.stepping = True
-    engine.step_us = <uint64_t>llround(length_ms * 1000 * engine.slowness)
+    engine.step_us = <uint64_t>llround(length_ms * 1000 * engine.slowness * max(excess, 1.0))
     return <int64_t>engine.step_us
 
 

@@ -66,6 +66,8 @@ class EndpointGroup(Struct, frozen=True, forbid_unknown_fields=True, rename={"en
     """Of these, those in memory from the beginning."""
     models_max: Annotated[int, Meta(ge=1, le=1024)] | None = None
     """In memory at once; None: as many as are resident from the beginning."""
+    power_cap: Annotated[float, Meta(ge=0.1, le=1)] = 1.0
+    """Share of its power limit that it may draw; clocked down to it, its steps take longer."""
     chunk_tokens: Annotated[int, Meta(ge=16, le=1 << 20)] = 2048
     """Computed in one step: vLLM's default of max_num_batched_tokens."""
     sequences_max: Annotated[int, Meta(ge=1, le=65536)] = 256

@@ -82,6 +82,61 @@ def gathered(
     return moved, values[places]
 
 
+def next_turns(
+    offset: NDArray[np.int64],
+    values: NDArray[np.uint64],
+    prompt_tokens: NDArray[np.int32],
+    output_tokens: NDArray[np.int32],
+    session: NDArray[np.uint64],
+) -> NDArray[np.int32]:
+    """Index of the row in which each row's conversation goes on, answer and all; -1: in none.
+
+    That is the first later one of its session that begins with all of its blocks, the last of which nobody
+    had before, and is longer by the answer at least. So a prompt that others have as well goes on in none,
+    nor does one whose answer was left out or shortened before the next.
+    """
+    counts = np.diff(offset)
+    rows = np.repeat(np.arange(len(counts)), counts)
+    by_key = np.lexsort((rows, values))
+    is_first = np.r_[True, values[by_key][1:] != values[by_key][:-1]] if len(by_key) else np.zeros(0, bool)
+    first = by_key[is_first]
+    has_second = np.flatnonzero(np.diff(np.r_[np.flatnonzero(is_first), len(by_key)]) > 1)
+    first, second = first[has_second], by_key[np.flatnonzero(is_first)[has_second] + 1]
+    is_last_block = first == offset[rows[first] + 1] - 1
+    row, after = rows[first[is_last_block]], rows[second[is_last_block]]
+    goes_on = (prompt_tokens[after] >= prompt_tokens[row] + output_tokens[row]) & (
+        session[after] == session[row]
+    )
+    found = np.full(len(counts), -1, np.int32)
+    found[row[goes_on]] = after[goes_on]
+    return found
+
+
+def with_answers(
+    offset: NDArray[np.int64],
+    values: NDArray[np.uint64],
+    *,
+    block_tokens: int,
+    prompt_tokens: NDArray[np.int32],
+    output_tokens: NDArray[np.int32],
+    next_turn: NDArray[np.int32],
+) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """(offset, keys) of each prompt's blocks and those that its answer fills, as they are in the next turn's
+    prompt; without one they are nobody else's. An answer's last token is never computed, and fills nothing.
+    """
+    counts = np.diff(offset)
+    added = (prompt_tokens + output_tokens - 1) // block_tokens - prompt_tokens // block_tokens
+    added[counts != prompt_tokens // block_tokens] = 0  # not all of the prompt's blocks are known
+    moved = _offsets((counts + added).astype(np.int32))
+    rows = np.repeat(np.arange(len(counts)), counts + added)
+    depth = np.arange(moved[-1], dtype=np.int64) - moved[rows]
+    found = mixed(mixed(np.arange(moved[-1], dtype=np.uint64)) ^ np.uint64(1 << 61))
+    source = np.where(depth < counts[rows], rows, next_turn[rows])
+    is_known = (source >= 0) & (depth < counts[source])
+    found[is_known] = values[offset[source[is_known]] + depth[is_known]]
+    return moved, found
+
+
 def boundaries(block_tokens: int, block_count: int) -> NDArray[np.int64]:
     """Counts of blocks, up to `block_count`, at whose ends the proxy has a key."""
     found: list[int] = []

@@ -33,7 +33,7 @@ cdef struct request_t:
     uint64_t picked_us               # of the last attempt
     uint64_t first_us                # at the router
     uint64_t end_us
-    const uint64_t* blocks           # blocks[block_count]: what the engine's cache goes by
+    const uint64_t* blocks           # blocks[block_count]: what the engine's cache goes by, of prompt and answer
     const uint64_t* keys             # keys[key_count]: what the router goes by
     request_t* parked                # next of those that wait for their model at an engine
     uint32_t index

@@ -186,6 +186,7 @@ def _set_endpoints(simulation: Simulation, fleet: Fleet, trace: Trace) -> None:
             loads_us=[round(group.models.get(name, 0.0) * 1e6) for name in trace.models],
             resident=[not group.models or not name or name in group.resident for name in trace.models],
             resident_max=_models_max(group, trace.models),
+            power_cap=group.power_cap,
         )
         figures = figures_of(
             group.engine_class if group.known else None,
@@ -238,6 +239,14 @@ def _set_requests(simulation: Simulation, trace: Trace) -> None:
     deepest = int(np.diff(trace.block_offset).max(initial=0))
     bounds = keys.boundaries(trace.block_tokens, deepest)
     key_offset, key_values = keys.at_boundaries(trace.block_offset, trace.blocks, bounds)
+    block_offset, blocks = keys.with_answers(
+        trace.block_offset,
+        trace.blocks,
+        block_tokens=trace.block_tokens,
+        prompt_tokens=trace.prompt_tokens,
+        output_tokens=trace.output_tokens,
+        next_turn=trace.next_turn,
+    )
     simulation.set_requests(
         trace.arrival_us,
         trace.follows,
@@ -245,8 +254,8 @@ def _set_requests(simulation: Simulation, trace: Trace) -> None:
         trace.output_tokens,
         trace.model,
         trace.session,
-        trace.block_offset,
-        trace.blocks,
+        block_offset,
+        blocks,
         key_offset,
         key_values,
         (bounds * trace.block_tokens).astype(np.uint32),

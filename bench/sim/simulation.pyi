@@ -44,6 +44,7 @@ class Simulation:
         loads_us: Sequence[int],
         resident: Sequence[bool],
         resident_max: int,
+        power_cap: float,
     ) -> None: ...
     def set_figures(
         self,

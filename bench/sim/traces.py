@@ -82,13 +82,19 @@ class Rows:
     """[row_count + 1]: the row's full blocks are blocks[block_offset[row]:block_offset[row + 1]]."""
     blocks: NDArray[np.uint64]
     """Key of everything up to the block's end."""
+    next_turn: NDArray[np.int32]
+    """Index of the row whose prompt is this one's with its answer and more behind, or -1."""
 
     def __len__(self) -> int:
         return len(self.arrival_us)
 
     def taken(self, order: NDArray[np.int64]) -> dict[str, Any]:
-        """The columns of these rows in this order, and what is common to all; times are the caller's."""
+        """The columns of these rows in this order, and what is common to all; times are the caller's, and so
+        is `next_turn` where a row comes twice.
+        """
         block_offset, blocks = keys.gathered(self.block_offset, self.blocks, order)
+        place = np.full(len(self) + 1, -1, np.int32)
+        place[order] = np.arange(len(order), dtype=np.int32)
         return {
             "name": self.name,
             "block_tokens": self.block_tokens,
@@ -99,6 +105,7 @@ class Rows:
             "session": self.session[order],
             "block_offset": block_offset,
             "blocks": blocks,
+            "next_turn": place[self.next_turn[order]],  # -1 is the last place
         }
 
 
@@ -287,6 +294,7 @@ def _recording(
     if count == 0:
         raise TraceError(f"{path}: has no rows")
     prompts = np.asarray(prompt_tokens, dtype=np.int32)
+    answers = np.maximum(np.asarray(output_tokens, dtype=np.int32), 1)
     if id_lists is None:
         block_offset, blocks = keys.own_prompts(prompts // block_tokens)
     else:
@@ -300,11 +308,12 @@ def _recording(
         models=models,
         arrival_us=arrival_us,
         prompt_tokens=prompts,
-        output_tokens=np.maximum(np.asarray(output_tokens, dtype=np.int32), 1),
+        output_tokens=answers,
         model=np.asarray(model if model is not None else np.zeros(count), dtype=np.int32),
         session=session,
         block_offset=block_offset,
         blocks=blocks,
+        next_turn=keys.next_turns(block_offset, blocks, prompts, answers, session),
     )
 
 
@@ -422,6 +431,7 @@ def _replay_sessions(
     waits: list[NDArray[np.int64]] = []
     follows: list[NDArray[np.int64]] = []
     salts: list[NDArray[np.uint64]] = []
+    next_turns: list[NDArray[np.int64]] = []
     taken = 0
     shuffled = np.arange(len(starts))
     for number in range(session_count):
@@ -435,14 +445,17 @@ def _replay_sessions(
         waits.append(np.r_[begun_us[number], np.diff(times_us)])
         follows.append(np.r_[-1, np.arange(taken, taken + len(calls) - 1)])
         salts.append(np.full(len(calls), round_number, np.uint64))
+        after = recording.next_turn[calls]  # of the same session, so it was copied with it
+        next_turns.append(np.where(after >= 0, after - calls[0] + taken, -1))
         taken += len(calls)
-    return _trace(
+    trace = _trace(
         recording,
         np.concatenate(rows),
         arrival_us=np.concatenate(waits),
         follows=np.concatenate(follows).astype(np.int32),
         salts=np.concatenate(salts),
     )
+    return replace(trace, next_turn=np.concatenate(next_turns).astype(np.int32))
 
 
 def _trace(

@@ -17,7 +17,8 @@ from bench.native.step cimport SEQUENCE_FINISHED, step_kv_usage
 from bench.sim.agenda cimport agenda_add, agenda_take, event_t
 from bench.sim.engine cimport (
     ENGINE_DOWN, ENGINE_FAILING, ENGINE_SILENT, ENGINE_UP, MODEL_LOADING, MODEL_RESIDENT, OFFER_PARKED, OFFER_REFUSED,
-    engine_begin, engine_end, engine_let_go, engine_next_load, engine_offer, engine_restart, engine_t, engine_unpark,
+    engine_begin, engine_end, engine_let_go, engine_next_load, engine_offer, engine_power, engine_restart, engine_t,
+    engine_unpark,
 )
 from bench.sim.request cimport (
     FAILURE_CONNECT_TIMEOUT, FAILURE_ERROR, FAILURE_NOBODY, FAILURE_NONE, FAILURE_REFUSED, FAILURE_RESET,
@@ -53,8 +54,6 @@ cdef enum:
     GOSSIP_STALE_US = 2000000        # another replica's share counts no longer
 
 cdef double FAULT_SLOWNESS = 10.0
-cdef float POWER_IDLE_SHARE = 0.43   # of the cap: 0.43 + 0.43 * KV in use, a fit to A100 and H100 serving curves
-cdef float POWER_KV_SHARE = 0.43
 
 
 cdef inline uint64_t _word(uint64_t seed, uint64_t request, uint64_t attempt) noexcept nogil:
@@ -384,7 +383,7 @@ cdef void _poll(world_t* world) noexcept nogil:
         told[<int>SIGNAL_WAITING] = engine.step.waiting.count
         told[<int>SIGNAL_RUNNING] = engine.step.running.count
         told[<int>SIGNAL_KV] = <float>step_kv_usage(&engine.step)
-        told[<int>SIGNAL_POWER] = POWER_IDLE_SHARE + POWER_KV_SHARE * told[<int>SIGNAL_KV]
+        told[<int>SIGNAL_POWER] = <float>min(engine_power(engine) / engine.power_cap, 1.0)
         for replica in range(world.replica_count):
             for kind in range(4):
                 signals_write(world.deciders[replica].learner.signals, index, kind, told[kind], world.now_us,

@@ -23,6 +23,7 @@ def trace_of(
     models: tuple[str, ...] = ("",),
     model: Sequence[int] | None = None,
     follows: Sequence[int] | None = None,
+    next_turn: Sequence[int] | None = None,
 ) -> Trace:
     """Requests at these times; those of one number in `prefixes` begin alike, others share nothing."""
     count = len(arrival_s)
@@ -45,6 +46,7 @@ def trace_of(
         session=(groups + 1).astype(np.uint64),
         block_offset=offset,
         blocks=keys.mixed(numbers),
+        next_turn=np.asarray(next_turn if next_turn is not None else [-1] * count, np.int32),
     )
 
 

@@ -22,6 +22,10 @@ AGENTS = (
     '{"kind": "a", "session": 0, "t_ms": 2500, "input_length": 200, "output_length": 4, "hash_ids": [0, 1]}\n'
     '{"kind": "b", "session": 0, "t_ms": 0, "input_length": 70, "output_length": 2, "hash_ids": [0, 7]}\n'
 )
+AGENTS_TALK = (
+    '{"kind": "a", "session": 0, "t_ms": 0, "input_length": 70, "output_length": 30, "hash_ids": [0, 1]}\n'
+    '{"kind": "a", "session": 0, "t_ms": 2500, "input_length": 140, "output_length": 4, "hash_ids": [0, 2]}\n'
+)
 
 
 def recording_of(folder: Path, text: str, trace_format: Format) -> Recording:
@@ -50,6 +54,59 @@ def test_only_full_blocks_have_keys_and_a_key_stands_for_all_before_it(tmp_path:
     assert first == second
     assert third[0] != first[0]  # id 1 behind id 9 is not id 1 behind id 0; here id 9 differs already
     assert 0 not in first + third
+
+
+def mooncake_rows(*rows: tuple[int, int, list[int]]) -> str:
+    return "".join(
+        f'{{"timestamp": {place}, "input_length": {prompt}, "output_length": {answer}, "hash_ids": {ids}}}\n'
+        for place, (prompt, answer, ids) in enumerate(rows)
+    )
+
+
+def test_a_conversation_goes_on_in_the_first_prompt_that_has_room_for_the_answer(tmp_path: Path) -> None:
+    text = mooncake_rows(
+        (1100, 500, [0, 1, 2]),
+        (1650, 9, [0, 1, 3, 4]),  # 1100 + 500 and a new question
+        (1900, 9, [0, 1, 5, 6]),  # another that begins like the first
+        (1700, 300, [0, 1, 3, 8]),  # 1650 + 9; its own last full block was there before, so who knows
+        (1800, 9, [0, 1, 3, 8]),
+        (1024, 400, [20, 21]),
+        (1200, 9, [20, 21, 22]),  # too short to have the answer in it
+    )
+    recording = recording_of(tmp_path, text, Format.MOONCAKE)
+    assert recording.next_turn.tolist() == [1, 3, -1, -1, -1, -1, -1]
+
+
+def test_a_replay_keeps_who_goes_on_where(tmp_path: Path) -> None:
+    text = mooncake_rows((600, 5, [0, 1]), (700, 9, [5, 6]), (640, 9, [0, 2]), (9, 9, []))
+    recording = recording_of(tmp_path, text, Format.MOONCAKE)
+    trace = replay(recording, seed=5, jitter=Jitter.UNIFORM)
+    (row,) = np.flatnonzero(trace.next_turn >= 0)
+    assert trace.prompt_tokens[row] == 600
+    assert trace.prompt_tokens[trace.next_turn[row]] == 640
+    copied = replay(recording_of(tmp_path, AGENTS_TALK, Format.AGENTS), seed=1, session_count=5)
+    goes_on = copied.next_turn >= 0
+    assert goes_on.sum() == 5
+    assert (copied.follows[copied.next_turn[goes_on]] == np.flatnonzero(goes_on)).all()
+
+
+def test_an_answer_fills_the_blocks_that_the_next_prompt_has_in_its_place() -> None:
+    offset = np.asarray([0, 2, 5, 6], np.int64)
+    values = np.asarray([11, 12, 11, 12, 13, 21], np.uint64)
+    moved, found = keys.with_answers(
+        offset,
+        values,
+        block_tokens=64,
+        prompt_tokens=np.asarray([150, 200, 150], np.int32),
+        output_tokens=np.asarray([50, 121, 200], np.int32),
+        next_turn=np.asarray([1, -1, -1], np.int32),
+    )
+    # 199 tokens are three blocks, 320 five; the last of an answer is never computed. Of the third one's two
+    # blocks one has no key, so nothing behind it has.
+    assert moved.tolist() == [0, 3, 8, 9]
+    assert found[:6].tolist() == [11, 12, 13, 11, 12, 13]
+    assert len(set(found[6:].tolist()) | {11, 12, 13}) == 6
+    assert found[8] == 21
 
 
 def test_gzip_is_known_by_its_first_bytes(tmp_path: Path) -> None:

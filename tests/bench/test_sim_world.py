@@ -181,6 +181,25 @@ def test_a_large_cache_on_one_engine_finds_all_that_was_shared_before_it_was_ask
     assert outcome.cached_tokens.tolist() == [0, 960, 960]
 
 
+def test_an_answer_is_cached_where_it_was_given_and_found_by_the_next_turn() -> None:
+    told = trace_of([0.0, 10.0], [1000, 1400], [301, 5], prefixes=[0, 0], next_turn=[1, -1])
+    untold = trace_of([0.0, 10.0], [1000, 1400], [301, 5], prefixes=[0, 0])
+    one = fleet_of({"class": "8b-a100"})
+    assert simulate(told, one, "p2c").cached_tokens.tolist() == [0, 1280]  # of 1,300 the full blocks of 64
+    assert simulate(untold, one, "p2c").cached_tokens.tolist() == [0, 960]
+    two = simulate(told, fleet_of({"class": "8b-a100", "count": 2}), "round_robin")
+    assert two.cached_tokens.tolist() == [0, 0]
+
+
+def test_an_engine_at_its_power_cap_is_slower_the_more_it_would_draw() -> None:
+    trace = trace_of([0.0], 1000, 100)
+    full, capped, tight = (
+        simulate(trace, fleet_of({"class": "8b-a100", "power_cap": cap}), "p2c") for cap in (1.0, 0.5, 0.4)
+    )
+    assert capped.end_us.tolist() == full.end_us.tolist()  # one request draws little more than an idle engine
+    assert 1.07 < tight.end_us[0] / full.end_us[0] < 1.09  # 0.43 of its limit, and a little for 1,100 tokens
+
+
 # ---- the same again
 
 

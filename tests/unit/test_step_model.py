@@ -84,6 +84,17 @@ def test_a_repeated_prompt_is_found_in_the_cache_but_for_its_last_token() -> Non
     assert model.counts()["query_tokens"] == 320
 
 
+def test_what_an_answer_fills_is_cached_when_it_ends_but_for_its_last_token() -> None:
+    hashes = [100, 101, 102, 103]
+    model = StepModel(A100)
+    model.submit(30, 19, hashes)  # 48 tokens are computed of 49: three blocks, one of them the prompt's
+    run_to_end(model)
+    index = model.submit(70, 1, hashes)
+    model.begin()
+    assert model.cached_tokens(index) == 48
+    model.end()
+
+
 def test_equal_prefixes_share_hashes_up_to_where_they_part() -> None:
     left, right = b"a" * 200 + b"left" * 40, b"a" * 200 + b"right" * 40
     same = [a == b for a, b in zip(prompt_block_hashes(left), prompt_block_hashes(right), strict=False)]
