@@ -46,7 +46,7 @@ cdef struct sequence_t:
     int32_t* blocks              # blocks[block_count]
     int32_t block_count
     int32_t block_capacity
-    uint64_t* hashes             # hashes[hash_count]: chained hash of each full block, of the prompt, then of the answer
+    uint64_t* hashes             # hashes[hash_count]: chained hash of each full block, prompt's, then answer's
     int32_t hash_count
     int32_t shared_count         # blocks that have been offered to the prefix cache
     int32_t hash_capacity

@@ -157,6 +157,8 @@ def _outcome(trace: Trace, fleet: Fleet, case: Case, played: Played, preemptions
         first_us=played.first_us,
         end_us=played.end_us,
         endpoint=np.asarray([places.get(name, -1) for name in played.endpoint], np.int32),
+        models=trace.models,
+        model=trace.model,
         cached_tokens=played.cached_tokens,
         state=np.where(failed, State.FAILED, State.DONE).astype(np.uint8),
         failure=failed.astype(np.uint8),

@@ -35,6 +35,10 @@ _FAULT = re.compile(r"(\w+)@(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?):([\w.-]+|\*)")
     "--fault", "fault_texts", multiple=True, metavar="KIND@START-END:ENDPOINT",
     help=f"Seconds, and an endpoint's name or number, or *. Kinds: {', '.join(FAULT_KINDS)}.",
 )  # fmt: skip
+@click.option(
+    "--model", metavar="NAME",
+    help="Model or alias that all requests ask for.  [default: as the trace says]",
+)  # fmt: skip
 @options.with_options(*options.HOW_IT_IS_PLAYED)
 @click.option(
     "--gossip-ms", type=click.FloatRange(0), help="Between tellings; 0: never.  [default: the fleet's]"
@@ -58,6 +62,7 @@ def sim(
     speed_text: str,
     seeds: int,
     fault_texts: tuple[str, ...],
+    model: str | None,
     jitter: str,
     sessions: int,
     replicas: int | None,
@@ -81,7 +86,7 @@ def sim(
     named = options.fleets_of(fleet_names, replicas, gossip_ms)
     faults = tuple(fault_texts)
     per_fleet = {fleet.name: tuple(_fault(text, fleet) for text in faults) for fleet in named}
-    recording = options.recording_of(trace, trace_format, named)
+    recording = options.recording_of(trace, trace_format, named, model)
     cases = [
         Case(
             fleet=fleet,

@@ -43,6 +43,10 @@ cdef struct engine_t:
     request_t* parked_head
     request_t* parked_tail
 
+# Keys of a prompt differ by model, since no model can use what another has cached: key ^ model_salt(model).
+cdef inline uint64_t model_salt(uint32_t model) noexcept nogil:
+    return model * <uint64_t>0x9E3779B97F4A7C15
+
 cdef int engine_init(engine_t* engine, const step_class_t* timing, uint32_t model_count) noexcept nogil
 cdef void engine_free(engine_t* engine) noexcept nogil
 cdef int engine_offer(engine_t* engine, request_t* request, uint64_t now_us) noexcept nogil      # offer_outcome

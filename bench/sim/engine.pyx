@@ -40,11 +40,16 @@ cdef void engine_free(engine_t* engine) noexcept nogil:
 
 cdef int _submit(engine_t* engine, request_t* request, uint64_t now_us) noexcept nogil:
     cdef residence_t* model = &engine.models[request.model]
+    cdef uint64_t salt = model_salt(request.model)
+    cdef int32_t place
     request.sequence = step_submit(&engine.step, request.prompt_tokens, request.output_tokens, request.blocks,
                                    request.block_count, request)
     if request.sequence < 0:
         request.sequence = NO_SEQUENCE
         return OFFER_REFUSED
+    if salt:
+        for place in range(engine.step.sequences[request.sequence].hash_count):
+            engine.step.sequences[request.sequence].hashes[place] ^= salt
     model.active += 1
     model.used_us = now_us
     return OFFER_TAKEN

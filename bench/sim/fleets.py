@@ -16,6 +16,7 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct, structs
 
+from router.schema.aliases import AliasModel, AliasModels, quality_costs_ms
 from router.schema.engines import CLASSES, OVERHEAD_MS, EngineFigures
 from router.schema.words import nearest
 
@@ -94,6 +95,18 @@ class Fleet(Struct, frozen=True, forbid_unknown_fields=True):
     replicas: Replicas = Replicas()
     poll_ms: _NotNegative = 0.0
     """Between two readings of the engines' queues, caches and power; 0: they are not known."""
+    aliases: dict[str, AliasModels] = {}
+    """Names that stand for several models, in order of preference; as in a router's configuration."""
+
+    def models(self) -> list[str]:
+        """All that its endpoints name."""
+        return sorted({name for group in self.endpoints for name in group.models})
+
+    def costs_s(self, name: str) -> dict[str, float]:
+        """The models that may answer to a name, in order, and what each costs in quality."""
+        if name not in self.aliases:
+            return {name: 0.0}
+        return {model: cost / 1000 for model, cost in quality_costs_ms(self.aliases[name]).items()}
 
     def endpoint_count(self) -> int:
         return sum(group.count for group in self.endpoints)
@@ -194,10 +207,16 @@ def read_fleet(value: Any, source: str, name: str = "") -> Fleet:
         raise FleetError(f"{source}: endpoints is not a list of groups")
     for number, group in enumerate(groups):
         _check_keys(group, _keys(EndpointGroup), f"{source}: endpoints[{number}]")
+    aliases = value.get("aliases", {})
+    for alias, entries in aliases.items() if isinstance(aliases, dict) else ():
+        for place, entry in enumerate(entries if isinstance(entries, list) else ()):
+            if isinstance(entry, dict):
+                _check_keys(entry, _keys(AliasModel), f"{source}: aliases.{alias}[{place}]")
     try:
         fleet = msgspec.convert(value | {"endpoints": [defaults | group for group in groups]}, Fleet)
     except msgspec.ValidationError as exc:
         raise FleetError(f"{source}: {str(exc).replace(' - at `$.', ' in `')}") from exc
+    _check_aliases(fleet, source)
     for number, group in enumerate(fleet.endpoints):
         where = f"{source}: endpoints[{number}]"
         if group.engine_class not in CLASSES:
@@ -212,6 +231,19 @@ def read_fleet(value: Any, source: str, name: str = "") -> Fleet:
                 f"{where}: {len(group.resident)} models are resident, models_max {group.models_max}"
             )
     return fleet
+
+
+def _check_aliases(fleet: Fleet, source: str) -> None:
+    models = fleet.models()
+    for alias, entries in fleet.aliases.items():
+        where = f"{source}: aliases.{alias}"
+        if alias in models:
+            raise FleetError(f"{where}: endpoints have a model of that name")
+        if len(fleet.costs_s(alias)) != len(entries):
+            raise FleetError(f"{where}: names a model twice")
+        for model in fleet.costs_s(alias):
+            if model not in models:
+                raise FleetError(f"{where}: {_unknown('model', model, models or ['none: no endpoint says'])}")
 
 
 def _keys(kind: type[Struct]) -> list[str]:

@@ -10,6 +10,7 @@ The first part of the requests (run.WARM_UP_RATIO) is left out of all of them. W
 - prefix_hit_ratio: prompt tokens that engines found cached, of all prompt tokens.
 - imbalance: the busiest engine's time in steps over the mean.
 - switches: of measured requests those whose session's request before was picked for another endpoint.
+- model_shares: of answers, by the model that gave them; only where an alias was asked for.
 - recovery_s: from a fault's end until requests that come in the next RECOVERY_WINDOW_S have a p95 of TTFT
   below RECOVERY_RATIO times that before the fault; None: not within the trace.
 
@@ -97,6 +98,11 @@ def measure(outcome: Outcome, objective: Objective | None = None) -> dict[str, A
         "preemptions": int(outcome.preemption_count.sum()),
         "switches": switch_count(outcome),
     }
+    if any(name in outcome.fleet.aliases for name in trace.models):
+        figures["model_shares"] = {
+            name: _ratio(int((outcome.model[done] == index).sum()), int(done.sum()))
+            for index, name in enumerate(outcome.models)
+        }
     if outcome.faults:
         figures |= _fault_figures(outcome, outcome.faults[0])
     return figures

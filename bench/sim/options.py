@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
 import msgspec
+import numpy as np
 
 from bench.sim import fleets
 from bench.sim.fleets import Fleet, FleetError
@@ -128,23 +130,29 @@ def _fleet(name: str, replicas: int | None, gossip_ms: float | None) -> Fleet:
     return msgspec.structs.replace(fleet, replicas=told)
 
 
-def recording_of(path: Path, trace_format: str, named: Sequence[Fleet]) -> Recording:
-    """A trace whose models each of the fleets has."""
+def recording_of(
+    path: Path, trace_format: str, named: Sequence[Fleet], model: str | None = None
+) -> Recording:
+    """A trace whose models each of the fleets has, or all of which asks for `model`."""
     try:
         recording = read_trace(path, Format(trace_format))
     except TraceError as exc:
         refuse(str(exc))
-    _check_models(named, recording.models)
+    if model is not None:
+        recording = replace(recording, models=(model,), model=np.zeros_like(recording.model))
+    _check_models(named, recording.models, "--model" if model is not None else "the trace's model")
     return recording
 
 
-def _check_models(named: Sequence[Fleet], models: tuple[str, ...]) -> None:
+def _check_models(named: Sequence[Fleet], models: tuple[str, ...], source: str) -> None:
     for fleet, model in product(named, models):
-        if model and not any(not group.models or model in group.models for group in fleet.endpoints):
-            known = sorted({name for group in fleet.endpoints for name in group.models})
+        if not model or model in fleet.aliases:
+            continue
+        if not any(not group.models or model in group.models for group in fleet.endpoints):
+            known = [*fleet.models(), *fleet.aliases]
             guess = nearest(model, known)
             hint = f"{guess!r} perhaps" if guess else f"it has {', '.join(known)}"
-            refuse(f"fleet {fleet.name} has no endpoint for the trace's model {model!r}; {hint}")
+            refuse(f"fleet {fleet.name} has no endpoint for {source} {model!r}; {hint}")
 
 
 def write(path: Path, data: bytes) -> None:

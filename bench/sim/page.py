@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.sim import plot
 from bench.sim.sweep import Result
-from bench.sim.tables import COLUMNS, FAULT_COLUMNS, mean_of, shown
+from bench.sim.tables import columns_of, mean_of, shown
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --paper: #ffffff; --faint: #68707f; --rule: #dfe3ea;
@@ -86,7 +86,7 @@ def _figure(title: str, svg: str) -> str:
 
 def _table(results: list[Result], policies: Iterable[str]) -> str:
     runs = [result.figures for result in results]
-    columns = COLUMNS + (FAULT_COLUMNS if any("fault_share" in run for run in runs) else ())
+    columns = columns_of(runs)
     units = {"ms": " ms", "%": " %", "s": " s"}
     head = "".join(f"<th>{escape(heading + units.get(unit, ''))}</th>" for heading, _, _, unit in columns)
     rows = []

@@ -21,6 +21,7 @@ cdef enum failure:
     FAILURE_NOBODY = 7               # no endpoint to ask
 
 cdef enum:
+    ATTEMPTS_MAX = 3
     NO_SEQUENCE = -1                 # not at the engine: on its way there, or finished
     PARKED = -2                      # at the engine, its model is not loaded
 
@@ -29,7 +30,6 @@ cdef struct request_t:
     uint64_t arrival_us              # when it comes
     uint64_t wait_us                 # of one that follows another: how long after the other's end it comes
     uint64_t session                 # affinity key; 0: none
-    uint64_t excluded[4]             # candidate positions already tried, as in pick_request_t
     uint64_t picked_us               # of the last attempt
     uint64_t first_us                # at the router
     uint64_t end_us
@@ -47,7 +47,9 @@ cdef struct request_t:
     int32_t sequence                 # at the engine, or NO_SEQUENCE or PARKED
     int32_t endpoint                 # of the last attempt, or -1
     int32_t position                 # of the same among the candidates
-    uint32_t model
+    int32_t tried[3]                 # endpoints of attempts that failed, of ATTEMPTS_MAX
+    uint32_t asked                   # index of the name that the trace has
+    uint32_t model                   # that answers, or is to, of the last attempt
     uint32_t replica                 # which router decides
     uint8_t state                    # request_state
     uint8_t failure                  # of the last attempt

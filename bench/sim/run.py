@@ -99,6 +99,10 @@ class Outcome:
     end_us: NDArray[np.int64]
     endpoint: NDArray[np.int32]
     """Of the last attempt; -1: there was nobody to ask."""
+    models: tuple[str, ...]
+    """All that may answer to what the trace asks for."""
+    model: NDArray[np.int32]
+    """Index into `models`: who answers, or was to, of the last attempt."""
     cached_tokens: NDArray[np.int32]
     state: NDArray[np.uint8]
     failure: NDArray[np.uint8]
@@ -129,9 +133,9 @@ def simulate(
     asking = asking or Asking()
     kind, knobs = parse_policy(policy)
     deciders = _deciders(fleet)
-    groups = fleet.groups()
+    models = _models(fleet, trace)
     simulation = Simulation(
-        len(trace), len(groups), len(trace.models), deciders, seed, fleet.replicas.by_session
+        len(trace), fleet.endpoint_count(), len(models), deciders, seed, fleet.replicas.by_session
     )
     simulation.set_policy(
         kind,
@@ -140,8 +144,14 @@ def simulate(
         ttft_target_token_s=asking.ttft_target_token_s,
         cost_weight_s=asking.cost_weight_s,
     )
-    _set_endpoints(simulation, fleet, trace)
-    _tell_residents(deciders, fleet, trace)
+    _set_endpoints(simulation, fleet, models, trace.block_tokens)
+    _tell_residents(deciders, fleet, models)
+    simulation.set_names(
+        [
+            [(models.index(model), cost_s) for model, cost_s in fleet.costs_s(name).items()]
+            for name in trace.models
+        ]
+    )
     _set_requests(simulation, trace)
     simulation.set_faults(
         [(kind, at, round(start * 1e6), round(end * 1e6)) for kind, at, start, end in faults]
@@ -150,7 +160,20 @@ def simulate(
         round(fleet.replicas.gossip_ms * 1000), round(fleet.poll_ms * 1000), int(len(trace) * WARM_UP_RATIO)
     )
     simulation.run()
-    return _outcome(simulation, trace=trace, fleet=fleet, policy=policy, seed=seed, faults=tuple(faults))
+    return _outcome(
+        simulation,
+        trace=trace,
+        fleet=fleet,
+        models=models,
+        policy=policy,
+        seed=seed,
+        faults=tuple(faults),
+    )
+
+
+def _models(fleet: Fleet, trace: Trace) -> tuple[str, ...]:
+    """All that may answer to what the trace asks for."""
+    return tuple(dict.fromkeys(model for name in trace.models for model in fleet.costs_s(name)))
 
 
 def _deciders(fleet: Fleet) -> list[Decider]:
@@ -168,24 +191,24 @@ def _deciders(fleet: Fleet) -> list[Decider]:
     return found
 
 
-def _set_endpoints(simulation: Simulation, fleet: Fleet, trace: Trace) -> None:
+def _set_endpoints(simulation: Simulation, fleet: Fleet, models: tuple[str, ...], block_tokens: int) -> None:
     groups = fleet.groups()
     names = fleet.endpoint_names()
-    candidates: list[list[int]] = [[] for _ in trace.models]
+    candidates: list[list[int]] = [[] for _ in models]
     for index, group in enumerate(groups):
-        for number, name in enumerate(trace.models):
+        for number, name in enumerate(models):
             if not group.models or not name or name in group.models:
                 candidates[number].append(index)
         simulation.set_endpoint(
             index,
             timing=fleets.timing(group),
-            block_tokens=trace.block_tokens,
+            block_tokens=block_tokens,
             sequences_max=group.sequences_max,
             chunk_tokens=group.chunk_tokens,
             rtt_us=round(fleet.regions[group.region] * 1000),
-            loads_us=[round(group.models.get(name, 0.0) * 1e6) for name in trace.models],
-            resident=[not group.models or not name or name in group.resident for name in trace.models],
-            resident_max=_models_max(group, trace.models),
+            loads_us=[round(group.models.get(name, 0.0) * 1e6) for name in models],
+            resident=[not group.models or not name or name in group.resident for name in models],
+            resident_max=_models_max(group, models),
             power_cap=group.power_cap,
         )
         figures = figures_of(
@@ -200,7 +223,7 @@ def _set_endpoints(simulation: Simulation, fleet: Fleet, trace: Trace) -> None:
         simulation.set_figures(index, **msgspec.structs.asdict(figures))
     identities = [zlib.crc32(name.encode()) * 0x9E3779B97F4A7C15 % (1 << 64) for name in names]
     for number, slots in enumerate(candidates):
-        model = trace.models[number]
+        model = models[number]
         if not slots:
             raise fleets.FleetError(f"no endpoint of fleet {fleet.name!r} can serve {model!r}")
         loads = model and any(groups[slot].models for slot in slots)
@@ -210,15 +233,15 @@ def _set_endpoints(simulation: Simulation, fleet: Fleet, trace: Trace) -> None:
             [groups[slot].weight for slot in slots],
             [identities[slot] for slot in slots],
             [groups[slot].models.get(model, 0.0) for slot in slots] if loads else (),
-            [_places(groups[slot], trace.models) for slot in slots] if loads else (),
+            [_places(groups[slot], models) for slot in slots] if loads else (),
         )
 
 
-def _tell_residents(deciders: Sequence[Decider], fleet: Fleet, trace: Trace) -> None:
+def _tell_residents(deciders: Sequence[Decider], fleet: Fleet, models: tuple[str, ...]) -> None:
     """What is loaded when a run begins the routers have seen in use before."""
     for decider in deciders:
         for slot, group in enumerate(fleet.groups()):
-            for number, model in enumerate(trace.models):
+            for number, model in enumerate(models):
                 if model in group.resident and decider.residency is not None:
                     decider.residency.used(slot, number + 1, group.models[model], 0.0, 1)
 
@@ -267,16 +290,17 @@ def _outcome(
     *,
     trace: Trace,
     fleet: Fleet,
+    models: tuple[str, ...],
     policy: str,
     seed: int,
     faults: tuple[Fault, ...],
 ) -> Outcome:
     count = len(trace)
     arrival_us, picked_us, first_us, end_us = (np.zeros(count, np.int64) for _ in range(4))
-    endpoint, cached_tokens = (np.zeros(count, np.int32) for _ in range(2))
+    endpoint, model, cached_tokens = (np.zeros(count, np.int32) for _ in range(3))
     state, failure, attempt_count = (np.zeros(count, np.uint8) for _ in range(3))
     simulation.read_requests(
-        arrival_us, picked_us, first_us, end_us, endpoint, cached_tokens, state, failure, attempt_count
+        arrival_us, picked_us, first_us, end_us, endpoint, model, cached_tokens, state, failure, attempt_count
     )
     engines = np.asarray([row[:4] for row in simulation.engines()], dtype=np.int64)
     return Outcome(
@@ -290,6 +314,8 @@ def _outcome(
         first_us=first_us,
         end_us=end_us,
         endpoint=endpoint,
+        models=models,
+        model=model,
         cached_tokens=cached_tokens,
         state=state,
         failure=failure,

@@ -18,13 +18,17 @@ class Simulation:
         by_session: bool = False,
     ) -> None:
         """A run of so many requests; decider r has column r of its load table, one of so many replicas'."""
+    def set_names(self, names: Sequence[Sequence[tuple[int, float]]]) -> None:
+        """What requests may ask for, before they are set: of each name the models that may answer, in order,
+        as (model, its quality's cost in seconds).
+        """
     def set_requests(
         self,
         arrival_us: NDArray[np.int64],
         follows: NDArray[np.int32],
         prompt_tokens: NDArray[np.int32],
         output_tokens: NDArray[np.int32],
-        model: NDArray[np.int32],
+        asked: NDArray[np.int32],
         session: NDArray[np.uint64],
         block_offset: NDArray[np.int64],
         blocks: NDArray[np.uint64],
@@ -95,6 +99,7 @@ class Simulation:
         first_us: NDArray[np.int64],
         end_us: NDArray[np.int64],
         endpoint: NDArray[np.int32],
+        model: NDArray[np.int32],
         cached_tokens: NDArray[np.int32],
         state: NDArray[np.uint8],
         failure: NDArray[np.uint8],

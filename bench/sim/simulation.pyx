@@ -13,8 +13,8 @@ from bench.sim.agenda cimport agenda_add, agenda_free
 from bench.sim.engine cimport MODEL_ABSENT, MODEL_RESIDENT, engine_free, engine_init, engine_t
 from bench.sim.request cimport NO_SEQUENCE, request_t
 from bench.sim.world cimport (
-    EVENT_ARRIVAL, EVENT_FAULT, EVENT_FAULT_OVER, EVENT_GOSSIP, EVENT_POLL, WORLD_START_US, endpoint_t, fault_t,
-    world_run, world_t,
+    CHOICES_MAX, EVENT_ARRIVAL, EVENT_FAULT, EVENT_FAULT_OVER, EVENT_GOSSIP, EVENT_POLL, WORLD_START_US, endpoint_t,
+    fault_t, name_t, world_run, world_t,
 )
 from router.native.decision cimport Decider
 from router.native.learner cimport engine_figures_t, learner_set_figures
@@ -71,12 +71,14 @@ cdef class Simulation:
         free(self.world.candidates)
         free(self.world.busy_mark_us)
         free(self.world.faults)
+        free(self.world.names)
+        free(self.world.choice_keys)
 
     # --- building ----------------------------------------------------------------------------------------------------
 
     def set_requests(
         self, const int64_t[::1] arrival_us, const int32_t[::1] follows, const int32_t[::1] prompt_tokens,
-        const int32_t[::1] output_tokens, const int32_t[::1] model, const uint64_t[::1] session,
+        const int32_t[::1] output_tokens, const int32_t[::1] asked, const uint64_t[::1] session,
         const int64_t[::1] block_offset, const uint64_t[::1] blocks,
         const int64_t[::1] key_offset, const uint64_t[::1] keys, const uint32_t[::1] key_tokens,
     ):
@@ -90,17 +92,41 @@ cdef class Simulation:
             request.follower = request.endpoint = request.position = -1
             request.sequence = NO_SEQUENCE
             request.prompt_tokens, request.output_tokens = prompt_tokens[index], output_tokens[index]
-            request.model, request.session = <uint32_t>model[index], session[index]
+            request.asked, request.session = <uint32_t>asked[index], session[index]
+            request.model = self.world.names[request.asked].models[0]
             request.block_count = <int32_t>(block_offset[index + 1] - block_offset[index])
             request.key_count = <int32_t>(key_offset[index + 1] - key_offset[index])
             request.blocks = &blocks[block_offset[index]] if request.block_count else NULL
             request.keys = &keys[key_offset[index]] if request.key_count else NULL
+            self.world.key_count_max = max(self.world.key_count_max, <uint32_t>request.key_count)
             if follows[index] >= 0:
                 request.wait_us = <uint64_t>arrival_us[index]
                 self.world.requests[follows[index]].follower = <int32_t>index
             else:
                 agenda_add(&self.world.agenda, WORLD_START_US + <uint64_t>arrival_us[index], EVENT_ARRIVAL,
                            <int32_t>index, 0)
+
+        self.world.choice_keys = <uint64_t*>calloc(CHOICES_MAX * self.world.key_count_max + 1, sizeof(uint64_t))
+        if self.world.choice_keys == NULL:
+            raise MemoryError
+
+    def set_names(self, names):
+        """What requests may ask for, before they are set: of each name the models that may answer, in order, as
+        (model, its quality's cost in seconds).
+        """
+        self.world.name_count = <uint32_t>len(names)
+        self.world.names = <name_t*>calloc(self.world.name_count + 1, sizeof(name_t))
+        if self.world.names == NULL:
+            raise MemoryError
+        for index, models in enumerate(names):
+            if not 1 <= len(models) <= CHOICES_MAX:
+                raise ValueError(f"a name stands for 1 to {CHOICES_MAX} models, not {len(models)}")
+            self.world.names[index].count = <uint32_t>len(models)
+            for place, (model, quality_s) in enumerate(models):
+                if not 0 <= model < self.world.model_count:
+                    raise IndexError(f"model {model} of {self.world.model_count}")
+                self.world.names[index].models[place] = model
+                self.world.names[index].quality_s[place] = quality_s
 
     def set_endpoint(
         self, uint32_t index, *, timing, int block_tokens, int sequences_max, int chunk_tokens, uint64_t rtt_us,
@@ -214,8 +240,8 @@ cdef class Simulation:
 
     def read_requests(
         self, int64_t[::1] arrival_us, int64_t[::1] picked_us, int64_t[::1] first_us, int64_t[::1] end_us,
-        int32_t[::1] endpoint, int32_t[::1] cached_tokens, uint8_t[::1] state, uint8_t[::1] failure,
-        uint8_t[::1] attempt_count,
+        int32_t[::1] endpoint, int32_t[::1] model, int32_t[::1] cached_tokens, uint8_t[::1] state,
+        uint8_t[::1] failure, uint8_t[::1] attempt_count,
     ):
         """Fills the columns; times since the run's begin, 0 for what never came."""
         cdef request_t* request
@@ -227,6 +253,7 @@ cdef class Simulation:
             first_us[index] = <int64_t>(request.first_us - WORLD_START_US) if request.first_us else 0
             end_us[index] = <int64_t>(request.end_us - WORLD_START_US)
             endpoint[index], cached_tokens[index] = request.endpoint, request.cached_tokens
+            model[index] = <int32_t>request.model
             state[index], failure[index], attempt_count[index] = (
                 request.state, request.failure, request.attempt_count)
 

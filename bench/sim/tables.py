@@ -37,6 +37,13 @@ FAULT_COLUMNS: tuple[tuple[str, str, str, str], ...] = (
 )
 
 
+def columns_of(runs: list[dict[str, Any]]) -> tuple[tuple[str, str, str, str], ...]:
+    """Those that say something of these runs."""
+    faults = FAULT_COLUMNS if any("fault_share" in run for run in runs) else ()
+    models = dict.fromkeys(model for run in runs for model in run.get("model_shares", ()))
+    return COLUMNS + faults + tuple((model, "model_shares", model, "%") for model in models)
+
+
 def print_runs(runs: list[dict[str, Any]], comparisons: list[dict[str, Any]]) -> None:
     console = Console(width=None if Console().is_terminal else WIDTH)
     for fleet, speed, fault in dict.fromkeys((run["fleet"], run["speed"], run["fault"]) for run in runs):
@@ -52,7 +59,7 @@ def print_runs(runs: list[dict[str, Any]], comparisons: list[dict[str, Any]]) ->
 
 
 def _runs_table(title: str, caption: str, runs: list[dict[str, Any]]) -> Table:
-    columns = COLUMNS + (FAULT_COLUMNS if any("fault_share" in run for run in runs) else ())
+    columns = columns_of(runs)
     has_failures = any(run["failed"] for run in runs)
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     table.add_column("policy", no_wrap=True)

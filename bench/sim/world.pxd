@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from bench.sim.agenda cimport agenda_t
 from bench.sim.engine cimport engine_t
 from bench.sim.request cimport request_t
+from router.native.choice cimport choice_t
 from router.native.pick cimport candidate_set_t, decider_t, policy_t
 
 cdef enum event_kind:
@@ -31,6 +32,7 @@ cdef enum fault_kind:
     FAULT_REJOIN = 6                 # drained, then back with nothing cached
 
 cdef enum:
+    CHOICES_MAX = 8                  # as in router/native/choice
     WORLD_START_US = 1000000000      # the clock is a machine's, up for a while: 0 means "never" in many places
 
 cdef struct fault_t:
@@ -45,6 +47,11 @@ cdef struct endpoint_t:
     bint is_drained
     bint is_mute                     # its signals are lost
 
+cdef struct name_t:                  # that requests ask for: a model's, or an alias
+    uint32_t count
+    uint32_t models[8]               # CHOICES_MAX, in order of preference
+    float quality_s[8]               # what an answer by it costs in quality
+
 cdef struct world_t:
     agenda_t agenda
     uint64_t now_us
@@ -54,6 +61,11 @@ cdef struct world_t:
     endpoint_t* endpoints            # endpoints[endpoint_count]; the index is the slot
     uint32_t endpoint_count
     uint32_t model_count
+    name_t* names                    # names[name_count]
+    uint32_t name_count
+    choice_t choices[8]              # CHOICES_MAX: scratch of a pick
+    uint64_t* choice_keys            # choice_keys[choice * key_count_max + depth], likewise
+    uint32_t key_count_max           # of a request
     decider_t** deciders             # deciders[replica_count]
     uint32_t replica_count
     bint by_session                  # requests of one session go to one replica

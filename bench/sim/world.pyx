@@ -1,6 +1,6 @@
 """Requests meet routers and engines in virtual time; see world.pxd.
 
-A request comes to a router, which picks with the decision core exactly as the proxy does (pick_endpoint and
+A request comes to a router, which picks with the decision core exactly as the proxy does (pick_choice and
 decision_charge in one step, decision_first_token, decision_end), travels half a round trip, is batched by the engine's
 step model, and its first and last token travel back. What fails is sent elsewhere, up to ATTEMPTS_MAX times, unless its
 first token had been seen. Routers share nothing but what gossip carries: each copies its own column of the accounts to
@@ -18,14 +18,15 @@ from bench.sim.agenda cimport agenda_add, agenda_take, event_t
 from bench.sim.engine cimport (
     ENGINE_DOWN, ENGINE_FAILING, ENGINE_SILENT, ENGINE_UP, MODEL_LOADING, MODEL_RESIDENT, OFFER_PARKED, OFFER_REFUSED,
     engine_begin, engine_end, engine_let_go, engine_next_load, engine_offer, engine_power, engine_restart, engine_t,
-    engine_unpark,
+    engine_unpark, model_salt,
 )
 from bench.sim.request cimport (
-    FAILURE_CONNECT_TIMEOUT, FAILURE_ERROR, FAILURE_NOBODY, FAILURE_NONE, FAILURE_REFUSED, FAILURE_RESET,
+    ATTEMPTS_MAX, FAILURE_CONNECT_TIMEOUT, FAILURE_ERROR, FAILURE_NOBODY, FAILURE_NONE, FAILURE_REFUSED, FAILURE_RESET,
     FAILURE_TIMEOUT, FAILURE_TOO_LARGE, NO_SEQUENCE, REQUEST_DONE, REQUEST_FAILED, REQUEST_SENT, REQUEST_STREAMING,
     request_t,
 )
 from router.native.candidates cimport EXCLUDABLE_COUNT, candidate_set_t, multiply_fold, pick_request_t
+from router.native.choice cimport choice_t, pick_choice
 from router.native.decision cimport decision_charge, decision_end, decision_first_token
 from router.native.learner cimport (
     learner_decoded, learner_expected_output, learner_joined, learner_output,
@@ -34,7 +35,7 @@ from router.native.loadtable cimport (
     ROW_COUNT, ROW_IN_FLIGHT, ROW_KV_TOKENS, ROW_PENDING, load_eject, load_observe_outcome, load_observe_ttft,
     load_readmit, load_set_remote, load_sum,
 )
-from router.native.pick cimport decider_t, pick_endpoint
+from router.native.pick cimport decider_t
 from router.native.prefix_cache cimport prefix_forget
 from router.native.residency cimport residency_forget
 from router.native.session cimport session_forget
@@ -43,7 +44,6 @@ from router.native.signals cimport (
 )
 
 cdef enum:
-    ATTEMPTS_MAX = 3
     CONNECT_TIMEOUT_US = 2000000     # the proxy's defaults: timeouts.connect_ms, first_byte_ms, idle_ms
     FIRST_BYTE_TIMEOUT_US = 300000000
     IDLE_TIMEOUT_US = 60000000
@@ -76,42 +76,74 @@ cdef void _arrive(world_t* world, request_t* request) noexcept nogil:
     _send(world, request)
 
 
-cdef void _send(world_t* world, request_t* request) noexcept nogil:
-    """One attempt: the pick, its charge, and the request is on its way."""
-    cdef decider_t* decider = world.deciders[request.replica]
-    cdef candidate_set_t* candidates = &world.candidates[request.replica * world.model_count + request.model]
-    cdef pick_request_t asked
+cdef void _exclude(const world_t* world, const request_t* request, const candidate_set_t* candidates,
+                   pick_request_t* asked) noexcept nogil:
     cdef uint32_t position
-    cdef int index, winner
-    memset(&asked, 0, sizeof(asked))
+    cdef int32_t slot
+    cdef int tried
+    cdef bint is_out
+    for position in range(min(candidates.count, <uint32_t>EXCLUDABLE_COUNT)):
+        slot = <int32_t>candidates.slots[position]
+        is_out = world.endpoints[slot].is_drained
+        for tried in range(request.attempt_count):
+            is_out |= request.tried[tried] == slot
+        if is_out:
+            asked.excluded[position >> 6] |= <uint64_t>1 << (position & 63)
+
+
+cdef void _ask(world_t* world, const request_t* request, uint32_t place, choice_t* choice) noexcept nogil:
+    """What the router would like to know of one of the models that may answer."""
+    cdef const name_t* name = &world.names[request.asked]
+    cdef uint32_t model = name.models[place]
+    cdef pick_request_t* asked = &choice.request
+    cdef uint64_t salt = model_salt(model)
+    cdef uint64_t* keys = &world.choice_keys[<size_t>place * world.key_count_max]
+    cdef int32_t depth
+    memset(choice, 0, sizeof(choice_t))
+    choice.candidates = &world.candidates[request.replica * world.model_count + model]
+    choice.policy = &world.policy
     asked.key = request.session
     asked.random = _word(world.seed, request.index, request.attempt_count)
-    asked.model = request.model + 1
+    asked.model = model + 1
     asked.now_us = world.now_us
     asked.prompt_tokens = request.prompt_tokens
-    asked.output_tokens = learner_expected_output(decider.learner, request.model + 1, -1)
+    asked.output_tokens = learner_expected_output(world.deciders[request.replica].learner, model + 1, -1)
     asked.block_count = request.key_count
     asked.blocks = request.keys
     asked.block_tokens = world.key_tokens
+    asked.quality_s = name.quality_s[place]
     if world.ttft_target_s > 0:
         asked.ttft_target_s = world.ttft_target_s + world.ttft_target_token_s * request.prompt_tokens
     asked.cost_weight_s = world.cost_weight_s
-    for index in range(4):
-        asked.excluded[index] = request.excluded[index]
-    for position in range(min(candidates.count, <uint32_t>EXCLUDABLE_COUNT)):
-        if world.endpoints[candidates.slots[position]].is_drained:
-            asked.excluded[position >> 6] |= <uint64_t>1 << (position & 63)
-    winner = pick_endpoint(decider, &world.policy, candidates, &asked)
+    _exclude(world, request, choice.candidates, asked)
+    if salt:
+        for depth in range(request.key_count):
+            keys[depth] = request.keys[depth] ^ salt
+        asked.blocks = keys
+
+
+cdef void _send(world_t* world, request_t* request) noexcept nogil:
+    """One attempt: the pick, its charge, and the request is on its way."""
+    cdef decider_t* decider = world.deciders[request.replica]
+    cdef uint32_t count = world.names[request.asked].count
+    cdef uint32_t place
+    cdef choice_t* choice
+    cdef int best, winner = -1
+    for place in range(count):
+        _ask(world, request, place, &world.choices[place])
+    best = pick_choice(decider, world.choices, count, &winner)
     world.pick_count += 1
-    if winner < 0:
+    if best < 0:
         _give_up(world, request, FAILURE_NOBODY if request.failure == FAILURE_NONE else request.failure)
         return
-    decision_charge(decider, candidates, <uint32_t>winner, &asked, &request.charge)
+    choice = &world.choices[best]
+    decision_charge(decider, choice.candidates, <uint32_t>winner, &choice.request, &request.charge)
     request.serial += 1
     request.attempt_count += 1
     request.state = REQUEST_SENT
     request.position = winner
-    request.endpoint = <int32_t>candidates.slots[winner]
+    request.model = world.names[request.asked].models[best]
+    request.endpoint = <int32_t>choice.candidates.slots[winner]
     request.sequence = NO_SEQUENCE
     request.picked_us = world.now_us
     agenda_add(&world.agenda, world.now_us + world.endpoints[request.endpoint].half_rtt_us, EVENT_DELIVERY,
@@ -182,7 +214,7 @@ cdef void _fail(world_t* world, request_t* request) noexcept nogil:
             or request.position >= EXCLUDABLE_COUNT:
         _give_up(world, request, request.failure)
         return
-    request.excluded[request.position >> 6] |= <uint64_t>1 << (request.position & 63)
+    request.tried[request.attempt_count - 1] = request.endpoint
     _send(world, request)
 
 

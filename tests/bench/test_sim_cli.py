@@ -154,6 +154,23 @@ def test_a_model_that_nobody_has_is_told(tmp_path: Path) -> None:
     assert "has no endpoint for the trace's model 'm-smal'; 'm-small' perhaps" in result.output
 
 
+def test_an_alias_is_asked_for_and_told_who_answered(trace: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "out.json", tmp_path / "out.html"
+    result = invoke(
+        trace,
+        *("--fleet", "chat-alias", "--model", "chat-default", "--policy", "five_axis"),
+        *("--json", str(out), "--html", str(page)),
+    )
+    assert result.exit_code == 0, result.output
+    assert "llama-70b" in result.output and "llama-8b" in page.read_text()
+    (run,) = json.loads(out.read_text())["runs"]
+    assert list(run["model_shares"]) == ["llama-70b", "llama-8b"]
+    assert sum(run["model_shares"].values()) == pytest.approx(1)
+    told = invoke(trace, "--fleet", "chat-alias", "--model", "chat-defualt")
+    assert told.exit_code == 1
+    assert "has no endpoint for --model 'chat-defualt'; 'chat-default' perhaps" in told.output
+
+
 def test_a_trace_without_models_runs_anywhere(trace: Path) -> None:
     assert invoke(trace, "--fleet", "multi-model").exit_code == 0
 

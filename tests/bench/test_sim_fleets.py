@@ -17,6 +17,8 @@ from bench.sim.fleets import (
 )
 from router.schema.engines import CLASSES, OVERHEAD_MS
 
+CHAT = {"class": "8b-a100", "models": {"chat": 9}}
+
 
 def refused(value: Any) -> str:
     with pytest.raises(FleetError) as told:
@@ -107,6 +109,22 @@ def test_timing_is_that_of_the_class_with_the_groups_cache() -> None:
             },
             "2 models are resident, models_max 1",
         ),
+        (
+            {"aliases": {"a": ["chta"]}, "endpoints": [CHAT]},
+            "aliases.a: unknown model 'chta'; 'chat' perhaps",
+        ),
+        (
+            {"aliases": {"a": ["chat"]}, "endpoints": [{"class": "8b-a100"}]},
+            "a: unknown model 'chat'; one of",
+        ),
+        ({"aliases": {"chat": ["chat"]}, "endpoints": [CHAT]}, "endpoints have a model of that name"),
+        ({"aliases": {"a": ["chat", "chat"]}, "endpoints": [CHAT]}, "aliases.a: names a model twice"),
+        (
+            {"aliases": {"a": [{"model": "chat", "quality_ms": 2}]}, "endpoints": [CHAT]},
+            "aliases.a[0]: unknown key 'quality_ms'; 'quality_cost_ms' perhaps",
+        ),
+        ({"aliases": {"a": []}, "endpoints": [CHAT]}, "Expected `array` of length >= 1"),
+        ({"aliases": ["a"], "endpoints": [CHAT]}, "Expected `object`"),
         ({"endpoints": [], "regions": {"near": 1}}, "Expected `array` of length >= 1 in `endpoints`"),
         ({"endpoints": {}}, "endpoints is not a list of groups"),
         ({}, "endpoints is not a list of groups"),
@@ -115,6 +133,18 @@ def test_timing_is_that_of_the_class_with_the_groups_cache() -> None:
 )
 def test_what_a_fleet_cannot_mean_is_refused_with_the_nearest_known(value: Any, reason: str) -> None:
     assert reason in refused(value)
+
+
+def test_an_alias_costs_five_seconds_a_place_where_it_does_not_say() -> None:
+    fleet = read_fleet(
+        {
+            "endpoints": [{"class": "8b-a100", "models": {"a": 0, "b": 0, "c": 0}}],
+            "aliases": {"any": ["b", {"model": "a", "quality_cost_ms": 700}, "c"]},
+        },
+        "fleet.yaml",
+    )
+    assert fleet.costs_s("any") == {"b": 0.0, "a": 0.7, "c": 10.0}
+    assert fleet.costs_s("c") == {"c": 0.0}
 
 
 def test_an_unknown_fleet_is_refused_with_the_nearest_that_ships() -> None:

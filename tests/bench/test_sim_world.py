@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bench.sim import run
+from bench.sim.fleets import Fleet
 from bench.sim.measures import measure, tpot_of, ttft_of
 from bench.sim.run import Fault, FaultKind, Outcome, State, simulate
 from bench.sim.traces import Trace
@@ -152,6 +154,64 @@ def test_engines_are_empty_at_the_end_and_have_all_their_blocks_back(monkeypatch
     for _, _, preemptions, steps, running, waiting, free_blocks, blocks in seen:
         assert preemptions > 0 and steps > 0
         assert (running, waiting, free_blocks) == (0, 0, blocks)
+
+
+def an_alias(quality_cost_ms: int, **settings: Any) -> Fleet:
+    """`either` may be answered by a large model or a small one, each at machines of its own."""
+    return fleet_of(
+        {"class": "70b-h100-tp4", "models": {"large": 0}, "resident": ["large"]},
+        {"class": "8b-a100", "models": {"small": 0}, "resident": ["small"]},
+        aliases={"either": ["large", {"model": "small", "quality_cost_ms": quality_cost_ms}]},
+        **settings,
+    )
+
+
+def asking(name: str, trace: Trace) -> Trace:
+    return replace(trace, models=(name,), model=np.zeros(len(trace), np.int32))
+
+
+@pytest.mark.parametrize("policy", ["five_axis", "lmetric"])
+def test_an_alias_loses_no_request_and_gives_the_same_run_again(policy: str, deciders: list[Decider]) -> None:
+    trace = asking("either", shared_prefixes(400, seed=3))
+    faults = [Fault(FaultKind.CRASH, 0, 20.0, 40.0)]
+    first, again = (simulate(trace, an_alias(500), policy, seed=2, faults=faults) for _ in range(2))
+    assert columns(first) == columns(again)
+    assert first.model.tolist() == again.model.tolist()
+    assert ((first.state == State.DONE) | (first.failure > 0)).all()
+    assert (first.endpoint == first.model).all()  # each model where it is, nowhere else
+    assert {0, 1} == set(first.model.tolist())  # with nobody well of the first the next one answers
+    for decider in deciders:
+        assert decider.load.total_in_flight() == 0
+        assert decider.load.underflows() == 0
+
+
+def test_the_price_of_quality_says_how_long_the_better_model_is_waited_for() -> None:
+    trace = asking("either", shared_prefixes(600, seed=5))
+    crowd = replace(trace, arrival_us=trace.arrival_us // 8)
+    shares = [
+        float((simulate(each, an_alias(cost_ms), "five_axis").model == 0).mean())
+        for each, cost_ms in ((trace, 5_000), (crowd, 5_000), (crowd, 500), (crowd, 0))
+    ]
+    assert shares[0] == 1.0  # there is room for all
+    assert 1.0 > shares[1] > shares[2] > shares[3] > 0.0
+    only = simulate(asking("large", crowd), an_alias(500), "five_axis")
+    assert (only.endpoint == 0).all()
+    spilled = simulate(crowd, an_alias(500), "five_axis")
+    assert np.percentile(ttft_of(spilled), 95) < np.percentile(ttft_of(only), 95)
+
+
+def test_without_a_score_in_seconds_the_first_model_that_is_well_answers() -> None:
+    crowd = asking("either", shared_prefixes(300, seed=5))
+    assert (simulate(crowd, an_alias(0), "least_in_flight").model == 0).all()
+
+
+def test_a_model_finds_nothing_that_another_has_cached() -> None:
+    # One machine has both models; second and third request ask for the other one with the first prompt.
+    both = {"class": "8b-a100", "models": {"large": 0, "small": 0}, "resident": ["large", "small"]}
+    trace = trace_of(
+        [0.0, 5.0, 10.0], 1000, 5, prefixes=[0, 0, 0], models=("large", "small"), model=[0, 1, 1]
+    )
+    assert simulate(trace, fleet_of(both), "five_axis").cached_tokens.tolist() == [0, 0, 960]
 
 
 def test_busy_time_is_never_more_than_there_was() -> None:
