@@ -267,6 +267,7 @@ cdef class Core:
         self._endpoints = endpoints
         self._models = tables.models
         self.core.explain_threshold = <uint64_t>min(int(tables.explain_ratio * 2.0 ** 64), 2 ** 64 - 1)
+        self.core.prompt_block_bytes = tables.prompt_block_bytes
         self.core.snapshot = &(<Snapshot>snapshot).snapshot
         self._list_endpoints()
         self._drop_old()

@@ -60,12 +60,12 @@ class Tables(NamedTuple):
     signals: SignalTable
 
     @classmethod
-    def create(cls, column_count: int) -> Tables:
+    def create(cls, column_count: int, prefix_bytes: int) -> Tables:
         """Empty tables."""
         return cls(
             LoadTable.create(limits.ENDPOINTS_MAX, column_count),
             MetricsTable.create(column_count, ROUTE_INDEXES_MAX, limits.ENDPOINTS_MAX),
-            PrefixTable.create(limits.PREFIX_TABLE_BYTES, limits.ENDPOINTS_MAX),
+            PrefixTable.create(prefix_bytes, limits.ENDPOINTS_MAX),
             Learner.create(limits.ENDPOINTS_MAX),
             ExplainRing.create(column_count),
             ResidencyTable.create(limits.ENDPOINTS_MAX),
@@ -74,13 +74,13 @@ class Tables(NamedTuple):
         )
 
     @classmethod
-    def attach(cls, fds: Sequence[int], column_count: int) -> Tables:
-        """The running supervisor's; what may be lost is made anew where it is of another version.
+    def attach(cls, fds: Sequence[int], column_count: int, prefix_bytes: int) -> Tables:
+        """The running supervisor's; what may be lost is made anew where it is of another version or size.
 
         Raises: OSError, ValueError when the counts are of another version.
         """
         load, metrics = LoadTable.attach(fds[0]), MetricsTable.attach(fds[1])
-        tables = cls.create(column_count)._replace(load=load, metrics=metrics)
+        tables = anew = cls.create(column_count, prefix_bytes)._replace(load=load, metrics=metrics)
         for kinds, loss in _LOSABLE:
             try:
                 found = {name: kind.attach(fds[cls._fields.index(name)]) for name, kind in kinds.items()}
@@ -88,6 +88,8 @@ class Tables(NamedTuple):
                 logger.warning("takeover: %s; %s", exc, loss)
             else:
                 tables = tables._replace(**found)
+        if tables.prefix.size_bytes != prefix_bytes:
+            tables = tables._replace(prefix=anew.prefix)
         return tables
 
     def fds(self) -> list[int]:
@@ -140,28 +142,29 @@ class SharedState:
         return self.tables.fds()
 
     @classmethod
-    def create(cls, worker_count: int) -> SharedState:
+    def create(cls, config: Config) -> SharedState:
         """Empty tables."""
-        column_count = GENERATIONS * worker_count
         return cls(
-            Tables.create(column_count),
+            Tables.create(GENERATIONS * config.workers, config.prefixes.table_bytes),
             SlotDirectory(limits.ENDPOINTS_MAX),
             SlotDirectory(ROUTE_INDEXES_MAX),
-            range(worker_count),
+            range(config.workers),
             inherited=False,
         )
 
     @classmethod
-    def inherit(cls, offer: wire.TakeoverOffer, fds: Sequence[int], worker_count: int) -> SharedState:
+    def inherit(cls, offer: wire.TakeoverOffer, fds: Sequence[int], config: Config) -> SharedState:
         """The running supervisor's tables and columns nobody writes; new ones where those do not fit."""
         free = [column for column in range(offer.column_count) if column not in offer.columns_in_use]
-        if len(free) < worker_count:
+        if len(free) < config.workers:
             logger.warning(
-                "takeover: %d columns are free for %d workers; counting starts anew", len(free), worker_count
+                "takeover: %d columns are free for %d workers; counting starts anew",
+                len(free),
+                config.workers,
             )
-            return cls.create(worker_count)
+            return cls.create(config)
         try:
-            tables = Tables.attach(fds, offer.column_count)
+            tables = Tables.attach(fds, offer.column_count, config.prefixes.table_bytes)
             endpoints, routes = (
                 SlotDirectory.from_names(slot_count, state.names, state.configured)
                 for slot_count, state in (
@@ -171,8 +174,8 @@ class SharedState:
             )
         except (OSError, ValueError) as exc:
             logger.warning("takeover: the tables are of another version (%s); counting starts anew", exc)
-            return cls.create(worker_count)
-        return cls(tables, endpoints, routes, free[:worker_count], inherited=True)
+            return cls.create(config)
+        return cls(tables, endpoints, routes, free[: config.workers], inherited=True)
 
     def assign(self, config: Config) -> tuple[dict[str, int], dict[str, int]]:
         """Slots by endpoint name and metric indexes by route name.

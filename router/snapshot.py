@@ -151,6 +151,7 @@ class Tables(Struct, frozen=True, kw_only=True):
     aliases: tuple[AliasTables, ...] = ()
     conditions: tuple[str, ...] = ()
     explain_ratio: float = 0.0
+    prompt_block_bytes: int = limits.PROMPT_BLOCK_BYTES_DEFAULT
 
 
 class CoreOptions(Struct, frozen=True, kw_only=True):
@@ -252,6 +253,7 @@ def build_tables(config: schema.Config, slots: Mapping[str, int], routes: Mappin
         aliases=tuple(_alias(name, models) for name, models in config.aliases.items()),
         conditions=tuple(map(str, conditions)),
         explain_ratio=config.explain.sample_ratio,
+        prompt_block_bytes=config.prefixes.block_bytes,
     )
 
 

@@ -100,9 +100,9 @@ class Supervisor:
         Raises: ListenError.
         """
         if predecessor is not None:
-            self._shared = SharedState.inherit(predecessor.offer, predecessor.table_fds, self.config.workers)
+            self._shared = SharedState.inherit(predecessor.offer, predecessor.table_fds, self.config)
         else:
-            self._shared = SharedState.create(self.config.workers)
+            self._shared = SharedState.create(self.config)
         inherited = predecessor.sockets if predecessor is not None else sockets_from_systemd()
         for listener in self.config.listeners:
             sockets = inherited.pop(listener.address, [])
@@ -571,6 +571,7 @@ def _needs_restart(old: Config, new: Config) -> list[str]:
             config.timeouts.upstream_idle_ms,
         ),
         "trusted_proxies": lambda config: config.trusted_proxies,
+        "prefixes.table_bytes": lambda config: config.prefixes.table_bytes,
         "access_log": lambda config: config.access_log,
         "runtime_dir": lambda config: config.runtime_dir,
     }

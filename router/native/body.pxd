@@ -53,5 +53,5 @@ cdef struct body_scan_t:             # zero-filled is the start state
     body_private_t private_state
     prompt_chain_t chain             # of the prompt, and of "tools", "system" and the like before it; not when in doubt
 
-cdef void body_scan_begin(body_scan_t* scan) noexcept nogil
+cdef void body_scan_begin(body_scan_t* scan, uint32_t block_bytes) noexcept nogil
 cdef void body_scan_feed(body_scan_t* scan, const uint8_t* data, size_t size) noexcept nogil

@@ -103,12 +103,12 @@ cdef enum:
     TEXT_TOO_LONG = 0xFFFF
 
 
-cdef void body_scan_begin(body_scan_t* scan) noexcept nogil:
+cdef void body_scan_begin(body_scan_t* scan, uint32_t block_bytes) noexcept nogil:
     # model and user are only read up to their lengths, so they need no clearing: 512 bytes saved on every request.
     memset(scan, 0, <size_t> (&scan.model[0] - <uint8_t*> scan))
     memset(&scan.private_state, 0, sizeof(body_private_t))
     scan.max_tokens = -1
-    prompt_begin(&scan.chain, PROMPT_BLOCK_BYTES_DEFAULT)
+    prompt_begin(&scan.chain, block_bytes)
 
 
 cdef inline int name_key(const uint8_t* text, uint32_t length) noexcept nogil:
@@ -499,7 +499,7 @@ cdef class BodyScan:
 
     def __cinit__(self):
         memset(&self.scan, 0xA5, sizeof(body_scan_t))            # begin must not rely on what was there
-        body_scan_begin(&self.scan)
+        body_scan_begin(&self.scan, PROMPT_BLOCK_BYTES_DEFAULT)
 
     def feed(self, bytes piece not None):
         # An exact copy on the heap, so that the address sanitizer sees any read outside it.
@@ -584,6 +584,6 @@ def scan_repeatedly(bytes body not None, int times):
     scan.flags = 0
     with nogil:
         for _ in range(times):
-            body_scan_begin(&scan)
+            body_scan_begin(&scan, PROMPT_BLOCK_BYTES_DEFAULT)
             body_scan_feed(&scan, data, size)
     return scan.flags

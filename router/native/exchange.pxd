@@ -129,6 +129,7 @@ cdef struct core_t:                  # a worker's native state; its door is rout
     metrics_t metrics
     column_t explained               # decisions that were to be recorded
     uint64_t explain_threshold       # of 2^64: the share of requests that are recorded unasked
+    uint32_t prompt_block_bytes      # of the first blocks that a prompt's beginning is known by
     uint32_t column
     snapshot_t* snapshot
     options_t options

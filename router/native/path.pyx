@@ -146,7 +146,7 @@ cdef size_t take_head(core_t* core, downstream_t* down, const uint8_t* data, siz
     else:
         x.scan = <body_scan_t*>slab_take(sizeof(body_scan_t))
         if x.scan != NULL:
-            body_scan_begin(x.scan)
+            body_scan_begin(x.scan, core.prompt_block_bytes)
     if head.expects_continue and length == available:
         piece.iov_base = <void*>CONTINUE
         piece.iov_len = strlen(CONTINUE)

@@ -464,6 +464,29 @@ class Explain(Section, frozen=True, kw_only=True):
     ] = 0.01
 
 
+class Prefixes(Section, frozen=True, kw_only=True):
+    """What is remembered of prompts, to know which endpoint has computed the beginning of one already."""
+
+    block_bytes: Annotated[
+        int,
+        Meta(
+            ge=limits.PROMPT_BLOCK_BYTES_MIN,
+            le=limits.PROMPT_BLOCK_BYTES_MAX,
+            description="A prompt is known by its beginnings, which end after each so many bytes at first "
+            "and further apart as it grows. Rounded up to a power of two.",
+        ),
+    ] = limits.PROMPT_BLOCK_BYTES_DEFAULT
+    table_bytes: Annotated[
+        int,
+        Meta(
+            ge=limits.PREFIX_TABLE_BYTES_MIN,
+            le=limits.PREFIX_TABLE_BYTES_MAX,
+            description="Memory for them, shared by all workers and taken as it is used: 64 bytes for each. "
+            "Cannot change in a running process.",
+        ),
+    ] = limits.PREFIX_TABLE_BYTES_DEFAULT
+
+
 class Drain(Section, frozen=True, kw_only=True):
     """What happens on SIGTERM."""
 
@@ -514,6 +537,9 @@ class Config(Section, frozen=True, kw_only=True):
             description="Names that clients may ask for → the models that may answer, the best first.",
         ),
     ] = field(default_factory=dict)
+    prefixes: Annotated[Prefixes, Meta(description="What is remembered of prompts.")] = field(
+        default_factory=Prefixes
+    )
     access_log: Annotated[AccessLog, Meta(description="One line per request.")] = field(
         default_factory=AccessLog
     )

@@ -134,6 +134,28 @@ def test_a_ratio_of_one_records_all_and_a_reload_changes_it(fleet: Fleet) -> Non
         assert explained(process, ask(process.address)["x-request-id"])[0] == 404
 
 
+def test_a_beginning_shorter_than_a_block_is_not_recognised_and_a_reload_changes_the_blocks(
+    fleet: Fleet,
+) -> None:
+    """The prompt has 300 bytes or so, and its second half is always another."""
+    with running_router(configuration(fleet.urls[:1], 1.0) | {"prefixes": {"block_bytes": 1024}}) as process:
+        assert hit_tokens(process, "a") == hit_tokens(process, "b") == 0
+        process.reload(prefixes={"block_bytes": 64})
+        assert hit_tokens(process, "c") == 0
+        assert hit_tokens(process, "d") > 20
+
+
+def hit_tokens(process: RouterProcess, ending: str) -> int:
+    """What was believed to be cached of the prompt, when the decision was made."""
+    content = "What everybody asks. " * 8 + ending * 150
+    body = {"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": content}]}
+    with dial(process.address) as client:
+        client.send(request(json.dumps(body).encode(), path="/v1/chat/completions"))
+        answer = dict(client.take_response()[1])
+    decision = explained(process, answer["x-request-id"])[1]["decisions"][0]
+    return int(decision["winner"]["hit_tokens"])
+
+
 def test_decisions_outlive_a_takeover(fleet: Fleet, tmp_path: Path) -> None:
     with router(tmp_path, REAL, **configuration(fleet.urls, 0)) as fairlead:
         old = fairlead.start()

@@ -106,6 +106,7 @@ def test_what_needs_another_process_is_refused_with_advice(tmp_path: Path) -> No
         ({"listeners": [{"address": "127.0.0.1:0"}, {"address": "[::1]:0"}]}, "listeners"),
         ({"admin": {"address": "[::1]:0"}}, "admin.address"),
         ({"limits": {"head_bytes_max": 2048}}, "limits"),
+        ({"prefixes": {"table_bytes": 1 << 21}}, "prefixes.table_bytes"),
     ]
     with router(tmp_path) as fairlead:
         fairlead.start()

@@ -10,15 +10,22 @@ import pytest
 
 from router.config import parse_config
 from router.native.prefix import PrefixTable
+from router.schema.config import Config
 from router.schema.engines import EngineFigures, figures_of
 from router.shared_state import SharedState, Tables
+
+PREFIX_BYTES = 1 << 20
+
+
+def configured(*names: str) -> Config:
+    """A configuration with these endpoints."""
+    endpoints = [{"name": name, "url": f"http://127.0.0.1:{9000 + ord(name)}"} for name in names]
+    return parse_config(json.dumps({"version": 1, "pools": [{"name": "all", "endpoints": endpoints}]}))
 
 
 def assigned(state: SharedState, *names: str) -> dict[str, int]:
     """Slots by endpoint after a configuration with these."""
-    endpoints = [{"name": name, "url": f"http://127.0.0.1:{9000 + ord(name)}"} for name in names]
-    text = json.dumps({"version": 1, "pools": [{"name": "all", "endpoints": endpoints}]})
-    return state.assign(parse_config(text))[0]
+    return state.assign(configured(*names))[0]
 
 
 def ramp(state: SharedState, slot: int) -> float:
@@ -29,7 +36,7 @@ def ramp(state: SharedState, slot: int) -> float:
 
 
 def test_an_endpoint_that_joins_others_starts_slowly_and_the_first_ones_do_not() -> None:
-    state = SharedState.create(1)
+    state = SharedState.create(configured("a"))
     slots = assigned(state, "a", "b")
     assert [ramp(state, slots[name]) for name in "ab"] == [1, 1]
     slots = assigned(state, "a", "b", "c")
@@ -38,7 +45,7 @@ def test_an_endpoint_that_joins_others_starts_slowly_and_the_first_ones_do_not()
 
 
 def test_an_endpoint_that_comes_back_starts_slowly_too() -> None:
-    state = SharedState.create(1)
+    state = SharedState.create(configured("a"))
     assigned(state, "a", "b")
     assigned(state, "a")
     slots = assigned(state, "a", "b")
@@ -47,7 +54,7 @@ def test_an_endpoint_that_comes_back_starts_slowly_too() -> None:
 
 
 def test_signals_are_told_by_endpoint_and_a_slot_that_changes_hands_forgets_them() -> None:
-    state = SharedState.create(1)
+    state = SharedState.create(configured("a"))
     slots = assigned(state, "a", "b")
     now_us = time.monotonic_ns() // 1000
     told = [("a", "kv", 0.5, now_us), ("gone", "kv", 0.5, now_us), ("b", "power", -1.0, now_us)]
@@ -60,7 +67,7 @@ def test_signals_are_told_by_endpoint_and_a_slot_that_changes_hands_forgets_them
 
 
 def test_a_prefix_table_in_use_is_tended_and_an_empty_one_costs_no_memory() -> None:
-    state = SharedState.create(1)
+    state = SharedState.create(configured("a"))
     state.tables = state.tables._replace(prefix=PrefixTable.create(4 << 20, 32))
     prefix = state.tables.prefix
     state.tend()
@@ -77,7 +84,7 @@ def test_a_prefix_table_in_use_is_tended_and_an_empty_one_costs_no_memory() -> N
 def test_a_table_of_another_version_is_made_anew_and_the_rest_is_kept(
     lost: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    running = Tables.create(1)
+    running = Tables.create(1, PREFIX_BYTES)
     running.load.charge(0, 3)
     running.signals.push([(3, "kv", 0.5, 1, "poll")], 1)
     running.sessions.put(7, 3, 1)
@@ -85,7 +92,7 @@ def test_a_table_of_another_version_is_made_anew_and_the_rest_is_kept(
     other = os.memfd_create("other")
     os.truncate(other, 8192)
     fds[Tables._fields.index(lost)] = other
-    taken = Tables.attach(fds, 1)
+    taken = Tables.attach(fds, 1, PREFIX_BYTES)
     os.close(other)
     assert taken.load.in_flight(3) == 1
     assert bool(taken.signals.read(3, 1)) == (lost != "signals")
@@ -95,10 +102,19 @@ def test_a_table_of_another_version_is_made_anew_and_the_rest_is_kept(
 
 @pytest.mark.parametrize("lost", ["load", "metrics"])
 def test_without_the_counts_there_is_no_takeover(lost: str) -> None:
-    fds = Tables.create(1).fds()
+    fds = Tables.create(1, PREFIX_BYTES).fds()
     other = os.memfd_create("other")
     os.truncate(other, 8192)
     fds[Tables._fields.index(lost)] = other
     with pytest.raises(ValueError, match="wrong magic"):
-        Tables.attach(fds, 1)
+        Tables.attach(fds, 1, PREFIX_BYTES)
     os.close(other)
+
+
+def test_a_prefix_table_of_another_size_is_made_anew() -> None:
+    running = Tables.create(1, PREFIX_BYTES)
+    running.prefix.insert([9], [64], 3, 64, 0)
+    assert Tables.attach(running.fds(), 1, PREFIX_BYTES).prefix.match([9], [64], [3]) == [64]
+    larger = Tables.attach(running.fds(), 1, 2 * PREFIX_BYTES)
+    assert larger.prefix.size_bytes == 2 * PREFIX_BYTES
+    assert larger.prefix.match([9], [64], [3]) == [0]
