@@ -77,9 +77,19 @@ class Learner:
     def listen(self, signals: SignalTable) -> None:
         """Signals count from the next refresh on. Raises: ValueError when they have fewer slots."""
     def first_token(
-        self, slot: int, ttft_s: float, now_us: int, *, queued_s: float, work_s: float, decoding: float = 0
+        self,
+        slot: int,
+        ttft_s: float,
+        now_us: int,
+        *,
+        queued_s: float,
+        work_s: float,
+        decoding: float = 0,
+        prompt_tokens: int = 0,
     ) -> None:
-        """A first token came `ttft_s` after a pick that saw this much queued, for this much work."""
+        """A first token came `ttft_s` after a pick that saw this much queued, for this much work. Of a
+        longer prompt the rest was believed to be cached.
+        """
     def failed(
         self, slot: int, elapsed_s: float, timeout_s: float, now_us: int, *, work_s: float
     ) -> None: ...

@@ -2,8 +2,8 @@
 
 Three layers, each for what the one before cannot know. The configured figures of the engine's class give work in
 seconds. Recursive least squares per class (theta over [1, Wq, w, D]) learn how queued work, own work and decoding
-streams turn into TTFT. A residual per endpoint, the smoothed log of measured over predicted, catches what is particular
-to one machine now; it decays to none with RESIDUAL_TAU_S, so that an endpoint nobody uses is tried again.
+streams turn into TTFT. A residual per endpoint, measured over predicted, catches what is particular to one machine now,
+and decays by itself (residual).
 
 Everything learnt is in one segment shared by the workers. A class is updated under a try-lock: who finds it taken skips
 his sample. Single words are replaced by compare-and-swap. Invariant: what comes in is clamped to finite bounds, so that
@@ -16,6 +16,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from router.native.loadtable cimport (
     ROW_KV_TOKENS, LoadTable, charge_t, load_oldest, load_row, load_table_t, load_view, load_view_t,
+)
+from router.native.residual cimport (
+    RATIO_MAX, residual_age_s, residual_learn, residual_learn_first_token, residual_now, word_pack, word_value,
 )
 from router.native.segment cimport (
     Segment, segment_attach_rows, segment_check_slot, segment_create_rows, table_head_t,
@@ -38,31 +41,18 @@ cdef extern from *:
         return __atomic_compare_exchange_n(p, &seen, now_us ? now_us : 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
     }
     static inline void class_unlock(uint64_t *p) { __atomic_store_n(p, 0, __ATOMIC_RELEASE); }
-    static inline uint64_t word_pack(float value, uint32_t low) {
-        uint32_t bits;
-        __builtin_memcpy(&bits, &value, 4);
-        return ((uint64_t)bits << 32) | low;
-    }
-    static inline float word_value(uint64_t word) {
-        uint32_t bits = (uint32_t)(word >> 32);
-        float value;
-        __builtin_memcpy(&value, &bits, 4);
-        return value;
-    }
     """
     uint64_t word_load(const uint64_t* p) noexcept nogil
     bint word_swap(uint64_t* p, uint64_t seen, uint64_t wanted) noexcept nogil
     void word_store(uint64_t* p, uint64_t v) noexcept nogil
     bint class_try_lock(uint64_t* p, uint64_t now_us, uint64_t stale_us) noexcept nogil
     void class_unlock(uint64_t* p) noexcept nogil
-    uint64_t word_pack(float value, uint32_t low) noexcept nogil
-    float word_value(uint64_t word) noexcept nogil
 
 cdef enum:
     FEATURES = 4                     # [1, queued_s, work_s, decoding]
     ARRAY_COUNT = 23
     ALIGNMENT = 64
-    LAYOUT_VERSION = 2
+    LAYOUT_VERSION = 3
     LOCK_STALE_US = 1000000          # a worker was killed inside an update
     OUTPUT_SAMPLES_MAX = 64          # a running mean covers about the last so many
     OUTPUT_DEFAULT_TOKENS = 256
@@ -72,11 +62,8 @@ cdef enum:
 cdef uint64_t MAGIC = 0x314E524C4C4644   # "DFLLRN1"
 cdef float FORGETTING = 0.999        # of the least squares, per sample: the last thousand count
 cdef double COVARIANCE_MAX = 1e7
-cdef float RATIO_MIN = 0.05          # of measured to predicted, as far as anything is learnt from it
-cdef float RATIO_MAX = 20.0
 cdef float FIT_RATIO_MAX = 4.0       # beyond it the endpoint is off, not the class: for the residual alone
-cdef float RESIDUAL_WEIGHT = 0.15
-cdef float RESIDUAL_TAU_S = 20.0
+cdef float STEP_TOKENS = 2048.0      # of a step that runs when a request comes: chunks are as long in engines' defaults
 cdef float ERROR_TAU_S = 10.0        # the window of the load table's estimates
 cdef float OVERDUE_RATIO_MIN = 2.0   # an overdue first token is news from so many times its prediction on
 cdef float SIGMA_WEIGHT = 0.02
@@ -100,7 +87,7 @@ cdef struct class_t:
     uint8_t padding[12]
 
 cdef struct slot_t:                  # a cache line; words are (float32, stamp or count)
-    uint64_t residual                # ln r, ms
+    uint64_t residual                # r, ms
     uint64_t step_residual
     uint64_t joined_ms
     uint8_t padding[40]
@@ -128,15 +115,6 @@ cdef inline float _clamp(float value, float low, float high) noexcept nogil:
 
 cdef inline uint32_t _stamp_ms(uint64_t now_us) noexcept nogil:
     return <uint32_t>(now_us // 1000)
-
-
-cdef inline float _age_s(uint64_t word, uint64_t now_us) noexcept nogil:
-    cdef uint32_t age_ms = _stamp_ms(now_us) - <uint32_t>word
-    return 0.0 if age_ms > 0x7FFFFFFF else age_ms * <float>0.001     # another worker's clock was read later
-
-
-cdef inline float _decayed(uint64_t word, uint64_t now_us) noexcept nogil:
-    return word_value(word) * expf(-_age_s(word, now_us) / RESIDUAL_TAU_S) if word else 0.0
 
 
 # --- what is known of an endpoint ----------------------------------------------------------------------------------
@@ -215,8 +193,8 @@ cdef void _refresh_slot(learner_t* learner, load_table_t* load, uint32_t slot, u
     learner.theta3_s[slot] = <float>engine_class.theta[3]
     learner.sigma[slot] = sqrtf(engine_class.variance)
     learner.quantile[slot] = expf(Z_95 * learner.sigma[slot])
-    learner.residual[slot] = expf(_decayed(word_load(&kept.residual), now_us))
-    learner.step_residual[slot] = expf(_decayed(word_load(&kept.step_residual), now_us))
+    learner.residual[slot] = residual_now(word_load(&kept.residual), now_us)
+    learner.step_residual[slot] = residual_now(word_load(&kept.step_residual), now_us)
     if load == NULL:
         return
     # Silence is not speed: a first token that is overdue says as much as one that came that late.
@@ -228,7 +206,7 @@ cdef void _refresh_slot(learner_t* learner, load_table_t* load, uint32_t slot, u
     load_view(load, slot, &view)
     # Failures are forgotten where nothing is sent, too: who is avoided for them can show nothing better.
     learner.error[slot] = _clamp(view.error_ratio, 0.0, 1.0) \
-        * expf(-_age_s(view.error_stamp_ms, now_us) / ERROR_TAU_S)
+        * expf(-residual_age_s(view.error_stamp_ms, now_us) / ERROR_TAU_S)
     load_row(load, ROW_KV_TOKENS, slot, 1, &kv_tokens)
     streams = <float>(view.in_flight - min(view.pending, view.in_flight)) + 1
     learner.share_s[slot] = learner.step_residual[slot] / streams * (
@@ -279,31 +257,23 @@ cdef float learner_work(const learner_t* learner, uint32_t slot, float prompt_to
 
 # --- what comes back -------------------------------------------------------------------------------------------------
 
-cdef void _learn_residual(uint64_t* word, float log_ratio, float weight, uint64_t now_us) noexcept nogil:
-    cdef uint64_t seen
-    cdef float value
-    while True:
-        seen = word_load(word)
-        value = _decayed(seen, now_us)
-        value += (log_ratio - value) * weight
-        if word_swap(word, seen, word_pack(value, _stamp_ms(now_us) | 1)):   # a word of 0 means: nothing learnt
-            return
-
-
 cdef void learner_first_token(learner_t* learner, const charge_t* charge, float ttft_s, uint64_t now_us) noexcept nogil:
     cdef slot_t* kept = _slot(learner, charge.slot)
     cdef class_t* engine_class = &_shared(learner).classes[learner.figures[charge.slot].engine_class]
-    cdef float predicted_s, measured_s, ratio, log_ratio, spread
+    cdef float predicted_s, measured_s, ratio, known, spread, slack_s
     if not charge.predicted_s > 0:
         return
     # The way there is no fault of the engine; what others are said to have there now need not have been so at the pick.
     measured_s = _clamp(ttft_s - learner.bias_s[charge.slot] + learner.others_s[charge.slot], PREDICTED_S_MIN,
                         TTFT_S_MAX)
     predicted_s = learner_predict(learner, charge.slot, charge.queued_s, charge.work_s, charge.decoding)
-    ratio = _clamp(measured_s / predicted_s, RATIO_MIN, RATIO_MAX)
-    log_ratio = logf(ratio)
-    spread = log_ratio - _decayed(word_load(&kept.residual), now_us)
-    _learn_residual(&kept.residual, log_ratio, RESIDUAL_WEIGHT, now_us)
+    ratio = _clamp(measured_s / predicted_s, <float>1 / RATIO_MAX, RATIO_MAX)
+    known = residual_now(word_load(&kept.residual), now_us)
+    spread = logf(ratio / known)
+    # What the cache was believed to hold it may not have held, and all that would be prefilled.
+    slack_s = STEP_TOKENS * learner.token_s[charge.slot] + max(
+        learner_work(learner, charge.slot, charge.prompt_tokens, charge.prompt_tokens) - charge.work_s, <float>0)
+    residual_learn_first_token(&kept.residual, ratio, measured_s, predicted_s * known, slack_s, now_us)
     if not class_try_lock(&engine_class.lock, now_us, LOCK_STALE_US):
         return
     engine_class.variance += (_clamp(spread * spread, 0.0, 9.0) - engine_class.variance) * SIGMA_WEIGHT
@@ -376,8 +346,7 @@ cdef void learner_failed(
         return
     predicted_s = learner_predict(learner, charge.slot, charge.queued_s, charge.work_s, charge.decoding)
     counted_s = _clamp(max(elapsed_s, timeout_s * <float>0.25), predicted_s, TTFT_S_MAX)
-    _learn_residual(&_slot(learner, charge.slot).residual, logf(_clamp(counted_s / predicted_s, 1.0, RATIO_MAX)),
-                    RESIDUAL_WEIGHT, now_us)
+    residual_learn(&_slot(learner, charge.slot).residual, max(counted_s / predicted_s, <float>1), now_us)
 
 
 cdef void learner_decoded(
@@ -390,8 +359,7 @@ cdef void learner_decoded(
     step_s = max(learner.floor_s[slot], learner.base_s[slot] + learner.token_s[slot] * streams) \
         + learner.context_s[slot] * kv_tokens
     if step_s > 0:
-        _learn_residual(&_slot(learner, slot).step_residual, logf(_clamp(gap_s / step_s, RATIO_MIN, RATIO_MAX)),
-                        RESIDUAL_WEIGHT, now_us)
+        residual_learn(&_slot(learner, slot).step_residual, gap_s / step_s, now_us)
 
 
 cdef void _learn_mean(uint64_t* word, float sample) noexcept nogil:
@@ -487,12 +455,13 @@ cdef class Learner:
         self.learner.signals = &signals.table
 
     def first_token(self, uint32_t slot, float ttft_s, uint64_t now_us, *, float queued_s, float work_s,
-                    float decoding=0):
+                    float decoding=0, uint32_t prompt_tokens=0):
         cdef charge_t charge
         _check(self, slot)
         memset(&charge, 0, sizeof(charge))
         charge.slot = slot
         charge.queued_s, charge.work_s, charge.decoding = queued_s, work_s, decoding
+        charge.prompt_tokens = prompt_tokens
         charge.predicted_s = learner_predict(&self.learner, slot, queued_s, work_s, decoding)
         learner_first_token(&self.learner, &charge, ttft_s, now_us)
 

@@ -88,7 +88,39 @@ def test_an_endpoint_that_turns_slow_shows_in_its_residual_and_is_forgiven_with_
     assert learner.view(1, 30_000)["residual"] == 1
     assert slow["theta"] == learner.view(1, 30_000)["theta"]  # an outlier says nothing about the class
     later = learner.view(0, 30_000 + 60 * SECOND_US)["residual"]
-    assert later == pytest.approx(math.exp(math.log(slow["residual"]) * math.exp(-3)), rel=0.02)
+    assert later == pytest.approx(1 + (slow["residual"] - 1) * math.exp(-3), rel=0.02)
+
+
+def residual_after(*first_tokens: tuple[float, float], prompt_tokens: int = 0) -> float:
+    """Of (seconds of work, times as long as predicted), one after the other."""
+    learner = made(ENGINE)
+    for index, (work_s, ratio) in enumerate(first_tokens):
+        ttft_s = ratio * learner.predict(0, 0, work_s)
+        learner.first_token(0, ttft_s, index * 1000, queued_s=0, work_s=work_s, prompt_tokens=prompt_tokens)
+    return float(learner.view(0, 10_000)["residual"])
+
+
+def test_a_surprise_counts_for_far_more_than_an_ordinary_error() -> None:
+    assert residual_after((2, 1.5)) == pytest.approx(1.5**0.15, rel=0.01)
+    assert residual_after((2, 10)) > 5
+    late, slack = 2.02, 2048 * ENGINE.token_s
+    surprise = math.log((10 * late + slack) / (late + slack)) ** 4
+    assert residual_after((2, 10)) == pytest.approx(10 ** (surprise / (surprise + 3.7)), rel=0.01)
+
+
+def test_a_slow_endpoint_is_as_its_class_again_after_few_first_tokens_and_never_better_at_once() -> None:
+    assert residual_after((2, 10), (2, 10), (2, 10)) > 7
+    assert 1 <= residual_after((2, 10), (2, 10), (2, 10), (2, 1)) < 2
+    assert 1 <= residual_after((2, 10), (2, 10), (2, 10), (2, 0.2)) < 2
+    assert residual_after((2, 0.1)) == pytest.approx(0.1**0.15, rel=0.01)
+
+
+def test_what_a_running_step_or_a_forgotten_prefix_explains_is_no_surprise() -> None:
+    assert residual_after((0.01, 5)) < 5**0.16  # 0.15 s, where a step with a chunk in it takes as long
+    assert (
+        residual_after((0.1, 13), prompt_tokens=20_000) < 13**0.16
+    )  # 1.6 s, where the whole prompt takes 2 s
+    assert residual_after((0.1, 13)) > 4
 
 
 def test_a_fast_failure_counts_as_slow() -> None:

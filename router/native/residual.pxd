@@ -1,0 +1,37 @@
+"""How many times slower than its class an endpoint is just now: one word that all workers share.
+
+The word is (float32 factor, ms of its stamp); 0 means that nothing was learnt, and the factor is 1. What exceeds 1
+decays by itself, so that an endpoint nobody uses is tried again.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    static inline uint64_t word_pack(float value, uint32_t low) {
+        uint32_t bits;
+        __builtin_memcpy(&bits, &value, 4);
+        return ((uint64_t)bits << 32) | low;
+    }
+    static inline float word_value(uint64_t word) {
+        uint32_t bits = (uint32_t)(word >> 32);
+        float value;
+        __builtin_memcpy(&value, &bits, 4);
+        return value;
+    }
+    """
+    uint64_t word_pack(float value, uint32_t low) noexcept nogil
+    float word_value(uint64_t word) noexcept nogil
+
+cdef enum:
+    RATIO_MAX = 20                   # of measured to predicted, as far as anything is learnt; the least is 1 / 20
+
+cdef float residual_age_s(uint64_t word, uint64_t now_us) noexcept nogil
+# The factor now.
+cdef float residual_now(uint64_t word, uint64_t now_us) noexcept nogil
+# One sample: measured over predicted.
+cdef void residual_learn(uint64_t* word, float ratio, uint64_t now_us) noexcept nogil
+# The same of a first token that was expected, factor included, after `expected_s`; `slack_s` of delay would have other
+# reasons.
+cdef void residual_learn_first_token(
+    uint64_t* word, float ratio, float measured_s, float expected_s, float slack_s, uint64_t now_us) noexcept nogil
