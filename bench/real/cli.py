@@ -56,6 +56,7 @@ def real(
     """
     named = options.fleets_of(fleet_names, replicas)
     _check(named)
+    options.check_place(json_path)
     recording = options.recording_of(trace, trace_format, named)
     policies = options.policies_of(policy_texts)
     objective = options.objective_of(objective_text)

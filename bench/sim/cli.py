@@ -86,6 +86,7 @@ def sim(
     named = options.fleets_of(fleet_names, replicas, gossip_ms)
     faults = tuple(fault_texts)
     per_fleet = {fleet.name: tuple(_fault(text, fleet) for text in faults) for fleet in named}
+    options.check_place(json_path, html_path)
     recording = options.recording_of(trace, trace_format, named, model)
     cases = [
         Case(

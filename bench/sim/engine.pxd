@@ -30,6 +30,7 @@ cdef struct engine_t:
     step_model_t step
     double slowness                  # each step takes so many times as long
     double power_cap                 # share of its limit that it may draw
+    double power_brake               # beyond that a step takes so many times as long; 0: as it draws too much
     uint8_t health                   # engine_health
     bint stepping
     uint32_t serial                  # of the step under way: one before a crash is void

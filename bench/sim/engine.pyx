@@ -3,7 +3,7 @@
 A request whose model is not resident is parked, first come first served. Models are loaded one at a time; when all
 places are taken the least recently used model without a request in the engine makes room. Loading goes on beside the
 steps of other models: weights come over another bus than the step waits for. An engine that would draw more power than
-it may is clocked down, and its steps take longer by as much.
+it may is clocked down, by as much or by a fixed brake, and its steps take longer.
 
 Invariant: a sequence's owner is the request that it computes, and a request with a sequence counts as active for its
 model. Neighbours: bench/native/step (batches, blocks, prefix cache), world.pyx (network, faults, time).
@@ -74,12 +74,14 @@ cdef double engine_power(const engine_t* engine) noexcept nogil:
 
 cdef int64_t engine_begin(engine_t* engine) noexcept nogil:
     cdef double length_ms = step_begin(&engine.step)
-    cdef double excess = engine_power(engine) / engine.power_cap
+    cdef double excess = engine_power(engine) / engine.power_cap, braked = 1
     if length_ms < 0:
         engine.stepping = False
         return -1
     engine.stepping = True
-    engine.step_us = <uint64_t>llround(length_ms * 1000 * engine.slowness * max(excess, 1.0))
+    if excess > 1:
+        braked = engine.power_brake if engine.power_brake > 0 else excess
+    engine.step_us = <uint64_t>llround(length_ms * 1000 * engine.slowness * braked)
     return <int64_t>engine.step_us
 
 

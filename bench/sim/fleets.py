@@ -68,7 +68,10 @@ class EndpointGroup(Struct, frozen=True, forbid_unknown_fields=True, rename={"en
     models_max: Annotated[int, Meta(ge=1, le=1024)] | None = None
     """In memory at once; None: as many as are resident from the beginning."""
     power_cap: Annotated[float, Meta(ge=0.1, le=1)] = 1.0
-    """Share of its power limit that it may draw; clocked down to it, its steps take longer."""
+    """Share of its power limit that it may draw. One that would draw more is clocked down."""
+    power_brake: Annotated[float, Meta(ge=1, le=100)] | None = None
+    """Steps take so many times as long while it would draw more, as under a facility's power brake; None:
+    as many times as it would draw too much, as under a cap that the GPU itself keeps."""
     chunk_tokens: Annotated[int, Meta(ge=16, le=1 << 20)] = 2048
     """Computed in one step: vLLM's default of max_num_batched_tokens."""
     sequences_max: Annotated[int, Meta(ge=1, le=65536)] = 256

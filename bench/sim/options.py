@@ -6,6 +6,7 @@ message names the nearest word that is known. Neighbours: cli.py, bench/real/cli
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -153,6 +154,13 @@ def _check_models(named: Sequence[Fleet], models: tuple[str, ...], source: str) 
             guess = nearest(model, known)
             hint = f"{guess!r} perhaps" if guess else f"it has {', '.join(known)}"
             refuse(f"fleet {fleet.name} has no endpoint for {source} {model!r}; {hint}")
+
+
+def check_place(*paths: Path | None) -> None:
+    """Where something is to be written after a long run is looked at before."""
+    for path in paths:
+        if path is not None and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+            refuse(f"{path}: cannot be written there")
 
 
 def write(path: Path, data: bytes) -> None:

@@ -210,6 +210,7 @@ def _set_endpoints(simulation: Simulation, fleet: Fleet, models: tuple[str, ...]
             resident=[not group.models or not name or name in group.resident for name in models],
             resident_max=_models_max(group, models),
             power_cap=group.power_cap,
+            power_brake=group.power_brake or 0.0,
         )
         figures = figures_of(
             group.engine_class if group.known else None,

@@ -49,6 +49,7 @@ class Simulation:
         resident: Sequence[bool],
         resident_max: int,
         power_cap: float,
+        power_brake: float,
     ) -> None: ...
     def set_figures(
         self,

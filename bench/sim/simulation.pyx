@@ -130,7 +130,7 @@ cdef class Simulation:
 
     def set_endpoint(
         self, uint32_t index, *, timing, int block_tokens, int sequences_max, int chunk_tokens, uint64_t rtt_us,
-        loads_us, resident, uint32_t resident_max, double power_cap,
+        loads_us, resident, uint32_t resident_max, double power_cap, double power_brake,
     ):
         """`loads_us[model]`: how long it takes to load; `resident[model]`: it is there from the beginning."""
         cdef endpoint_t* endpoint = &self.world.endpoints[index]
@@ -144,7 +144,7 @@ cdef class Simulation:
             raise MemoryError
         endpoint.half_rtt_us = rtt_us // 2
         engine.resident_max = resident_max
-        engine.power_cap = power_cap
+        engine.power_cap, engine.power_brake = power_cap, power_brake
         for model, load_us in enumerate(loads_us):
             engine.models[model].state = MODEL_RESIDENT if resident[model] else MODEL_ABSENT
             engine.models[model].load_us = load_us

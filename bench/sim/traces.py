@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import textwrap
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -210,7 +211,8 @@ def _csv_rows(path: Path, columns: dict[str, Callable[[str], Any]]) -> list[tupl
     header = [name.strip() for name in next(reader, [])]
     missing = [name for name in columns if name not in header]
     if missing:
-        raise TraceError(f"{path}:1: no column {', '.join(missing)}; it has {', '.join(header) or 'none'}")
+        found = textwrap.shorten(", ".join(header), 120, placeholder=" ...") or "none"
+        raise TraceError(f"{path}:1: no column {', '.join(missing)}; it has {found}")
     places = [(header.index(name), name, convert) for name, convert in columns.items()]
     rows = []
     for fields in reader:

@@ -133,6 +133,7 @@ WRONG = {
     "fault": (("--fault", "slow"), 2, "is not KIND@START-END:ENDPOINT"),
     "fault kind": (("--fault", "slwo@1-2:0"), 2, "unknown kind 'slwo'; 'slow' perhaps"),
     "fault endpoint": (("--fault", "slow@1-2:a100-9"), 2, "has no endpoint 'a100-9'; 'a100-"),
+    "folder of the JSON": (("--json", "/no such/out.json"), 1, "out.json: cannot be written there"),
     "fault times": (("--fault", "slow@3-2:0"), 2, "ends before it begins"),
 }
 

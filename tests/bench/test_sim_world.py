@@ -257,6 +257,8 @@ def test_an_engine_at_its_power_cap_is_slower_the_more_it_would_draw() -> None:
         simulate(trace, fleet_of({"class": "8b-a100", "power_cap": cap}), "p2c") for cap in (1.0, 0.5, 0.4)
     )
     assert capped.end_us.tolist() == full.end_us.tolist()  # one request draws little more than an idle engine
+    braked = fleet_of({"class": "8b-a100", "power_cap": 0.4, "power_brake": 4})
+    assert simulate(trace, braked, "p2c").end_us[0] / full.end_us[0] == pytest.approx(4, abs=0.01)
     assert 1.07 < tight.end_us[0] / full.end_us[0] < 1.09  # 0.43 of its limit, and a little for 1,100 tokens
 
 
