@@ -83,7 +83,7 @@ class Replicas(Struct, frozen=True, forbid_unknown_fields=True):
 
     count: Annotated[int, Meta(ge=1, le=64)] = 1
     gossip_ms: _NotNegative = 100.0
-    """Between two tellings of one's own share of the load; 0: never."""
+    """Between two tellings of one's own share of the load, and what was given to whom since; 0: never."""
     by_session: bool = False
     """Whether requests of one session come to one router; else they come to any."""
 

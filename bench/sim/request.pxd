@@ -35,6 +35,7 @@ cdef struct request_t:
     uint64_t end_us
     const uint64_t* blocks           # blocks[block_count]: what the engine's cache goes by, of prompt and answer
     const uint64_t* keys             # keys[key_count]: what the router goes by
+    request_t* untold                # next of those whose claims the other routers do not know yet
     request_t* parked                # next of those that wait for their model at an engine
     uint32_t index
     uint32_t serial                  # of the attempt: counts up
@@ -54,3 +55,4 @@ cdef struct request_t:
     uint8_t state                    # request_state
     uint8_t failure                  # of the last attempt
     uint8_t attempt_count
+    bint is_untold

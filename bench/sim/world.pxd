@@ -81,6 +81,8 @@ cdef struct world_t:
     uint64_t gossip_us               # 0: never
     uint64_t poll_us                 # 0: never
     uint32_t gossip_serial
+    request_t* untold                # picked since the last gossip, in order
+    request_t* untold_last
     bint is_gossip_lost
     uint32_t mark_index              # at its arrival the busy times so far are noted
     uint64_t* busy_mark_us           # busy_mark_us[endpoint_count]

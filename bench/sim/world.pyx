@@ -4,7 +4,7 @@ A request comes to a router, which picks with the decision core exactly as the p
 decision_charge in one step, decision_first_token, decision_end), travels half a round trip, is batched by the engine's
 step model, and its first and last token travel back. What fails is sent elsewhere, up to ATTEMPTS_MAX times, unless its
 first token had been seen. Routers share nothing but what gossip carries: each copies its own column of the accounts to
-the others at every interval, and what is not renewed is dropped.
+the others at every interval, and what is not renewed is dropped; and it tells what prompts it gave to whom since.
 
 Invariant: a run depends on its inputs alone. Equal times are served in the order they were planned, random words come
 from (seed, request, attempt), and nothing reads a clock. Neighbours: agenda (what is next), engine (one engine),
@@ -36,6 +36,7 @@ from router.native.loadtable cimport (
     load_readmit, load_set_remote, load_sum,
 )
 from router.native.pick cimport decider_t
+from router.native.prefix cimport prefix_insert
 from router.native.prefix_cache cimport prefix_forget
 from router.native.residency cimport residency_forget
 from router.native.session cimport session_forget
@@ -91,14 +92,23 @@ cdef void _exclude(const world_t* world, const request_t* request, const candida
             asked.excluded[position >> 6] |= <uint64_t>1 << (position & 63)
 
 
+cdef const uint64_t* _keys(world_t* world, const request_t* request, uint32_t model, uint32_t place) noexcept nogil:
+    """What the prompt's beginnings are called for a model; in the scratch of `place` where each model has its own."""
+    cdef uint64_t salt = model_salt(model)
+    cdef uint64_t* keys = &world.choice_keys[<size_t>place * world.key_count_max]
+    cdef int32_t depth
+    if not salt:
+        return request.keys
+    for depth in range(request.key_count):
+        keys[depth] = request.keys[depth] ^ salt
+    return keys
+
+
 cdef void _ask(world_t* world, const request_t* request, uint32_t place, choice_t* choice) noexcept nogil:
     """What the router would like to know of one of the models that may answer."""
     cdef const name_t* name = &world.names[request.asked]
     cdef uint32_t model = name.models[place]
     cdef pick_request_t* asked = &choice.request
-    cdef uint64_t salt = model_salt(model)
-    cdef uint64_t* keys = &world.choice_keys[<size_t>place * world.key_count_max]
-    cdef int32_t depth
     memset(choice, 0, sizeof(choice_t))
     choice.candidates = &world.candidates[request.replica * world.model_count + model]
     choice.policy = &world.policy
@@ -109,17 +119,13 @@ cdef void _ask(world_t* world, const request_t* request, uint32_t place, choice_
     asked.prompt_tokens = request.prompt_tokens
     asked.output_tokens = learner_expected_output(world.deciders[request.replica].learner, model + 1, -1)
     asked.block_count = request.key_count
-    asked.blocks = request.keys
+    asked.blocks = _keys(world, request, model, place)
     asked.block_tokens = world.key_tokens
     asked.quality_s = name.quality_s[place]
     if world.ttft_target_s > 0:
         asked.ttft_target_s = world.ttft_target_s + world.ttft_target_token_s * request.prompt_tokens
     asked.cost_weight_s = world.cost_weight_s
     _exclude(world, request, choice.candidates, asked)
-    if salt:
-        for depth in range(request.key_count):
-            keys[depth] = request.keys[depth] ^ salt
-        asked.blocks = keys
 
 
 cdef void _send(world_t* world, request_t* request) noexcept nogil:
@@ -146,6 +152,8 @@ cdef void _send(world_t* world, request_t* request) noexcept nogil:
     request.endpoint = <int32_t>choice.candidates.slots[winner]
     request.sequence = NO_SEQUENCE
     request.picked_us = world.now_us
+    if world.gossip_us and world.replica_count > 1 and not request.is_untold:
+        _keep_untold(world, request)
     agenda_add(&world.agenda, world.now_us + world.endpoints[request.endpoint].half_rtt_us, EVENT_DELIVERY,
                <int32_t>request.index, request.serial)
 
@@ -388,6 +396,32 @@ cdef void _flap(world_t* world, int32_t place) noexcept nogil:
 
 # --- between routers, and from engines -------------------------------------------------------------------------------
 
+cdef inline void _keep_untold(world_t* world, request_t* request) noexcept nogil:
+    request.is_untold = True
+    request.untold = NULL
+    if world.untold == NULL:
+        world.untold = request
+    else:
+        world.untold_last.untold = request
+    world.untold_last = request
+
+
+cdef void _tell_claims(world_t* world) noexcept nogil:
+    """What each replica gave to whom since the last time, as it claimed it itself."""
+    cdef request_t* request = world.untold
+    cdef const uint64_t* keys
+    cdef uint32_t hearer
+    while request != NULL:
+        keys = _keys(world, request, request.model, 0)
+        for hearer in range(world.replica_count):
+            if hearer != request.replica and world.deciders[hearer].prefix != NULL:
+                prefix_insert(world.deciders[hearer].prefix, keys, world.key_tokens, <uint32_t>request.key_count,
+                              <uint32_t>request.endpoint, request.charge.uncached_tokens, world.now_us)
+        request.is_untold = False
+        request = request.untold
+    world.untold = NULL
+
+
 cdef void _gossip(world_t* world, bint is_stale) noexcept nogil:
     """Each replica's own column goes to all others; stale: what they hold of each other is dropped."""
     cdef uint32_t[6] cells               # ROW_COUNT
@@ -454,6 +488,7 @@ cdef void world_run(world_t* world) noexcept nogil:
         elif event.kind == EVENT_GOSSIP:
             if not world.is_gossip_lost:
                 _gossip(world, False)
+                _tell_claims(world)
                 world.gossip_serial += 1
                 agenda_add(&world.agenda, world.now_us + GOSSIP_STALE_US, EVENT_GOSSIP_STALE, 0, world.gossip_serial)
             agenda_add(&world.agenda, world.now_us + world.gossip_us, EVENT_GOSSIP, 0, 0)

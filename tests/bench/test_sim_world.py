@@ -333,6 +333,17 @@ def test_replicas_that_tell_each_other_share_load_better_than_silent_ones() -> N
     assert one < 1.05 * told
 
 
+def test_replicas_that_tell_each_other_know_what_the_others_had_cached() -> None:
+    trace = shared_prefixes(400, seed=3)
+
+    def hit_tokens(gossip_ms: float) -> int:
+        replicas = {"count": 4, "gossip_ms": gossip_ms}
+        fleet = fleet_of({"class": "8b-a100", "count": 4}, replicas=replicas)
+        return int(simulate(trace, fleet, "five_axis").cached_tokens.sum())
+
+    assert hit_tokens(20) > 1.1 * hit_tokens(0)
+
+
 def test_engines_that_tell_their_queues_make_up_for_replicas_that_are_silent() -> None:
     trace = trace_of(poisson(20, 3000), 2000, 100)
 
