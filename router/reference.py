@@ -2,13 +2,14 @@
 
 `python -m router.reference docs/reference` writes them. Invariant: the committed pages are what this writes
 (tests/unit/test_schema.py, tests/unit/test_reference.py), so that they cannot drift from the code. Only the
-metrics page needs the native modules, which are imported when it is made.
+pages of metrics and of commands need native modules, which are imported when they are made.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin
@@ -49,9 +50,13 @@ _COMMAND_INTRODUCTION = """# Command line
 {notice}
 
 Data goes to standard output, errors to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad
-configuration. Every option can also be given as the variable named beside it; an option that may be repeated
-takes several values separated by spaces there. `--config` and the options that describe a configuration
-exclude each other.
+configuration. An option that names a variable can also be given by it; one that may be repeated takes
+several values separated by spaces there. `--config` and the options that describe a configuration exclude
+each other.
+
+`bench`, `demo` and `mock` are for trying and measuring, with model servers or without:
+[simulate on your own trace](../how-to/simulate.md),
+[mock engines and real ones](../explanation/mocks-and-real-engines.md), [performance](../performance.md).
 """
 
 _ERRORS_INTRODUCTION = """# Errors and outcomes
@@ -91,8 +96,9 @@ compares them, with knobs as `NAME:knob=value:knob=value`.
 
 - All see the same: requests, queued tokens and KV tokens of every endpoint, exact over all workers, and the
   same guess of what each has cached. Only `llmd` sees some of it as old as its original's polls are.
-- All pass over endpoints that are ejected and those the request has already tried; when all are ejected they
-  pick among the ejected ones. Equal endpoints win in turn by chance.
+- All pass over endpoints that are ejected and those the request has already tried. When all for the model are
+  ejected, or more than [`health.ejected_ratio_max`](configuration.md#health) of them, they pick among the
+  ejected ones too. Equal endpoints win in turn by chance.
 - A request without a prompt (a `GET`, say) hits no cache anywhere and is placed by load.
 - Defaults are those of the original that `from` names. *weight* says whether an endpoint's `weight` counts,
   *key* whether the request's key does.
@@ -172,7 +178,7 @@ def _section(cls: type[Struct]) -> list[str]:
     title = (
         f"{cls.__name__} (`type: {cls.__struct_config__.tag}`)" if cls.__struct_config__.tag else cls.__name__
     )
-    lines = [f"## {title}", "", (cls.__doc__ or "").strip(), ""]
+    lines = [f"## {title}", "", _doc(cls), ""]
     fields = structs.fields(cls)
     if not fields:
         return lines
@@ -185,6 +191,11 @@ def _section(cls: type[Struct]) -> list[str]:
         cells = (f"`{info.encode_name}`", _words(info.type), _default(info), description)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return [*lines, ""]
+
+
+def _doc(cls: type[Struct]) -> str:
+    """Its docstring in one line, as a cell of a table needs it."""
+    return " ".join((cls.__doc__ or "").split())
 
 
 def _words(annotation: Any) -> str:
@@ -238,12 +249,26 @@ def _value(value: Any) -> str:
 # ---- cli.md
 
 
+class _Ours(click.Group):
+    """`fairlead` with the subcommands of this package only, in the order of `fairlead --help`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
 def command_page() -> str:
     """docs/reference/cli.md: our own subcommands; those of other packages document themselves."""
-    # Without the entry points: what is installed beside us must not change our page.
-    own = click.Group("fairlead", main.commands, help=main.help, params=main.params)
-    own.context_settings = main.context_settings
-    return "\n".join([_COMMAND_INTRODUCTION.format(notice=_NOTICE), *_command(own, None, "fairlead")])
+    commands = {name: main.commands[name] for name in sorted(main.commands)} | _installed_commands()
+    ours = _Ours("fairlead", commands, help=main.help, params=main.params)
+    ours.context_settings = main.context_settings
+    return "\n".join([_COMMAND_INTRODUCTION.format(notice=_NOTICE), *_command(ours, None, "fairlead")])
+
+
+def _installed_commands() -> dict[str, click.Command]:
+    """What this distribution adds by entry points. What is installed beside it must not change the page."""
+    found = entry_points(group="fairlead.commands")
+    ours = {point.name: point for point in found if point.dist is not None and point.dist.name == "fairlead"}
+    return {name: ours[name].load() for name in sorted(ours)}
 
 
 def _command(command: click.Command, parent: click.Context | None, name: str) -> list[str]:
@@ -253,8 +278,10 @@ def _command(command: click.Command, parent: click.Context | None, name: str) ->
     title = context.command_path
     lines = [f"## `{title}`", "", "```text", command.get_help(context).rstrip(), "```", ""]
     if isinstance(command, click.Group):
-        for child in command.commands.values():
-            lines += _command(child, context, child.name or "")
+        for child_name in command.list_commands(context):
+            child = command.get_command(context, child_name)
+            assert child is not None
+            lines += _command(child, context, child_name)
     return lines
 
 
@@ -316,7 +343,7 @@ def policies_page() -> str:
     for name, policy in POLICIES.items():
         cells = (
             f"[`{name}`](#{name})" if policy.knob_names() else f"`{name}`",
-            (policy.__doc__ or "").strip(),
+            _doc(policy),
             "yes" if policy.DIVIDES_BY_WEIGHT else "no",
             "yes" if issubclass(policy, KeyedPolicy) else "no",
             policy.SOURCE,
