@@ -5,7 +5,7 @@ reference page cannot disagree. What one field cannot say (names that refer to e
 is in validate.py; how a file becomes this is in router/config.py.
 
 Invariant: a `Config` that router/config.py returned is whole and consistent; nobody checks it again. It
-never changes: a reload makes another one. Units end the names; `_ms` is used in the configuration only.
+never changes: a reload makes another one. Units end the names.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Limits(Section, frozen=True, kw_only=True):
 
 
 class Engine(StrEnum):
-    """The software of an endpoint; decides how its metrics and errors are read."""
+    """The software of an endpoint. A note for now: nothing is done by it yet."""
 
     VLLM = "vllm"
     SGLANG = "sglang"
@@ -219,7 +219,11 @@ class EndpointAuth(Section, frozen=True, kw_only=True):
         Meta(description="Sent as `Authorization: Bearer`; `file:/path`, `${ENV}` or the key itself."),
     ] = None
     pass_client_key: Annotated[
-        bool, Meta(description="Pass the client's Authorization, x-api-key and api-key on to this endpoint.")
+        bool,
+        Meta(
+            description="Pass the client's Authorization, x-api-key, api-key and x-goog-api-key on to this "
+            "endpoint."
+        ),
     ] = False
 
 
@@ -253,7 +257,7 @@ class Endpoint(Section, frozen=True, kw_only=True):
             max_length=limits.MODELS_MAX, description="Client's name for a model → the engine's name for it."
         ),
     ] = field(default_factory=dict)
-    engine: Annotated[Engine, Meta(description="The software there.")] = Engine.OTHER
+    engine: Annotated[Engine, Meta(description="The software; nothing depends on it yet.")] = Engine.OTHER
     load_report: Annotated[
         LoadReport,
         Meta(
@@ -261,8 +265,20 @@ class Endpoint(Section, frozen=True, kw_only=True):
             "`read`: asked for, weighed, and taken out; `show`: asked for, weighed, and passed on."
         ),
     ] = LoadReport.UNTOUCHED
-    region: Annotated[str, Meta(max_length=limits.NAME_BYTES_MAX, description="Region, for locality.")] = ""
-    zone: Annotated[str, Meta(max_length=limits.NAME_BYTES_MAX, description="Zone within the region.")] = ""
+    region: Annotated[
+        str,
+        Meta(
+            max_length=limits.NAME_BYTES_MAX,
+            description="Region, which routes may `require`. How far it is, is `rtt_ms`.",
+        ),
+    ] = ""
+    zone: Annotated[
+        str,
+        Meta(
+            max_length=limits.NAME_BYTES_MAX,
+            description="Zone within the region; nothing depends on it yet.",
+        ),
+    ] = ""
     labels: Annotated[
         dict[Name, LabelValue],
         Meta(max_length=limits.LABELS_MAX, description="Free labels, to select endpoints by."),
@@ -428,7 +444,8 @@ class Route(Section, frozen=True, kw_only=True):
         bool,
         Meta(
             description="Tell the client in `x-fairlead-endpoint` which endpoint answered, in "
-            "`x-fairlead-model` which model, and in `x-fairlead-reason` why that one."
+            "`x-fairlead-model` which model (of those that endpoints list), in `x-fairlead-reason` why "
+            "that one, and in `x-fairlead-session` what became of its session."
         ),
     ] = False
 
@@ -473,7 +490,8 @@ class Prefixes(Section, frozen=True, kw_only=True):
             ge=limits.PROMPT_BLOCK_BYTES_MIN,
             le=limits.PROMPT_BLOCK_BYTES_MAX,
             description="A prompt is known by its beginnings, which end after each so many bytes at first "
-            "and further apart as it grows. Rounded up to a power of two.",
+            "and further apart as it grows. Rounded up to a power of two. With smaller ones, what was known "
+            "of caches has to be learnt anew.",
         ),
     ] = limits.PROMPT_BLOCK_BYTES_DEFAULT
     table_bytes: Annotated[
@@ -482,7 +500,7 @@ class Prefixes(Section, frozen=True, kw_only=True):
             ge=limits.PREFIX_TABLE_BYTES_MIN,
             le=limits.PREFIX_TABLE_BYTES_MAX,
             description="Memory for them, shared by all workers and taken as it is used: 64 bytes for each. "
-            "Cannot change in a running process.",
+            "Cannot change in a running process; an upgrade that changes it begins with an empty table.",
         ),
     ] = limits.PREFIX_TABLE_BYTES_DEFAULT
 

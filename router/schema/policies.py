@@ -137,7 +137,10 @@ class Prequal(BasePolicy, frozen=True, kw_only=True, tag="prequal"):
     KIND: ClassVar[int] = 10
     SOURCE: ClassVar[str] = "arXiv 2312.10172 (NSDI 2024)"
 
-    pool: Annotated[int, Meta(ge=1, le=64, description="Endpoints looked at.")] = 16
+    pool: Annotated[
+        int,
+        Meta(ge=1, le=64, description="Endpoints looked at; the original's word, not the configuration's."),
+    ] = 16
     q_rif: Annotated[
         float, Meta(ge=0, le=1, description="Quantile of their in-flight counts above which one is hot.")
     ] = 0.84
@@ -314,7 +317,8 @@ class Mooncake(BasePolicy, frozen=True, kw_only=True, tag="mooncake"):
 
 
 class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
-    """Least of one score, in seconds, over latency, cost, affinity, headroom and proximity."""
+    """Least of one score, in seconds, over time to first token, cost per token, model affinity, capacity and
+    power headroom, proximity and health."""
 
     KIND: ClassVar[int] = 19
     SOURCE: ClassVar[str] = "this project: docs/explanation/decision.md"
