@@ -13,6 +13,7 @@ import threading
 from collections import deque
 
 from router import limits
+from router.schema.config import STDOUT_NAMES
 
 # POSIX: a write of at most PIPE_BUF bytes to a pipe is never interleaved with another process's.
 PIPE_WRITE_BYTES_MAX = 4096
@@ -24,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """A bounded queue of whole lines and the thread that writes them to `path`, `-` being stdout."""
+    """A bounded queue of whole lines and the thread that writes them to `path`, a file or of STDOUT_NAMES."""
 
     def __init__(self, path: str, buffer_bytes_max: int = limits.ACCESS_LOG_BUFFER_BYTES_DEFAULT) -> None:
-        self._path = "" if path == "-" else path
+        self._path = "" if path in STDOUT_NAMES else path
         self._buffer_bytes_max = buffer_bytes_max
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0

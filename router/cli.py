@@ -138,7 +138,11 @@ def main() -> None:
 @_option(
     "--policy", type=click.Choice(policy_names()), help="How an endpoint is picked.  [default: five_axis]"
 )
-@_option("--access-log", metavar="FILE", help="Write one JSON line per request to FILE, or to stdout.")
+@_option(
+    "--access-log",
+    metavar="FILE",
+    help="Write one JSON line per request to FILE; `stdout` or `-`: to standard output.",
+)
 @_option("--runtime-dir", metavar="DIR", help="Folder of the control socket.")
 @_option(
     "--drain-deadline-ms",

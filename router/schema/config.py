@@ -450,12 +450,18 @@ class Route(Section, frozen=True, kw_only=True):
     ] = False
 
 
+STDOUT_NAMES = ("stdout", "-")  # in place of a file's name; ./stdout is a file
+
+
 class AccessLog(Section, frozen=True, kw_only=True):
     """One JSON line per request. Traffic never waits for it: a slow disk loses lines, which are counted."""
 
     path: Annotated[
         FilePath | None,
-        Meta(description="`stdout`, or a file, which is reopened on SIGUSR1; absent: no access log."),
+        Meta(
+            description="`stdout` (or `-`) for standard output, or a file, which is reopened on SIGUSR1; "
+            "absent: no access log."
+        ),
     ] = None
     buffer_bytes_max: Annotated[
         int,

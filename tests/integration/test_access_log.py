@@ -3,16 +3,18 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
-from tests.integration.processes import wait_until
+from tests.integration.processes import BOUND_S, REAL, Router, router, wait_until
 from tests.support.raw_peer import STREAM_HEAD, Endpoint, chat, dial, request
-from tests.support.router_process import RouterProcess, running_router
+from tests.support.router_process import RouterProcess, one_pool, running_router
 
 ALWAYS = {
     *("ts", "request_id", "client", "method", "path", "status", "model", "attempts", "bytes_in", "bytes_out"),
@@ -209,6 +211,52 @@ def test_a_log_that_was_moved_is_opened_anew_on_sigusr1(scene: Scene) -> None:
     size = moved.stat().st_size
     asks_and_looks(scene)
     assert moved.stat().st_size == size
+
+
+@pytest.mark.parametrize("given", ["stdout", "-"])
+def test_a_log_to_stdout_comes_out_of_the_router(tmp_path: Path, given: str) -> None:
+    with Endpoint() as endpoint:
+        config = one_pool([endpoint.url], endpoint={"models": ["tiny"]}, access_log={"path": given})
+        with router(tmp_path, REAL, **config) as fairlead:
+            process, lines = started_on_a_pipe(fairlead)
+            assert fairlead.get("/v1/models")[0] == 200
+            with dial(fairlead.traffic) as client:
+                client.send(request(chat(model="nobody")))
+                assert client.take_response()[0] == 404
+            process.terminate()
+            assert [json.loads(line)["status"] for line in lines][-1] == 404
+            assert process.wait(BOUND_S) == 0
+
+
+def test_the_option_takes_stdout_too(tmp_path: Path) -> None:
+    with Endpoint() as endpoint:
+        command = (sys.executable, "-m", "router", "serve", "--endpoint", endpoint.url)
+        options = (
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--runtime-dir",
+            str(tmp_path / "run"),
+        )
+        with router(tmp_path, (*command, *options, "--access-log")) as fairlead:
+            fairlead.config_path = Path("stdout")  # what the command ends with
+            process, lines = started_on_a_pipe(fairlead)
+            with dial(fairlead.traffic) as client:
+                client.send(b"nonsense\r\n\r\n")
+                assert client.take_response()[0] == 400
+            process.terminate()
+            assert [json.loads(line)["status"] for line in lines] == [400]
+            assert process.wait(BOUND_S) == 0
+
+
+def started_on_a_pipe(fairlead: Router) -> tuple[subprocess.Popen[bytes], BinaryIO]:
+    """A router that is ready, and what comes out of its standard output."""
+    reader, writer = os.pipe()
+    try:
+        return fairlead.start(stdout=writer), os.fdopen(reader, "rb")
+    finally:
+        os.close(writer)
 
 
 def asks_and_looks(scene: Scene) -> bool:
