@@ -76,8 +76,13 @@ FILES_RESERVED = 128
 ADMIN_CONNECTIONS_MAX = 64
 
 # ---- tables
-WORKERS_MAX = 64  # columns of the load table are twice this: two generations live during a takeover
-ENDPOINTS_MAX = 4096  # slots of the load table: with 128 columns 17 MiB of shared memory, once all are used
+WORKERS_MAX = 64
+# Columns of the shared tables, one for each worker that serves or still drains; one that nobody has written
+# takes addresses and no memory. Four generations of the first one's workers fit, and a table made for few
+# workers has room for what a machine of 32 cores runs. 4 x 64 is COLUMN_COUNT_MAX of native/loadtable.
+COLUMNS_PER_WORKER = 4
+COLUMNS_MIN = 32
+ENDPOINTS_MAX = 4096  # slots of the load table: with 256 columns 33 MiB of shared memory, once all are used
 MODELS_RESIDENT_MAX = 8  # remembered of an endpoint, as in native/residency.pxd
 PREFIX_TABLE_BYTES_DEFAULT = 64 * MIB  # a million beginnings of prompts, once there were so many
 PREFIX_TABLE_BYTES_MIN = MIB  # 15,000 of them

@@ -121,7 +121,8 @@ bytes. [Observe a router](../how-to/observe.md) says which ones to watch.
 Label values come from the configuration or from closed sets; nothing a client sends becomes a label. `route`
 and `endpoint` are names of the configuration, `-` where there is none. The route `default` takes what no
 configured route matches; a router started without a file has one route, `all`. `outcome` and `side` are those
-of [errors.md](errors.md). Totals survive the death of a worker, a reload and a takeover.
+of [errors.md](errors.md). Totals survive the death of a worker, a reload and a takeover, but for the
+[upgrades that start counting anew](../how-to/reload-and-upgrade.md#replace-the-running-program).
 """
 
 

@@ -3,8 +3,8 @@ data plane's state. Accounts and metrics are exact; what is believed of caches a
 lost.
 
 Invariant: a column has one writer at a time, and a slot or route index is reset before it goes to another
-owner. The tables hold columns for two generations of workers, so that a takeover goes on counting in the same
-memory. Neighbours: slots.py (the directories), native/loadtable, native/metrics, native/prefix,
+owner. The tables hold columns for several generations of workers, so that a takeover goes on counting in the
+same memory. Neighbours: slots.py (the directories), native/loadtable, native/metrics, native/prefix,
 native/residency, native/session, native/learner, native/signals (the tables), supervisor.py, takeover.py
 (which passes them on).
 """
@@ -35,9 +35,13 @@ from router.slots import SlotDirectory
 from router.snapshot import route_names
 
 ROUTE_INDEXES_MAX = limits.ROUTES_MAX + 1  # and the route that takes what matches none
-GENERATIONS = 2  # the one that drains and the one that takes over
 
 logger = logging.getLogger("fairlead.supervisor")
+
+
+def column_count(workers: int) -> int:
+    """Of tables that begin with so many workers."""
+    return max(limits.COLUMNS_MIN, limits.COLUMNS_PER_WORKER * workers)
 
 
 class DirectoryState(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +93,11 @@ class Tables(NamedTuple):
             else:
                 tables = tables._replace(**found)
         if tables.prefix.size_bytes != prefix_bytes:
+            logger.warning(
+                "takeover: prefixes.table_bytes is %d and was %d; caches are learnt anew",
+                prefix_bytes,
+                tables.prefix.size_bytes,
+            )
             tables = tables._replace(prefix=anew.prefix)
         return tables
 
@@ -145,7 +154,7 @@ class SharedState:
     def create(cls, config: Config) -> SharedState:
         """Empty tables."""
         return cls(
-            Tables.create(GENERATIONS * config.workers, config.prefixes.table_bytes),
+            Tables.create(column_count(config.workers), config.prefixes.table_bytes),
             SlotDirectory(limits.ENDPOINTS_MAX),
             SlotDirectory(ROUTE_INDEXES_MAX),
             range(config.workers),
@@ -158,8 +167,10 @@ class SharedState:
         free = [column for column in range(offer.column_count) if column not in offer.columns_in_use]
         if len(free) < config.workers:
             logger.warning(
-                "takeover: %d columns are free for %d workers; counting starts anew",
+                "takeover: %d of %d columns are free for %d workers, earlier ones still drain in the others; "
+                "counting starts anew",
                 len(free),
+                offer.column_count,
                 config.workers,
             )
             return cls.create(config)

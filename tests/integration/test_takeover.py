@@ -1,5 +1,8 @@
 """A new process takes the sockets and tables over from a running one, and no request notices."""
 
+from __future__ import annotations
+
+import contextlib
 import http.client
 import os
 import signal
@@ -7,11 +10,13 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.integration.processes import (
     BOUND_S,
     HERE,
+    REAL,
     Router,
     endpoint,
     read_until,
@@ -19,6 +24,8 @@ from tests.integration.processes import (
     wait_gone,
     wait_until,
 )
+from tests.support.raw_peer import Endpoint, chat, dial, request
+from tests.support.router_process import Metrics, one_pool
 
 
 def test_the_new_process_serves_on_the_same_port_and_the_old_one_exits_with_0(tmp_path: Path) -> None:
@@ -144,6 +151,75 @@ def test_the_shared_tables_go_on_and_the_old_columns_are_settled(tmp_path: Path)
         assert second.wait(BOUND_S) == 0
         assert [row["column"] for row in fairlead.workers()] == [0]
         assert "counting starts anew" not in fairlead.stderr()
+
+
+def test_more_workers_go_on_counting_in_the_same_tables(tmp_path: Path) -> None:
+    with Counted(tmp_path) as counted:
+        counted.ask()
+        with counted.held():
+            counted.take_over(workers=2)
+            counted.ask()
+            counted.take_over(workers=3)
+            counted.assert_counts(finished=2, in_flight=1)
+        counted.assert_counts(finished=3, in_flight=0)
+
+
+def test_upgrades_while_earlier_generations_drain_go_on_counting(tmp_path: Path) -> None:
+    with Counted(tmp_path) as counted, counted.held():
+        counted.take_over()
+        with counted.held():
+            counted.take_over()
+            with counted.held():
+                counted.take_over()
+                counted.ask()
+                counted.assert_counts(finished=1, in_flight=3)
+            counted.assert_counts(finished=2, in_flight=2)
+
+
+class Counted:
+    """Real routers over one endpoint, each taking over from the one before, and what the last one counts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._undo = contextlib.ExitStack()
+        self._endpoint = self._undo.enter_context(Endpoint())
+        config = one_pool([self._endpoint.url], drain={"deadline_ms": 1000 * int(BOUND_S)})
+        self.fairlead = self._undo.enter_context(router(folder, REAL, **config))
+
+    def __enter__(self) -> Counted:
+        self.fairlead.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._undo.close()
+
+    def ask(self) -> None:
+        """A request and its whole answer."""
+        with self.held():
+            pass
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """A request whose answer ends with the block."""
+        with dial(self.fairlead.traffic) as client:
+            client.send(request(chat()))
+            with self._endpoint.accept() as engine:
+                engine.take_request()
+                yield
+                engine.send_response(b"{}", connection="close")
+                assert client.take_response()[0] == 200
+
+    def take_over(self, **changes: int) -> None:
+        self.fairlead.write_config(**changes)
+        self.fairlead.start("--takeover")
+        assert "starts anew" not in self.fairlead.stderr()
+
+    def assert_counts(self, *, finished: int, in_flight: int) -> None:
+        def seen() -> tuple[float, int]:
+            page = self.fairlead.get("/metrics", self.fairlead.admin)[1].decode()
+            rows = self.fairlead.get("/debug/endpoints", self.fairlead.admin)[1]
+            return Metrics(page).sum("fairlead_requests_total"), sum(row["in_flight"] for row in rows)
+
+        wait_until(lambda: seen() == (finished, in_flight), f"{finished} finished, {in_flight} in flight")
 
 
 def test_takeover_with_nobody_there_is_a_plain_start(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ import os
 import time
 
 import pytest
+from msgspec import structs
 
+from router import limits, wire
 from router.config import parse_config
 from router.native.prefix import PrefixTable
 from router.schema.config import Config
@@ -111,10 +113,47 @@ def test_without_the_counts_there_is_no_takeover(lost: str) -> None:
     os.close(other)
 
 
-def test_a_prefix_table_of_another_size_is_made_anew() -> None:
+def test_a_prefix_table_of_another_size_is_made_anew_and_that_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     running = Tables.create(1, PREFIX_BYTES)
     running.prefix.insert([9], [64], 3, 64, 0)
     assert Tables.attach(running.fds(), 1, PREFIX_BYTES).prefix.match([9], [64], [3]) == [64]
+    assert not caplog.records
     larger = Tables.attach(running.fds(), 1, 2 * PREFIX_BYTES)
     assert larger.prefix.size_bytes == 2 * PREFIX_BYTES
     assert larger.prefix.match([9], [64], [3]) == [0]
+    said = (
+        f"takeover: prefixes.table_bytes is {2 * PREFIX_BYTES} and was {PREFIX_BYTES}; caches are learnt anew"
+    )
+    assert [record.message for record in caplog.records] == [said]
+
+
+def test_a_takeover_goes_on_counting_while_columns_are_free_and_says_when_they_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    running = SharedState.create(configured("a"))
+    running.load.charge(0, running.assign(configured("a"))[0]["a"])
+    offer = wire.TakeoverOffer(
+        pid=1,
+        sockets=[],
+        column_count=running.load.column_count,
+        columns_in_use=list(running.columns),
+        endpoints=running.dump(running.endpoints),
+        routes=running.dump(running.routes),
+    )
+    most = limits.COLUMNS_MIN - 1
+    taken = SharedState.inherit(offer, running.table_fds, structs.replace(configured("a"), workers=most))
+    assert list(taken.columns) == list(range(1, limits.COLUMNS_MIN))
+    assert taken.load.total_in_flight() == 1
+    assert not caplog.records
+    anew = SharedState.inherit(offer, running.table_fds, structs.replace(configured("a"), workers=most + 1))
+    assert anew.load.total_in_flight() == 0
+    assert caplog.records[0].message.startswith(f"takeover: {most} of {most + 1} columns are free for")
+    assert caplog.records[0].message.endswith("counting starts anew")
+
+
+@pytest.mark.parametrize("workers", [1, 9, limits.WORKERS_MAX])
+def test_the_tables_have_room_for_four_generations(workers: int) -> None:
+    state = SharedState.create(structs.replace(configured("a"), workers=workers))
+    assert state.load.column_count == max(32, 4 * workers)
