@@ -66,8 +66,9 @@ cdef struct learner_t:               # arrays by slot, 64-byte aligned; those fr
     float hit_mean
     float queued_mean_s
     float waited_mean_s
+    float answer_mean_s              # decoding it, with nobody's prefill in between
     float again                      # times that a token cached lately is asked for once more: hits by misses
-    float pressure                   # share of queue in what picked requests wait for
+    float delay_weight               # of a second's delay to an answer, against one of waiting for a first token
     signal_table_t* signals          # NULL: nobody tells anything
     others_t* others                 # others[slot_count]
     hearing_t hearing

@@ -73,6 +73,8 @@ cdef float PREDICTED_S_MIN = 0.001
 cdef float TTFT_S_MAX = 600.0
 cdef float KNEE = 0.8                # of KV or power in use, from where on the barrier grows
 cdef float FULL = 0.98
+cdef float PRESSURE_GAIN = 2.0       # delays count in full from as much queue as own work on, and not at all without
+cdef float ANSWER_PRIOR_S = 5.0      # of decoding, before the first picks: 256 tokens, 20 ms each
 cdef float MISS_PRIOR = 0.02         # of prompt tokens, more than are missed: again stays within 50
 cdef float RAMP_S = 30.0
 cdef float RAMP_SHARE_MIN = 0.1
@@ -173,7 +175,9 @@ cdef void learner_refresh(learner_t* learner, load_table_t* load, uint64_t now_u
     learner.refreshed_us = now_us
     hit_ratio = min(learner.hit_mean / max(learner.prompt_mean, <float>1), <float>1)
     learner.again = hit_ratio / (MISS_PRIOR + 1 - hit_ratio)
-    learner.pressure = min(learner.queued_mean_s / max(learner.waited_mean_s, PREDICTED_S_MIN), <float>1)
+    # Either counts relative to what it delays: waits in first tokens, prefills in answers. None while nobody queues.
+    learner.delay_weight = min(PRESSURE_GAIN * learner.queued_mean_s, learner.waited_mean_s) \
+        / max(learner.waited_mean_s + learner.answer_mean_s, PREDICTED_S_MIN)
     for index in range(learner.known_count):
         _refresh_slot(learner, load, learner.known[index], now_us)
     signals_judge(&learner.hearing, now_us)
@@ -528,6 +532,7 @@ cdef Learner _open(Segment segment):
     self._mapping = segment
     self.fd = segment.fd
     learner.slot_count = slot_count
+    learner.answer_mean_s = ANSWER_PRIOR_S
     learner.shared = segment.base
     learner.shared_bytes = segment.size_bytes
     self._arrays = aligned_alloc(ALIGNMENT, ARRAY_COUNT * stride * sizeof(float))

@@ -5,17 +5,19 @@ For a prompt of l tokens of which n are not cached at the candidate, with E[out]
     w    = (token_s n + pair_s n (l - n / 2)) ramp             prefill work there
     ttft = max(0.3 (Wq + w) + t0, theta . [1, Wq, w, D]) r + rtt + load
     step = max(floor_s, base_s + token_s A) + context_s kv          a decode step with this stream in it
-    S    = ttft + beta min(2 pressure, 1) w A + gamma E[out] step
-         + kappa again mean n + eta evicted mean min(n, 16000) A
+    S    = ttft + beta delay w A + gamma E[out] step
+         + kappa again mean n + eta evicted mean min(n, usual) A
          + cost (price_in n + price_out E[out] + price_s (w + E[out] share))
          + barrier_s b + error_s e                              and infinity for who may not be picked
          + switch_s                                             but where the session was last
 
 where A requests are in flight, D of them decoding, Wq seconds of prefill are queued, and load seconds pass until the
-model is in memory there; pressure is the running share of queue in what the picked ones wait for. Room in a cache is
+model is in memory there; delay is what a second lost to an answer there counts against one of waiting for a first
+token, each relative to what it delays: the mean wait by mean wait and answer, none without queues. Room in a cache is
 priced alike everywhere, or the fastest endpoints would draw everybody's sessions until none finds its own: by mean, a
 token's prefill in the mean of the candidates; again, how often what is cached is asked for once more (h / (1 - h) of
-the running hit ratio); evicted, how surely what this prompt drives out there would have been (prefix). With a target
+the running hit ratio); evicted, how surely what this prompt drives out there would have been (prefix), and of a
+prompt longer than usual (the running mean) no more counts, or that term alone would place it. With a target
 for the first token its predicted 95 % quantile is held under it by a soft penalty, and the time itself no longer
 counts: any endpoint that keeps the promise is good enough. Within a band above the least score the choice is where
 the session was last, else by rendezvous hashing of the session, or random. Neighbours: view (accounts), residency
@@ -147,9 +149,7 @@ cdef enum:
     WIDTH = 16                       # candidates are scored in whole blocks of so many
     TARGET_TTFT_PERCENT = 1          # with a target, what is left of the TTFT term: enough to break ties
 
-cdef float EVICTED_MAX = 16000.0     # of a prompt's tokens: longer ones are few, and would be placed by that term alone
 cdef float RUNNING_WEIGHT = 0.02     # of one request in the running means: about the last fifty count
-cdef float PRESSURE_GAIN = 2.0        # from a pressure of a half on, the externality counts in full
 cdef float PRESSURE_S = 0.05         # of queue that are no pressure: one step of an engine
 cdef float QUEUE_SHARE_MIN = 0.3     # of queued and own work, that a predicted TTFT never goes below; as in learner
 cdef uint64_t RANK_FOLD = 0x9E3779B97F4A7C15     # 2^64 / golden ratio: bits without a pattern
@@ -237,8 +237,8 @@ cdef void _add_harms(view_t* view) noexcept nogil:
 
 
 cdef void _score_times(
-    const policy_t* policy, coefficients_t* c, view_t* view, const pick_request_t* request, float copy_s,
-    float evict_s, float externality
+    const policy_t* policy, const learner_t* learner, coefficients_t* c, view_t* view, const pick_request_t* request,
+    float copy_s, float evict_s
 ) noexcept nogil:
     cdef const float** rows = &c.token_s
     cdef const float* accounts[8]
@@ -248,8 +248,8 @@ cdef void _score_times(
     accounts[0], accounts[1], accounts[2] = view.uncached_tokens, view.queued_s, view.decoding
     accounts[3], accounts[4], accounts[5] = view.in_flight, view.kv_tokens, view.refused
     accounts[6], accounts[7] = view.scratch[TTFT_SCRATCH], view.scratch[WORK_SCRATCH]
-    fl_score(rows, accounts, view.score, count, prompt, policy.knobs[KNOB_BETA] * externality,
-             policy.knobs[KNOB_GAMMA] * output, copy_s, evict_s, EVICTED_MAX, QUEUE_SHARE_MIN,
+    fl_score(rows, accounts, view.score, count, prompt, policy.knobs[KNOB_BETA] * learner.delay_weight,
+             policy.knobs[KNOB_GAMMA] * output, copy_s, evict_s, learner.prompt_mean, QUEUE_SHARE_MIN,
              policy.knobs[KNOB_BARRIER_S], policy.knobs[KNOB_ERROR_S])
     if cost > 0:
         fl_score_cost(rows, accounts[7], view.score, count, cost, prompt, output)
@@ -368,21 +368,20 @@ cdef inline float _mean_s(const coefficients_t* rows, const candidate_set_t* can
     return fl_sum(rows.token_s, candidates.count) * candidates.share
 
 
-cdef inline float _externality(const learner_t* learner) noexcept nogil:
-    # While the best endpoint has nobody waiting, there is room for everyone, and a prefill disturbs no promise.
-    return min(learner.pressure * PRESSURE_GAIN, <float>1.0)
-
-
 cdef inline void _remember(
     learner_t* learner, const view_t* view, const coefficients_t* rows, const pick_request_t* request, int winner
 ) noexcept nogil:
     # Sums, not ratios: the refresh divides them.
     cdef float queued = view.queued_s[winner]
     cdef float waited = queued + rows.token_s[winner] * view.uncached_tokens[winner] + PRESSURE_S
+    cdef float step = max(
+        rows.floor_s[winner], rows.base_s[winner] + rows.token_s[winner] * (view.in_flight[winner] + 1)) \
+        + rows.context_s[winner] * (view.kv_tokens[winner] + request.prompt_tokens)
     learner.prompt_mean += (<float>request.prompt_tokens - learner.prompt_mean) * RUNNING_WEIGHT
     learner.hit_mean += (view.hit_tokens[winner] - learner.hit_mean) * RUNNING_WEIGHT
     learner.queued_mean_s += (queued - learner.queued_mean_s) * RUNNING_WEIGHT
     learner.waited_mean_s += (waited - learner.waited_mean_s) * RUNNING_WEIGHT
+    learner.answer_mean_s += (request.output_tokens * step - learner.answer_mean_s) * RUNNING_WEIGHT
 
 
 cdef int pick_five_axis(
@@ -405,8 +404,8 @@ cdef int pick_five_axis(
         _score_ratios(&rows, view, way_s)
     else:
         mean_s = _mean_s(&rows, candidates)
-        _score_times(policy, &rows, view, request, _copy_s(policy, learner, mean_s),
-                     _evict_s(policy, decider, mean_s), _externality(learner))
+        _score_times(policy, learner, &rows, view, request, _copy_s(policy, learner, mean_s),
+                     _evict_s(policy, decider, mean_s))
     if _loads(decider, candidates):
         _add_harms(view)
     if decider.session.key:
@@ -455,14 +454,14 @@ cdef void five_axis_terms(
     terms.load = load * weight
     terms.residual = ttft * weight * (learner.residual[slot] - 1) + late * policy.knobs[KNOB_SLO_PENALTY]
     terms.proximity = (learner.bias_s[slot] - learner.others_s[slot]) * weight
-    terms.externality = harm + policy.knobs[KNOB_BETA] * _externality(learner) * work * view.in_flight[position] \
+    terms.externality = harm + policy.knobs[KNOB_BETA] * learner.delay_weight * work * view.in_flight[position] \
         * learner.ramp[slot]
     terms.decode = policy.knobs[KNOB_GAMMA] * output * step
     terms.duplication = _copy_s(policy, learner, mean_s) * uncached
     terms.eviction = 0
     if decider.prefix != NULL:
         terms.eviction = _evict_s(policy, decider, mean_s) * decider.prefix.eviction[slot] \
-            * min(uncached, EVICTED_MAX) * view.in_flight[position]
+            * min(uncached, learner.prompt_mean) * view.in_flight[position]
     terms.cost = cost * (learner.input_price[slot] * prompt + learner.output_price[slot] * output
                          + learner.second_price[slot] * (work + output * learner.share_s[slot]))
     terms.headroom = policy.knobs[KNOB_BARRIER_S] * learner.barrier[slot]

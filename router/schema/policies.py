@@ -331,10 +331,16 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
         ),
     ] = HashKey.PROMPT
     beta: Annotated[
-        float, Meta(ge=0, le=100, description="Of the prefill's time, for each request that waits for it.")
-    ] = 0.25
+        float,
+        Meta(
+            ge=0,
+            le=100,
+            description="Of the prefill's time, for each answer that waits for it: what delays count against "
+            "waits for first tokens, each relative to what is usual.",
+        ),
+    ] = 1.0
     gamma: Annotated[float, Meta(ge=0, le=100, description="Of the time that decoding the answer takes.")] = (
-        0.2
+        0.3
     )
     kappa: Annotated[
         float,
@@ -343,7 +349,7 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
             le=100,
             description="Of a token's mean prefill, for each time that what is cached is asked for again.",
         ),
-    ] = 2.0
+    ] = 3.0
     band_ratio: Annotated[
         float, Meta(ge=0, le=1, description="Scores so near to the least count as equal, ...")
     ] = 0.02

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 
 RUNNING_WEIGHT = 0.02
 PRESSURE_GAIN = 2.0
-EVICTED_MAX = 16_000
+ANSWER_PRIOR_S = 5.0
 
 
 @dataclass(frozen=True)
 class Knobs:
     """In the order of native code."""
 
-    beta: float = 0.25
-    gamma: float = 0.2
-    kappa: float = 2.0
+    beta: float = 1.0
+    gamma: float = 0.3
+    kappa: float = 3.0
     band_ratio: float = 0.02
     band_ms: float = 2.0
     cost_weight: float = 0.0
@@ -76,12 +76,13 @@ class Candidate:
 
 @dataclass
 class Running:
-    """What the score remembers of the picks before: how much was cached, how much waited."""
+    """What the score remembers of the picks before: how much was cached, how much waited, how long answers take."""
 
     prompt: float = 0.0
     hit: float = 0.0
     queued_s: float = 0.0
     waited_s: float = 0.0
+    answer_s: float = ANSWER_PRIOR_S
     picks: list[int] = field(default_factory=list)
 
     @property
@@ -90,15 +91,23 @@ class Running:
         return hit_ratio / (1.02 - hit_ratio)
 
     @property
-    def pressure(self) -> float:
-        return min(1.0, self.queued_s / max(self.waited_s, 0.001))
+    def delay_weight(self) -> float:
+        return min(PRESSURE_GAIN * self.queued_s, self.waited_s) / max(self.waited_s + self.answer_s, 0.001)
 
-    def note(self, winner: Candidate, prompt_tokens: float) -> None:
+    def note(self, winner: Candidate, prompt_tokens: float, output_tokens: float) -> None:
         waited_s = winner.queued_s + winner.token_s * winner.uncached(prompt_tokens) + 0.05
         self.prompt += (prompt_tokens - self.prompt) * RUNNING_WEIGHT
         self.hit += (winner.hit_tokens - self.hit) * RUNNING_WEIGHT
         self.queued_s += (winner.queued_s - self.queued_s) * RUNNING_WEIGHT
         self.waited_s += (waited_s - self.waited_s) * RUNNING_WEIGHT
+        answer_s = output_tokens * step_s(winner, prompt_tokens)
+        self.answer_s += (answer_s - self.answer_s) * RUNNING_WEIGHT
+
+
+def step_s(one: Candidate, prompt_tokens: float) -> float:
+    """A decode step with this stream in it."""
+    step = max(one.floor_s, one.base_s + one.token_s * (one.in_flight + 1))
+    return step + one.context_s * (one.kv_tokens + prompt_tokens)
 
 
 def score(
@@ -117,8 +126,7 @@ def score(
     work = (one.token_s * n + one.pair_s * n * (prompt_tokens - n / 2)) * one.ramp
     fitted = one.theta[0] + one.theta[1] * one.queued_s + one.theta[2] * work + one.theta[3] * one.decoding
     ttft = max(0.3 * (one.queued_s + work) + one.theta[0], fitted) * one.residual + one.bias_s + one.load_s
-    step = max(one.floor_s, one.base_s + one.token_s * (one.in_flight + 1))
-    step += one.context_s * (one.kv_tokens + prompt_tokens)
+    step = step_s(one, prompt_tokens)
     cost = one.input_price * prompt_tokens + one.output_price * output_tokens
     cost += one.second_price * (work + output_tokens * one.share_s)
     if target_s:
@@ -127,9 +135,9 @@ def score(
     else:
         total = ttft
     total += one.harm_s + one.switch_s
-    total += knobs.beta * min(1.0, PRESSURE_GAIN * running.pressure) * work * one.in_flight * one.ramp
+    total += knobs.beta * running.delay_weight * work * one.in_flight * one.ramp
     total += knobs.gamma * output_tokens * step
     total += knobs.kappa * running.again * mean_token_s * n
-    total += knobs.eta * one.eviction * mean_token_s * min(n, EVICTED_MAX) * one.in_flight
+    total += knobs.eta * one.eviction * mean_token_s * min(n, running.prompt) * one.in_flight
     total += knobs.cost_weight * cost
     return total + knobs.barrier_s * one.barrier + knobs.error_s * one.error

@@ -77,7 +77,7 @@ asks = st.lists(
 )
 knobs = st.builds(
     oracle.Knobs,
-    beta=st.floats(0, 1),
+    beta=st.floats(0, 4),
     gamma=st.floats(0, 1),
     kappa=st.sampled_from([2.0, 0.0, 0.7]),
     eta=st.sampled_from([4.0, 0.0, 100.0]),
@@ -176,7 +176,7 @@ def play(fleet: Fleet, history: list[Ask], knobs: oracle.Knobs) -> list[int]:
             fleet.decider, FIVE_AXIS, fleet.slots, str(turn), ttft_target_s=ask.target_s, **told
         )
         shown = fleet.ring.find(str(turn))[0]["shown"]
-        fleet.running.note(candidates[shown[0]["slot"]], ask.prompt_tokens)
+        fleet.running.note(candidates[shown[0]["slot"]], ask.prompt_tokens, ask.output_tokens)
         for one in shown:
             assert one["score"] == pytest.approx(expected[one["slot"]], rel=2e-3, abs=1e-5)
         limit = min(expected) * (1 + knobs.band_ratio) + knobs.band_ms / 1000
@@ -187,7 +187,7 @@ def play(fleet: Fleet, history: list[Ask], knobs: oracle.Knobs) -> list[int]:
         winners.append(shown[0]["slot"])
 
         decision = fleet.decider.decide(FIVE_AXIS, fleet.slots, **told)
-        fleet.running.note(candidates[decision.position], ask.prompt_tokens)
+        fleet.running.note(candidates[decision.position], ask.prompt_tokens, ask.output_tokens)
         if ask.session and knobs.session_s:
             fleet.homes[ask.session] = (decision.position, ask.model)
         if ask.stays < 2:
