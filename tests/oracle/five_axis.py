@@ -76,7 +76,7 @@ class Candidate:
 
 @dataclass
 class Running:
-    """What the score remembers of the picks before: how much was cached, how much waited, how long answers take."""
+    """What the score remembers of the picks before: how much was cached, waits, and how long answers take."""
 
     prompt: float = 0.0
     hit: float = 0.0

@@ -225,6 +225,23 @@ def test_with_a_target_the_cheapest_that_keeps_it_wins_and_without_money_at_stak
     assert play(Fleet([dear, cheap]), [ASK], oracle.Knobs()) == [0]
 
 
+def externality(fleet: Fleet, output_tokens: int) -> float:
+    """Of a prompt at the endpoint it goes to, after a queue of requests with answers that long."""
+    play(fleet, [replace(ASK, depth=0, output_tokens=output_tokens)] * 20, oracle.Knobs())
+    told: dict[str, Any] = {"prompt_tokens": 4000, "output_tokens": output_tokens, "now_us": 1_000_000}
+    fleet.ring.explain(fleet.decider, FIVE_AXIS, fleet.slots, "x", knobs=oracle.Knobs().in_order(), **told)
+    return float(fleet.ring.find("x")[0]["shown"][0]["terms"]["externality"])
+
+
+def test_to_delay_short_answers_costs_more_than_to_delay_long_ones_and_nothing_where_nobody_waits() -> None:
+    assert externality(Fleet([PLAIN]), 5) > 1.2 * externality(Fleet([PLAIN]), 2000) > 0
+    idle = Fleet([PLAIN])
+    play(idle, [replace(ASK, stays=1)], oracle.Knobs())
+    told: dict[str, Any] = {"prompt_tokens": 4000, "output_tokens": 5, "now_us": 1_000_000}
+    idle.ring.explain(idle.decider, FIVE_AXIS, idle.slots, "x", knobs=oracle.Knobs().in_order(), **told)
+    assert idle.ring.find("x")[0]["shown"][0]["terms"]["externality"] == 0
+
+
 def test_a_request_without_a_prompt_goes_to_the_less_busy_of_two() -> None:
     fleet = Fleet([PLAIN] * 2)
     for _ in range(3):
