@@ -245,7 +245,15 @@ class Worker:
 
     def _open_log(self) -> AccessLog | None:
         options = self._config.access_log
-        return AccessLog(options.path, options.buffer_bytes_max) if options.path else None
+        if not options.path:
+            return None
+        try:
+            return AccessLog(options.path, options.buffer_bytes_max)
+        except OSError as exc:
+            raise ValueError(
+                f"access_log.path: {options.path!r} cannot be written: {exc.strerror}; "
+                "name a file that this user can write, or stdout"
+            ) from exc
 
     def _flush_log(self) -> None:
         lines = self._core.take_log()

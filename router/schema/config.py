@@ -459,7 +459,7 @@ class AccessLog(Section, frozen=True, kw_only=True):
     path: Annotated[
         FilePath | None,
         Meta(
-            description="`stdout` (or `-`) for standard output, or a file, which is reopened on SIGUSR1; "
+            description="`stdout` (or `'-'`) for standard output, or a file, which is reopened on SIGUSR1; "
             "absent: no access log."
         ),
     ] = None

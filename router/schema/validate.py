@@ -11,6 +11,7 @@ one.
 from __future__ import annotations
 
 import ipaddress
+import os
 import ssl
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from msgspec import Struct
 from router import limits
 from router.schema.address import TcpAddress, is_loopback, parse_address, parse_endpoint_url
 from router.schema.config import (
+    STDOUT_NAMES,
     Config,
     Endpoint,
     EndpointTls,
@@ -44,7 +46,7 @@ class Fault(NamedTuple):
 
 
 def find_faults(config: Config) -> list[Fault]:
-    """Every fault of a well-typed configuration, in the order of its fields. Reads the TLS files it names."""
+    """Every fault of a well-typed configuration, in the order of its fields. Looks at the files it names."""
     return [
         *_listener_faults(config),
         *_limit_faults(config),
@@ -55,6 +57,7 @@ def find_faults(config: Config) -> list[Fault]:
         *_route_faults(config),
         *_requirement_faults(config),
         *_network_faults(config),
+        *_access_log_faults(config),
     ]
 
 
@@ -530,6 +533,23 @@ def _network_faults(config: Config) -> Iterator[Fault]:
             except ValueError:
                 expected = "a network such as 10.0.0.0/8 or fd00::/8"
             yield Fault(("trusted_proxies", index), f"{text!r}: {exc}", expected)
+
+
+def _access_log_faults(config: Config) -> Iterator[Fault]:
+    name = config.access_log.path
+    if name is None or name in STDOUT_NAMES:
+        return
+    folder = os.path.dirname(name) or "."
+    if not os.path.isdir(folder):
+        reason = f"there is no folder {folder!r}"
+    elif os.path.isdir(name):
+        reason = "that is a folder"
+    elif not os.access(name if os.path.exists(name) else folder, os.W_OK):
+        reason = "Permission denied"
+    else:
+        return
+    expected = "stdout, or a file that this user can write, in a folder that is there"
+    yield Fault(("access_log", "path"), f"{name!r} cannot be written: {reason}", expected)
 
 
 def _among(word: str, known: set[str]) -> str:

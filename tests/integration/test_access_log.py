@@ -250,6 +250,24 @@ def test_the_option_takes_stdout_too(tmp_path: Path) -> None:
             assert process.wait(BOUND_S) == 0
 
 
+def test_a_log_that_cannot_be_opened_any_more_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    late = f"""
+import os, router.supervisor as supervisor
+starts = supervisor.Supervisor.start
+def after(self):
+    os.rmdir({str(folder)!r})
+    return starts(self)
+supervisor.Supervisor.start = after
+import router.__main__
+"""
+    command = (sys.executable, "-c", late, "serve", "--config")
+    with router(tmp_path, command, access_log={"path": str(folder / "x.log")}) as fairlead:
+        assert fairlead.start(wait=False).wait(BOUND_S) == 1
+        assert f"access_log.path: '{folder}/x.log' cannot be written: No such file" in fairlead.stderr()
+
+
 def started_on_a_pipe(fairlead: Router) -> tuple[subprocess.Popen[bytes], BinaryIO]:
     """A router that is ready, and what comes out of its standard output."""
     reader, writer = os.pipe()

@@ -150,10 +150,10 @@ def test_merge_keys_give_way_to_own_ones() -> None:
 
 
 def test_environment_is_filled_in_before_a_plain_value_gets_its_type() -> None:
-    text = 'workers: ${N}\naccess_log: {path: "${P:-/var/log}/${Q}.$${x}"}\n' + POOLS
+    text = 'workers: ${N}\nruntime_dir: "${P:-/var/run}/${Q}.$${x}"\n' + POOLS
     config = config_of(text, N="3", Q="q")
     assert config.workers == 3
-    assert config.access_log.path == "/var/log/q.${x}"
+    assert config.runtime_dir == "/var/run/q.${x}"
 
 
 def test_default_stands_in_for_unset_and_empty() -> None:
@@ -508,7 +508,19 @@ def test_bad_options_are_named() -> None:
     ]
 
 
-# ---- TLS files
+# ---- files
+
+
+def test_an_access_log_that_could_not_be_written_is_a_problem(tmp_path: Path) -> None:
+    def log_to(name: str | Path) -> str:
+        return f"access_log:\n  path: '{name}'\n" + POOLS
+
+    for name in ("stdout", "-", tmp_path / "new.log", "a-relative.log"):
+        assert config_of(log_to(name)).access_log.path == str(name)
+    problem = the_problem_of(log_to(tmp_path / "none" / "x.log"))
+    assert (problem[0], problem[2]) == (2, "access_log.path")
+    assert f"there is no folder '{tmp_path}/none'" in problem[3]
+    assert "that is a folder" in the_problem_of(log_to(tmp_path))[3]
 
 
 @pytest.fixture(scope="module")
