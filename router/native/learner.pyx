@@ -23,7 +23,7 @@ from router.native.residual cimport (
 from router.native.segment cimport (
     Segment, segment_attach_rows, segment_check_slot, segment_create_rows, table_head_t,
 )
-from router.native.signals cimport SignalTable, others_t, signals_judge, signals_weigh, told_t
+from router.native.signals cimport SignalTable, others_t, signals_judge, signals_others_send, signals_weigh, told_t
 
 cdef extern from "stdlib.h" nogil:
     void* aligned_alloc(size_t alignment, size_t size)
@@ -277,6 +277,8 @@ cdef void learner_first_token(learner_t* learner, const charge_t* charge, float 
     # What the cache was believed to hold it may not have held, and all that would be prefilled.
     slack_s = STEP_TOKENS * learner.token_s[charge.slot] + max(
         learner_work(learner, charge.slot, charge.prompt_tokens, charge.prompt_tokens) - charge.work_s, <float>0)
+    if signals_others_send(&learner.hearing):
+        slack_s = TTFT_S_MAX                 # it may have waited for requests that are not in the accounts
     residual_learn_first_token(&kept.residual, ratio, measured_s, predicted_s * known, slack_s, now_us)
     if not class_try_lock(&engine_class.lock, now_us, LOCK_STALE_US):
         return

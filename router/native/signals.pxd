@@ -78,6 +78,8 @@ cdef void signals_weigh(
     uint64_t now_us, told_t* told) noexcept nogil
 # After all slots have been weighed.
 cdef void signals_judge(hearing_t* hearing, uint64_t now_us) noexcept nogil
+# Whether what this router knows of its own is far from all there is.
+cdef bint signals_others_send(const hearing_t* hearing) noexcept nogil
 cdef void signals_reject(signal_table_t* table, int source, int verdict) noexcept nogil     # counts
 cdef void signals_forget(signal_table_t* table, uint32_t slot) noexcept nogil
 

@@ -202,8 +202,11 @@ cdef void signals_judge(hearing_t* hearing, uint64_t now_us) noexcept nogil:
     if hearing.others + hearing.own > 0:
         hearing.others_ratio += (hearing.others / (hearing.others + hearing.own) - hearing.others_ratio) * OTHERS_WEIGHT
     hearing.others = hearing.own = 0
-    hearing.is_partial = hearing.told_us and SILENT_US_MIN < silent_us < SILENT_US_MAX \
-        and hearing.others_ratio > OTHERS_RATIO_MIN
+    hearing.is_partial = hearing.told_us and SILENT_US_MIN < silent_us < SILENT_US_MAX and signals_others_send(hearing)
+
+
+cdef bint signals_others_send(const hearing_t* hearing) noexcept nogil:
+    return hearing.others_ratio > OTHERS_RATIO_MIN
 
 
 cdef void signals_forget(signal_table_t* table, uint32_t slot) noexcept nogil:

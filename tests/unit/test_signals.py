@@ -187,6 +187,20 @@ def test_a_view_is_partial_when_others_were_there_and_nobody_tells_of_them_any_m
     assert not one.after(age_s + 4000)["is_partial"]
 
 
+def test_a_late_first_token_is_no_surprise_where_others_send_too() -> None:
+    ratio, residuals = 10, []
+    for is_told in (False, True):
+        one = Listening()
+        for number in range(100 if is_told else 0):
+            one.tell("running", 12, NOW_US + number * 20_000)
+            one.after(number * 0.02)
+        predicted_s = one.learner.predict(0, 0, 2)
+        one.learner.first_token(0, ratio * predicted_s, NOW_US + 2 * SECOND_US, queued_s=0, work_s=2)
+        residuals.append(one.after(2)["residual"])
+    assert residuals[0] > 5
+    assert 1 < residuals[1] < ratio**0.16
+
+
 def test_a_router_that_is_alone_or_was_never_told_of_queues_sees_all_there_is() -> None:
     never, alone = Listening(), Listening()
     for number in range(200):
