@@ -184,7 +184,10 @@ def serve(
 @click.option("--format", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_context
 def check(ctx: click.Context, file: Path, style: str) -> None:
-    """Validate a configuration FILE; print every problem with file, line, path and what is expected."""
+    """Validate a configuration FILE; print every problem with file, line, path and what is expected.
+
+    What hangs on a value that cannot be read is looked at once that value can be.
+    """
     try:
         load_config(file)
         problems, left_out_count = [], 0

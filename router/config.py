@@ -3,9 +3,9 @@
     text ── config_source ──► values with places ── check ──► schema.Config ── schema.validate ──► Config
     options ────────────────► values
 
-Invariant: a `Config` comes out whole and consistent, or a `ConfigError` with all problems does; nothing is
-half applied. Secrets are read here (`file:/path`) and masked in every dump. Neighbours: cli.py, and the
-supervisor on reload.
+Invariant: a `Config` comes out whole and consistent, or a `ConfigError` with all problems does, but for those
+that hang on a value that cannot be read; nothing is half applied. Secrets are read here (`file:/path`) and
+masked in every dump. Neighbours: cli.py, and the supervisor on reload.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from msgspec import Struct, structs
 from router import limits
 from router.config_source import ConfigProblem, Source, read_source
 from router.schema.config import Config
+from router.schema.faults import Doubts, Path
 from router.schema.secret import MASK, Secret
-from router.schema.validate import Path, find_faults
+from router.schema.validate import find_faults
 from router.schema.words import bare_type, describe, fields_of, metas_of, nearest, union_members
 
 SECRET_BYTES_MAX = 8192  # keys are tens of bytes, JWTs a few KiB; a larger file is not a secret but a mistake
@@ -149,19 +150,26 @@ def _build(source: Source) -> Config:
         raise ConfigError(source.problems)
     reported = {problem.path for problem in source.problems}
     unread = len(source.problems)
-    source.values = _checked(Config, source.values, (), source)
+    values = _checked(Config, source.values, (), source)
     # A value that could not be read is wrong once, not once more because what stands in for it is.
     source.problems[unread:] = [
         problem for problem in source.problems[unread:] if problem.path not in reported
     ]
-    if source.problems:
+    if () in source.left_out:
         raise ConfigError(source.problems)
-    config = msgspec.convert(source.values, Config, dec_hook=lambda _type, secret: secret)
-    for fault in find_faults(config):
+    sound = {name: info for name, info in fields_of(Config).items() if name in values}
+    config = Config(
+        **{"pools": (), **{name: _built(info.type, values[name]) for name, info in sound.items()}}
+    )
+    for fault in find_faults(config, Doubts(source.values, source.left_out, source.unknown, source.kept)):
         source.report(*fault)
     if source.problems:
         raise ConfigError(source.problems)
     return config
+
+
+def _built(annotation: Any, value: Any) -> Any:
+    return msgspec.convert(value, annotation, dec_hook=lambda _type, secret: secret)
 
 
 # ---- values against types
@@ -212,11 +220,16 @@ def _checked_struct(cls: type[Struct], value: Any, path: Path, source: Source) -
                 f"{guess!r} perhaps" if guess else f"one of: {', '.join(fields)}" if fields else "no key here"
             )
             source.report((*path, key), f"unknown key {key!r}", expected, at_key=True)
+            source.unknown.add((*path, key))
         else:
-            result[key] = _checked(fields[key].type, item, (*path, key), source)
+            taken = _checked(fields[key].type, item, (*path, key), source)
+            if (*path, key) not in source.left_out:
+                result[key] = taken
     for name, info in fields.items():
         if info.required and name not in value:
-            source.report(path, f"the key {name!r} is missing", describe(info.type))
+            source.report(path, f"the key {name!r} is missing", describe(info.type), leaves_out=(*path, name))
+        if info.required and name not in result and path:
+            source.left_out.add(path)  # it cannot be without
     return result
 
 
@@ -235,6 +248,7 @@ def _checked_tagged(members: list[Any], value: Any, path: Path, source: Source) 
             (*path, tag_field),
             f"{_shown(tag)} is unknown",
             f"{guess!r} perhaps; {expected}" if guess else expected,
+            leaves_out=path,
         )
         return value
     return _checked_struct(tags[tag], value, path, source)
@@ -246,7 +260,13 @@ def _checked_list(annotation: Any, value: Any, path: Path, source: Source) -> An
         return value
     _check_length(annotation, value, path, source)
     item_type = get_args(bare_type(annotation))[0]
-    return [_checked(item_type, item, (*path, index), source) for index, item in enumerate(value)]
+    taken = {index: _checked(item_type, item, (*path, index), source) for index, item in enumerate(value)}
+    kept = {index: item for index, item in taken.items() if (*path, index) not in source.left_out}
+    if len(kept) < len(taken):
+        source.kept[path] = list(kept)
+        if any(meta.min_length and len(kept) < meta.min_length for meta in metas_of(annotation)):
+            source.left_out.add(path)
+    return list(kept.values())
 
 
 def _checked_dict(annotation: Any, value: Any, path: Path, source: Source) -> Any:
@@ -266,7 +286,9 @@ def _checked_dict(annotation: Any, value: Any, path: Path, source: Source) -> An
                 (*path, key), f"{_shown(key)} cannot be a key here", describe(key_type), at_key=True
             )
             continue
-        result[key] = _checked(item_type, item, (*path, key), source)
+        taken = _checked(item_type, item, (*path, key), source)
+        if (*path, key) not in source.left_out:
+            result[key] = taken
     return result
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from router import limits
-from router.schema.validate import Path, dotted
+from router.schema.faults import Path, dotted
 
 # The C parser reads a file of thousands of endpoints in a second, the Python one in a minute.
 _Loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
@@ -74,9 +74,24 @@ class Source:
     texts: dict[Path, str] = field(default_factory=dict)  # of plain scalars that are not text, as they stand
     options: dict[Path, str] = field(default_factory=dict)  # the command-line option a value came from
     problems: list[ConfigProblem] = field(default_factory=list)
+    left_out: set[Path] = field(default_factory=set)  # values that something is wrong with
+    unknown: set[Path] = field(default_factory=set)  # keys that mean nothing
+    kept: dict[Path, list[int]] = field(default_factory=dict)  # of lists with gaps: where what is left was
 
-    def report(self, path: Path, message: str, expected: str = "", *, at_key: bool = False) -> None:
-        """Adds a problem at `path`, or at the innermost value around it that is written in the file."""
+    def report(
+        self,
+        path: Path,
+        message: str,
+        expected: str = "",
+        *,
+        at_key: bool = False,
+        leaves_out: Path | None = None,
+    ) -> None:
+        """Adds a problem at `path`, or at the innermost value around it that is written in the file.
+
+        What is at `path`, or at `leaves_out`, cannot be taken then.
+        """
+        self.left_out.add(path if leaves_out is None else leaves_out)
         mark = self.key_marks.get(path) if at_key else None
         option = ""
         for length in range(len(path), -1, -1):
@@ -160,6 +175,7 @@ class _Reader:
         if self._node_count > limits.CONFIG_NODES_MAX:
             if self._node_count == limits.CONFIG_NODES_MAX + 1:
                 source.report(path, "too many values", f"at most {limits.CONFIG_NODES_MAX}, aliases expanded")
+                source.left_out.add(())  # everything from here on
             return None
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path)
@@ -178,6 +194,7 @@ class _Reader:
         for key_node, value_node in sorted(node.value, key=lambda pair: not _is_merge(pair[0])):
             mark = Mark(key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             if not isinstance(key_node, yaml.ScalarNode):
+                source.unknown.add((*path, "?"))
                 source.problems.append(
                     ConfigProblem(source.file, *mark, dotted(path), "a list or mapping as a key", "text")
                 )
@@ -187,6 +204,7 @@ class _Reader:
                 first = source.key_marks[*path, key_node.value]
                 message = f"the key {key_node.value!r} is here twice, first in line {first.line}"
                 where = dotted((*path, key_node.value))
+                source.left_out.add((*path, key_node.value))
                 source.problems.append(ConfigProblem(source.file, *mark, where, message, "each key once"))
             else:
                 source.key_marks[*path, key_node.value] = mark

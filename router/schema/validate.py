@@ -14,7 +14,6 @@ import ipaddress
 import os
 import ssl
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -31,32 +30,26 @@ from router.schema.config import (
     RouteMatch,
 )
 from router.schema.eligibility import Condition, Requirement, conditions_of, distinct_conditions
+from router.schema.faults import Doubts, Fault, Path, dotted
 from router.schema.timeouts import RouteTimeouts, Timeouts, effective_timeouts
 from router.schema.words import nearest
 
-Path = tuple[str | int, ...]
 
+def find_faults(config: Config, doubts: Doubts = Doubts()) -> list[Fault]:  # noqa: B008 - never changes
+    """Every fault of a configuration without its ill-typed values, in the order of its fields.
 
-class Fault(NamedTuple):
-    """One thing that is wrong: where, what, and what would be right."""
-
-    path: Path
-    message: str
-    expected: str
-
-
-def find_faults(config: Config) -> list[Fault]:
-    """Every fault of a well-typed configuration, in the order of its fields. Looks at the files it names."""
+    None that could go away when those are set right. Looks at the files it names.
+    """
     return [
-        *_listener_faults(config),
-        *_limit_faults(config),
-        *_timeout_faults(("timeouts",), config.timeouts, Timeouts()),
-        *_pool_faults(config),
-        *_routing_faults(config),
-        *_alias_faults(config),
-        *_route_faults(config),
-        *_requirement_faults(config),
-        *_network_faults(config),
+        *_listener_faults(config, doubts),
+        *_limit_faults(config, doubts),
+        *_timeout_faults(("timeouts",), config.timeouts, Timeouts(), doubts),
+        *_pool_faults(config, doubts),
+        *_routing_faults(config, doubts),
+        *_alias_faults(config, doubts),
+        *_route_faults(config, doubts),
+        *_requirement_faults(config, doubts),
+        *_network_faults(config, doubts),
         *_access_log_faults(config),
     ]
 
@@ -64,11 +57,13 @@ def find_faults(config: Config) -> list[Fault]:
 # ---- where it listens
 
 
-def _listener_faults(config: Config) -> Iterator[Fault]:
+def _listener_faults(config: Config, doubts: Doubts) -> Iterator[Fault]:
+    listeners = list(doubts.numbered(("listeners",), config.listeners))
     places: list[tuple[Path, str]] = [
-        (("listeners", index, "address"), listener.address) for index, listener in enumerate(config.listeners)
+        (("listeners", index, "address"), listener.address) for index, listener in listeners
     ]
-    places.append((("admin", "address"), config.admin.address))
+    if not doubts.hides("admin", "address"):
+        places.append((("admin", "address"), config.admin.address))
     seen: dict[str, Path] = {}
     for path, text in places:
         try:
@@ -80,7 +75,8 @@ def _listener_faults(config: Config) -> Iterator[Fault]:
         if key in seen and not (isinstance(address, TcpAddress) and address.port == 0):
             yield Fault(path, f"{text!r} is taken by {dotted(seen[key])}", "an address of its own")
         seen[key] = path
-        if path[0] == "admin" and config.admin.token is None and not is_loopback(address):
+        is_open = path[0] == "admin" and config.admin.token is None and not is_loopback(address)
+        if is_open and not doubts.hides("admin", "token"):
             yield Fault(
                 ("admin", "token"),
                 f"the admin address {text!r} can be reached from other hosts, and no token guards it",
@@ -88,7 +84,7 @@ def _listener_faults(config: Config) -> Iterator[Fault]:
             )
     if config.admin.token is not None:
         yield from _secret_faults(("admin", "token"), config.admin.token.reveal())
-    for index, listener in enumerate(config.listeners):
+    for index, listener in listeners:
         if listener.tls is not None:
             yield from _listener_tls_faults(("listeners", index, "tls"), listener.tls)
     if config.runtime_dir is not None and not config.runtime_dir.startswith("/"):
@@ -139,23 +135,29 @@ def _secret_faults(path: Path, text: str) -> Iterator[Fault]:
 # ---- limits and timeouts
 
 
-def _limit_faults(config: Config) -> Iterator[Fault]:
+def _limit_faults(config: Config, doubts: Doubts) -> Iterator[Fault]:
     default = type(config.limits)()
-    for small, large in (
+    for names in (
         ("target_bytes_max", "head_bytes_max"),
         ("retry_buffer_bytes_max", "buffered_body_bytes_max"),
         ("idle_upstream_connections_per_endpoint_max", "upstream_connections_per_endpoint_max"),
     ):
-        yield from _order_faults(("limits",), config.limits, default, small, large)
+        yield from _order_faults(("limits",), config.limits, default, names, doubts)
 
 
-def _timeout_faults(path: Path, timeouts: Timeouts, default: Timeouts) -> Iterator[Fault]:
+def _timeout_faults(path: Path, timeouts: Timeouts, default: Timeouts, doubts: Doubts) -> Iterator[Fault]:
     if timeouts.total_ms:
         for name in ("connect_ms", "first_byte_ms", "idle_ms"):
-            yield from _order_faults(path, timeouts, default, name, "total_ms")
+            yield from _order_faults(path, timeouts, default, (name, "total_ms"), doubts)
 
 
-def _order_faults(path: Path, section: Struct, default: Struct, small: str, large: str) -> Iterator[Fault]:
+def _order_faults(
+    path: Path, section: Struct, default: Struct, names: tuple[str, str], doubts: Doubts
+) -> Iterator[Fault]:
+    """A written value of the first name that is more than that of the second."""
+    small, large = names
+    if doubts.hides(*path, small) or doubts.hides(*path, large):
+        return
     value, bound = getattr(section, small), getattr(section, large)
     if value > bound and value != getattr(default, small):
         yield Fault((*path, small), f"{value} is more than {large}, which is {bound}", f"at most {bound}")
@@ -164,9 +166,10 @@ def _order_faults(path: Path, section: Struct, default: Struct, small: str, larg
 # ---- pools
 
 
-def _pool_faults(config: Config) -> Iterator[Fault]:
-    yield from _name_faults(("pools",), [pool.name for pool in config.pools], "pool")
-    defaults = [index for index, pool in enumerate(config.pools) if pool.default]
+def _pool_faults(config: Config, doubts: Doubts) -> Iterator[Fault]:
+    pools = list(doubts.numbered(("pools",), config.pools))
+    yield from _name_faults(("pools",), [(index, pool.name) for index, pool in pools], "pool")
+    defaults = [index for index, pool in pools if pool.default]
     for index in defaults[1:]:
         yield Fault(
             ("pools", index, "default"),
@@ -176,21 +179,23 @@ def _pool_faults(config: Config) -> Iterator[Fault]:
     owners: dict[str, Path] = {}
     endpoint_count = 0
     models: set[str] = set()
-    for pool_index, pool in enumerate(config.pools):
+    for pool_index, pool in pools:
         urls: dict[object, Path] = {}
-        for index, endpoint in enumerate(pool.endpoints):
+        for index, endpoint in doubts.numbered(("pools", pool_index, "endpoints"), pool.endpoints):
             path: Path = ("pools", pool_index, "endpoints", index)
             endpoint_count += 1
             models.update(endpoint.models, endpoint.model_rewrite)
-            if endpoint.name in owners:
+            is_named = not doubts.hides(*path, "name")
+            if is_named and endpoint.name in owners:
                 yield Fault(
                     (*path, "name"),
                     f"the name {endpoint.name!r} is that of {dotted(owners[endpoint.name])} too",
                     "a name that no other endpoint has (the default is host:port)",
                 )
-            owners.setdefault(endpoint.name, path)
+            if is_named:
+                owners.setdefault(endpoint.name, path)
             yield from _url_faults((*path, "url"), endpoint.url, urls, path)
-            yield from _endpoint_faults(path, endpoint)
+            yield from _endpoint_faults(path, endpoint, doubts)
     if endpoint_count > limits.ENDPOINTS_MAX:
         yield Fault(
             ("pools",), f"{endpoint_count} endpoints", f"at most {limits.ENDPOINTS_MAX} in all pools together"
@@ -201,9 +206,9 @@ def _pool_faults(config: Config) -> Iterator[Fault]:
         )
 
 
-def _name_faults(path: Path, names: list[str], what: str) -> Iterator[Fault]:
+def _name_faults(path: Path, names: list[tuple[int, str]], what: str) -> Iterator[Fault]:
     seen: dict[str, int] = {}
-    for index, name in enumerate(names):
+    for index, name in names:
         if name in seen:
             yield Fault(
                 (*path, index, "name"),
@@ -236,11 +241,11 @@ def _url_faults(path: Path, text: str, urls: dict[object, Path], endpoint: Path)
     urls.setdefault(url, endpoint)
 
 
-def _endpoint_faults(path: Path, endpoint: Endpoint) -> Iterator[Fault]:
+def _endpoint_faults(path: Path, endpoint: Endpoint, doubts: Doubts) -> Iterator[Fault]:
     known = set(endpoint.models)
     if len(known) < len(endpoint.models):
         yield Fault((*path, "models"), "a model is named twice", "each name once")
-    if known:
+    if known and not doubts.about(*path, "models"):
         for name in endpoint.model_rewrite:
             if name not in known:
                 yield Fault(
@@ -249,13 +254,17 @@ def _endpoint_faults(path: Path, endpoint: Endpoint) -> Iterator[Fault]:
                     _among(name, known),
                 )
     for name in endpoint.model_load_ms:
-        if name not in known:
+        if name not in known and not doubts.about(*path, "models"):
             yield Fault(
                 (*path, "model_load_ms", name),
                 f"{name!r} is not among this endpoint's models, so that nobody can ask for it",
                 _among(name, known) if known else "a model that is listed under models",
             )
-    if endpoint.models_resident_max is not None and not endpoint.model_load_ms:
+    if (
+        endpoint.models_resident_max is not None
+        and not endpoint.model_load_ms
+        and not doubts.about(*path, "model_load_ms")
+    ):
         yield Fault(
             (*path, "models_resident_max"),
             "no model is loaded on demand here",
@@ -267,7 +276,7 @@ def _endpoint_faults(path: Path, endpoint: Endpoint) -> Iterator[Fault]:
         None,
     ):
         yield Fault((*path, "price", "gpu_hour"), "priced by the hour and by tokens", "one of the two")
-    yield from _endpoint_tls_faults((*path, "tls"), endpoint)
+    yield from _endpoint_tls_faults((*path, "tls"), endpoint, doubts)
     auth = endpoint.auth
     if auth.bearer is not None:
         yield from _secret_faults((*path, "auth", "bearer"), auth.bearer.reveal())
@@ -288,7 +297,7 @@ def _has_port(host: str) -> bool:
     return ":" in host.rpartition("]")[2]
 
 
-def _endpoint_tls_faults(path: Path, endpoint: Endpoint) -> Iterator[Fault]:
+def _endpoint_tls_faults(path: Path, endpoint: Endpoint, doubts: Doubts) -> Iterator[Fault]:
     tls = endpoint.tls
     if tls == EndpointTls():
         return
@@ -308,7 +317,8 @@ def _endpoint_tls_faults(path: Path, endpoint: Endpoint) -> Iterator[Fault]:
         yield from _ca_faults((*path, "ca_file"), tls.ca_file)
     if (tls.cert_file is None) != (tls.key_file is None):
         given, absent = ("cert_file", "key_file") if tls.key_file is None else ("key_file", "cert_file")
-        yield Fault((*path, given), f"given without {absent}", "both or neither")
+        if not doubts.hides(*path, absent):
+            yield Fault((*path, given), f"given without {absent}", "both or neither")
     elif tls.cert_file is not None and tls.key_file is not None:
         faults = [
             *_file_faults((*path, "cert_file"), tls.cert_file),
@@ -333,8 +343,10 @@ def _ca_faults(path: Path, name: str) -> Iterator[Fault]:
 # ---- who gets what
 
 
-def _routing_faults(config: Config) -> Iterator[Fault]:
+def _routing_faults(config: Config, doubts: Doubts) -> Iterator[Fault]:
     """Pools that no request can reach, because another takes the same models first."""
+    if doubts.about("routes") or doubts.about("pools"):
+        return
     named = {route.pool for route in config.routes}
     takers: dict[str, int] = {}
     for index, pool in enumerate(config.pools):
@@ -364,7 +376,7 @@ def _takes_any_model(pool: Pool) -> bool:
     return any(not endpoint.models for endpoint in pool.endpoints)
 
 
-def _alias_faults(config: Config) -> Iterator[Fault]:
+def _alias_faults(config: Config, doubts: Doubts) -> Iterator[Fault]:
     endpoints = [endpoint for pool in config.pools for endpoint in pool.endpoints]
     served = {model for endpoint in endpoints for model in endpoint.models}
     takes_any = any(not endpoint.models for endpoint in endpoints)
@@ -373,27 +385,32 @@ def _alias_faults(config: Config) -> Iterator[Fault]:
         if alias in served:
             yield Fault(path, f"{alias!r} is a model that endpoints serve", "a name that no model has")
         seen: set[str] = set()
-        for index, entry in enumerate(models):
+        for index, entry in doubts.numbered(path, models):
             where: Path = (*path, index) if isinstance(entry, str) else (*path, index, "model")
             name = entry if isinstance(entry, str) else entry.model
             if name in seen:
                 yield Fault(where, f"{name!r} is named twice", "each model once")
             elif name in config.aliases:
                 yield Fault(where, f"{name!r} is an alias itself", "a model that endpoints serve")
-            elif name not in served and not takes_any:
+            elif name not in served and not takes_any and not doubts.about("pools"):
                 yield Fault(where, f"no endpoint serves {name!r}", _among(name, served))
             seen.add(name)
 
 
-def _route_faults(config: Config) -> Iterator[Fault]:
-    yield from _name_faults(("routes",), [route.name for route in config.routes], "route")
+def _route_faults(config: Config, doubts: Doubts) -> Iterator[Fault]:
+    routes = list(doubts.numbered(("routes",), config.routes))
+    yield from _name_faults(("routes",), [(index, route.name) for index, route in routes], "route")
     pools = {pool.name for pool in config.pools}
     catch_all: str | None = None
     matches: list[tuple[RouteMatch, str]] = []
-    for index, route in enumerate(config.routes):
+    for index, route in routes:
         path: Path = ("routes", index)
-        if route.pool is not None and route.pool not in pools:
+        if route.pool is not None and route.pool not in pools and not doubts.hides("pools"):
             yield Fault((*path, "pool"), f"there is no pool {route.pool!r}", _among(route.pool, pools))
+        yield from _match_faults((*path, "match"), route.match)
+        yield from _route_timeout_faults((*path, "timeouts"), config.timeouts, route, doubts)
+        if doubts.about(*path, "match"):
+            continue
         before = catch_all or next((name for match, name in matches if match == route.match), None)
         if before is not None:
             yield Fault(
@@ -404,15 +421,17 @@ def _route_faults(config: Config) -> Iterator[Fault]:
         elif route.match == RouteMatch():
             catch_all = route.name
         matches.append((route.match, route.name))
-        yield from _match_faults((*path, "match"), route.match)
-        yield from _route_timeout_faults((*path, "timeouts"), config.timeouts, route)
 
 
-def _requirement_faults(config: Config) -> Iterator[Fault]:
+def _requirement_faults(config: Config, doubts: Doubts) -> Iterator[Fault]:
     """Requirements that nobody meets where the route's requests may go."""
+    if doubts.about("pools"):
+        return
     wanted: list[Requirement] = []
-    for index, route in enumerate(config.routes):
+    for index, route in doubts.numbered(("routes",), config.routes):
         path: Path = ("routes", index)
+        if doubts.about(*path):
+            continue
         endpoints = [
             endpoint
             for pool in config.pools
@@ -507,10 +526,10 @@ def _glob_faults(path: Path, pattern: str) -> Iterator[Fault]:
         yield Fault(path, f"{pattern!r} has ** in it", "a single *, which takes slashes too")
 
 
-def _route_timeout_faults(path: Path, timeouts: Timeouts, route: Route) -> Iterator[Fault]:
-    if route.timeouts == RouteTimeouts():
+def _route_timeout_faults(path: Path, timeouts: Timeouts, route: Route, doubts: Doubts) -> Iterator[Fault]:
+    if route.timeouts == RouteTimeouts() or doubts.about(*path) or doubts.about("timeouts"):
         return
-    for fault in _timeout_faults(path, effective_timeouts(timeouts, route.timeouts), Timeouts()):
+    for fault in _timeout_faults(path, effective_timeouts(timeouts, route.timeouts), Timeouts(), doubts):
         name = str(fault.path[-1])
         if getattr(route.timeouts, name) is not None:
             yield fault
@@ -523,8 +542,8 @@ def _route_timeout_faults(path: Path, timeouts: Timeouts, route: Route) -> Itera
             )
 
 
-def _network_faults(config: Config) -> Iterator[Fault]:
-    for index, text in enumerate(config.trusted_proxies):
+def _network_faults(config: Config, doubts: Doubts) -> Iterator[Fault]:
+    for index, text in doubts.numbered(("trusted_proxies",), config.trusted_proxies):
         try:
             ipaddress.ip_network(text)
         except ValueError as exc:
@@ -558,11 +577,3 @@ def _among(word: str, known: set[str]) -> str:
         return "something that is there: nothing is"
     names = ", ".join(sorted(known)[:10]) + (", ..." if len(known) > 10 else "")
     return f"{guess!r} perhaps; known: {names}" if guess else f"one of: {names}"
-
-
-def dotted(path: Path) -> str:
-    """A path as it is written in messages: pools[0].endpoints[1].url."""
-    text = ""
-    for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
-    return text

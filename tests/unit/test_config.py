@@ -124,7 +124,7 @@ def test_text_fields_take_unquoted_numbers_as_written(word: str) -> None:
 
 def test_enum_of_versions_needs_no_quotes() -> None:
     text = "pools: []\nlisteners: [{address: 'h:1', tls: {cert: /none, key: /none, min_version: 1.3}}]"
-    assert [problem[2] for problem in problems_of(text)] == ["pools"]
+    assert all("min_version" not in problem[2] for problem in problems_of(text))
     assert TlsVersion("1.3") is TlsVersion.TLS_1_3
 
 
