@@ -11,6 +11,7 @@ answered with 500.
 
 import time
 
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from posix.uio cimport iovec
@@ -67,10 +68,12 @@ cdef enum:
     LONE_SESSION_BYTES = 1 << 20     # likewise
 
 
+@cython.no_gc                         # a cycle of garbage must not clear what closing it reads; `close` ends the cycle
 cdef class Core:
     """The native half of a worker. See _fastpath.pyi for the signatures."""
 
     cdef core_t* core
+    cdef bint is_whole               # it was made without an error
     cdef epoll_driver_t driver
     cdef uint64_t last_event_us
     cdef ScriptDriver _script        # in place of the epoll driver, for tests
@@ -149,11 +152,13 @@ cdef class Core:
         name_causes(options.cause_names)
         wheel_begin(&core.wheel, core.driver.now_us)
         events_begin(core)
+        self.is_whole = True
 
     def __dealloc__(self):
         if self.core == NULL:
             return
-        self.close()
+        if self.is_whole:
+            self.close()
         free(self.core.endpoints)
         free(self.core.compose)
         buffer_release(&self.core.log)
@@ -356,6 +361,7 @@ cdef class Core:
         self.core.draining = True
         self.wake()
         driver_end(&self.driver)
+        self.hooks = None
 
     # ---- Seen from outside
 

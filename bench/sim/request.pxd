@@ -47,7 +47,6 @@ cdef struct request_t:
     int32_t follower                 # index of the request that comes after its end, or -1
     int32_t sequence                 # at the engine, or NO_SEQUENCE or PARKED
     int32_t endpoint                 # of the last attempt, or -1
-    int32_t position                 # of the same among the candidates
     int32_t tried[3]                 # endpoints of attempts that failed, of ATTEMPTS_MAX
     uint32_t asked                   # index of the name that the trace has
     uint32_t model                   # that answers, or is to, of the last attempt

@@ -89,7 +89,7 @@ cdef class Simulation:
         for index in range(self.world.request_count):
             request = &self.world.requests[index]
             request.index = index
-            request.follower = request.endpoint = request.position = -1
+            request.follower = request.endpoint = -1
             request.sequence = NO_SEQUENCE
             request.prompt_tokens, request.output_tokens = prompt_tokens[index], output_tokens[index]
             request.asked, request.session = <uint32_t>asked[index], session[index]

@@ -25,7 +25,7 @@ from bench.sim.request cimport (
     FAILURE_TIMEOUT, FAILURE_TOO_LARGE, NO_SEQUENCE, REQUEST_DONE, REQUEST_FAILED, REQUEST_SENT, REQUEST_STREAMING,
     request_t,
 )
-from router.native.candidates cimport EXCLUDABLE_COUNT, candidate_set_t, multiply_fold, pick_request_t
+from router.native.candidates cimport candidate_set_t, exclude_slot, multiply_fold, pick_request_t
 from router.native.choice cimport choice_t, pick_choice
 from router.native.decision cimport decision_charge, decision_end, decision_first_token
 from router.native.learner cimport (
@@ -77,19 +77,18 @@ cdef void _arrive(world_t* world, request_t* request) noexcept nogil:
     _send(world, request)
 
 
-cdef void _exclude(const world_t* world, const request_t* request, const candidate_set_t* candidates,
-                   pick_request_t* asked) noexcept nogil:
-    cdef uint32_t position
-    cdef int32_t slot
+cdef bint _exclude(const world_t* world, const request_t* request, uint64_t* excluded) noexcept nogil:
+    """Marks who is drained or has been tried; whether anybody is."""
+    cdef uint32_t slot
     cdef int tried
-    cdef bint is_out
-    for position in range(min(candidates.count, <uint32_t>EXCLUDABLE_COUNT)):
-        slot = <int32_t>candidates.slots[position]
-        is_out = world.endpoints[slot].is_drained
-        for tried in range(request.attempt_count):
-            is_out |= request.tried[tried] == slot
-        if is_out:
-            asked.excluded[position >> 6] |= <uint64_t>1 << (position & 63)
+    cdef bint has_excluded = request.attempt_count != 0
+    for tried in range(request.attempt_count):
+        exclude_slot(excluded, <uint32_t>request.tried[tried])
+    for slot in range(world.endpoint_count):
+        if world.endpoints[slot].is_drained:
+            exclude_slot(excluded, slot)
+            has_excluded = True
+    return has_excluded
 
 
 cdef const uint64_t* _keys(world_t* world, const request_t* request, uint32_t model, uint32_t place) noexcept nogil:
@@ -125,7 +124,6 @@ cdef void _ask(world_t* world, const request_t* request, uint32_t place, choice_
     if world.ttft_target_s > 0:
         asked.ttft_target_s = world.ttft_target_s + world.ttft_target_token_s * request.prompt_tokens
     asked.cost_weight_s = world.cost_weight_s
-    _exclude(world, request, choice.candidates, asked)
 
 
 cdef void _send(world_t* world, request_t* request) noexcept nogil:
@@ -135,9 +133,13 @@ cdef void _send(world_t* world, request_t* request) noexcept nogil:
     cdef uint32_t place
     cdef choice_t* choice
     cdef int best, winner = -1
+    cdef bint has_excluded = _exclude(world, request, decider.excluded)
     for place in range(count):
         _ask(world, request, place, &world.choices[place])
+        world.choices[place].request.excluded = decider.excluded if has_excluded else NULL
     best = pick_choice(decider, world.choices, count, &winner)
+    if has_excluded:
+        memset(decider.excluded, 0, ((decider.load.slot_count >> 6) + 1) * sizeof(uint64_t))
     world.pick_count += 1
     if best < 0:
         _give_up(world, request, FAILURE_NOBODY if request.failure == FAILURE_NONE else request.failure)
@@ -147,7 +149,6 @@ cdef void _send(world_t* world, request_t* request) noexcept nogil:
     request.serial += 1
     request.attempt_count += 1
     request.state = REQUEST_SENT
-    request.position = winner
     request.model = world.names[request.asked].models[best]
     request.endpoint = <int32_t>choice.candidates.slots[winner]
     request.sequence = NO_SEQUENCE
@@ -218,8 +219,7 @@ cdef void _fail(world_t* world, request_t* request) noexcept nogil:
         load_observe_outcome(decider.load, slot, True, world.now_us)
     if request.failure == FAILURE_REFUSED or request.failure == FAILURE_CONNECT_TIMEOUT:
         load_eject(decider.load, slot, world.now_us, EJECT_BASE_US, EJECT_MAX_US)
-    if was_streaming or not by_endpoint or request.attempt_count >= ATTEMPTS_MAX \
-            or request.position >= EXCLUDABLE_COUNT:
+    if was_streaming or not by_endpoint or request.attempt_count >= ATTEMPTS_MAX:
         _give_up(world, request, request.failure)
         return
     request.tried[request.attempt_count - 1] = request.endpoint

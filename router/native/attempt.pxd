@@ -12,6 +12,8 @@ cdef enum attempt_result:            # of attempt_begin; a positive value is a c
 # The endpoints of the model that comes first for this exchange, once its route and alias are known; NULL: none.
 cdef target_t* attempt_target(const exchange_t* x) noexcept nogil
 cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil
+# The idle connection was dead: a new one to the same endpoint, whose charge goes on. ATTEMPT_CONNECTING or a cause.
+cdef int attempt_renew(core_t* core, exchange_t* x) noexcept nogil
 # after a failed connect: ATTEMPT_CONNECTING or a cause
 cdef int attempt_next_address(core_t* core, exchange_t* x) noexcept nogil
 cdef int attempt_send(core_t* core, exchange_t* x) noexcept nogil               # CAUSE_NONE or a cause
@@ -19,7 +21,7 @@ cdef int attempt_push_body(core_t* core, exchange_t* x) noexcept nogil          
 # connection to the pool or closed; charge released
 cdef void attempt_end(core_t* core, exchange_t* x, bint reusable) noexcept nogil
 cdef void upstream_drop(core_t* core, upstream_t* upstream) noexcept nogil
-# The endpoint that was tried is not to be tried again, for whichever model; False: nobody else can be.
+# The endpoint that failed is not to be tried again, for whichever model; False: enough have been tried.
 cdef bint attempt_exclude(exchange_t* x) noexcept nogil
 # Conditions of all that is required that no endpoint meets, or no endpoint meets together; 0: there is one that does.
 cdef uint64_t attempt_unmet(const exchange_t* x) noexcept nogil

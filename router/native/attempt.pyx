@@ -5,12 +5,13 @@ and nowhere else: there the charge is released and the connection goes back to i
 what happens after a failure.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.uio cimport iovec
 
 from router.native.body cimport BODY_HAS_MAX_TOKENS, BODY_HAS_PROMPT, BODY_HAS_USER, BODY_IN_DOUBT, hash_bytes
 from router.native.buffer cimport buffer_bytes, buffer_release, buffer_size, buffer_t
+from router.native.candidates cimport exclude_slot
 from router.native.causes cimport (
     CAUSE_CONNECT_FAILED, CAUSE_DNS_FAILED, CAUSE_ENDPOINTS_FULL, CAUSE_INTERNAL, CAUSE_MODEL_NOT_FOUND,
     CAUSE_NO_ENDPOINT, CAUSE_NONE, CAUSE_REQUIREMENT_UNMET,
@@ -21,7 +22,7 @@ from router.native.conversation cimport conversation_key
 from router.native.decision cimport decision_charge
 from router.native.driver_epoll cimport monotonic_us
 from router.native.exchange cimport (
-    EXCHANGE_AWAITING, EXCHANGE_CONNECTING, X_BODY_DROPPED, X_CUT_THROUGH, X_FACTS_KNOWN, X_FORCE_FRESH,
+    EXCHANGE_AWAITING, EXCHANGE_CONNECTING, EXCHANGE_TRIED_MAX, X_BODY_DROPPED, X_CUT_THROUGH, X_FACTS_KNOWN,
     X_EXPLAIN, X_REQUEST_CHUNKED, X_REWRITTEN, X_UPLOAD_DONE,
     core_t, exchange_id, exchange_model, exchange_model_hash, exchange_output_key, exchange_release, exchange_t,
 )
@@ -47,8 +48,7 @@ from router.native.switching cimport SWITCH_NEW, switching_reason_of
 from router.native.upload cimport upload_ending, upload_name, upload_pieces
 
 cdef enum:
-    EXCLUDABLE_MAX = 256             # candidate positions that the exclusion bits reach
-    EXCLUDED_WORDS = 4
+    PICKS_MAX = 4                    # for one attempt: others may fill up what this worker saw room at
     OPTIONS_MAX = 8                  # ALIAS_MODELS_MAX
 
 cdef struct option_t:                # a model that may answer
@@ -66,14 +66,18 @@ cdef inline const route_policy_t* policy_of(const exchange_t* x, const target_t*
 
 cdef uint64_t session_key(exchange_t* x, uint64_t key) noexcept nogil:
     # What was not given a key is known by its conversation, else by its prompt's beginning. Each model asked for is a
-    # session of its own. The body is whole, or longer than what is looked at.
+    # session of its own. Of a body that is cut through, either enough has come to say the same as of all of it, or
+    # nothing is said: whose it is must not depend on how it was cut into packets.
     cdef uint64_t offset
+    cdef const uint8_t* messages
     if key == 0 and x.scan != NULL and x.scan.flags & BODY_HAS_PROMPT:
         offset = x.scan.prompt_offset
         if not x.scan.flags & BODY_IN_DOUBT and not x.flags & X_BODY_DROPPED and offset < buffer_size(&x.body):
+            messages = buffer_bytes(&x.body) + offset
             key = conversation_key(
-                &x.scan.chain, buffer_bytes(&x.body) + offset,
-                <size_t>min(buffer_size(&x.body) - offset, x.scan.chain.size_bytes))
+                &x.scan.chain, messages, <size_t>min(buffer_size(&x.body) - offset, x.scan.chain.size_bytes))
+            if key == 0 and messages[0] == c"[" and not x.flags & X_UPLOAD_DONE:
+                return 0
         if key == 0:
             key = x.scan.prompt_key
     return hash_pair(key, exchange_model_hash(x)) if key else 0
@@ -142,40 +146,27 @@ cdef uint64_t attempt_unmet(const exchange_t* x) noexcept nogil:
 
 
 cdef bint attempt_exclude(exchange_t* x) noexcept nogil:
-    cdef option_t[OPTIONS_MAX] options
-    cdef uint32_t index, position, count, first = 0
-    cdef bint has_bits = True
-    if x.alias == NULL:
-        return exclude(x, x.position)
-    count = list_options(x, options)
-    for index in range(count):
-        for position in range(options[index].target.candidates.count):
-            if options[index].target.endpoints[position] == x.endpoint:
-                has_bits &= exclude(x, first + position)
-        first += options[index].target.candidates.count
-    return has_bits
-
-
-cdef inline bint exclude(exchange_t* x, uint32_t position) noexcept nogil:
-    if position >= EXCLUDABLE_MAX:
+    if x.tried_count == EXCHANGE_TRIED_MAX:
         return False
-    x.excluded[position >> 6] |= <uint64_t>1 << (position & 63)
+    x.tried[x.tried_count] = <uint16_t>x.endpoint.slot
+    x.tried_count += 1
     return True
-
-
-cdef inline void read_excluded(const exchange_t* x, uint32_t first, uint64_t* excluded) noexcept nogil:
-    # The bits from `first` on: those of one model.
-    cdef uint32_t index, word = first >> 6, shift = first & 63
-    for index in range(<uint32_t>EXCLUDED_WORDS):
-        excluded[index] = x.excluded[word + index] >> shift if word + index < EXCLUDED_WORDS else 0
-        if shift and word + index + 1 < EXCLUDED_WORDS:
-            excluded[index] |= x.excluded[word + index + 1] << (64 - shift)
 
 
 cdef bint has_room(core_t* core, const endpoint_t* endpoint) noexcept nogil:
     if endpoint.in_flight_max and load_in_flight(core.load, endpoint.slot) >= endpoint.in_flight_max:
         return False
     return endpoint.idle_first != NULL or endpoint.open_count < endpoint.connections_max
+
+
+cdef void exclude_full(core_t* core, const option_t* options, uint32_t count) noexcept nogil:
+    cdef const target_t* target
+    cdef uint32_t index, position
+    for index in range(count):
+        target = options[index].target
+        for position in range(target.candidates.count):
+            if not has_room(core, target.endpoints[position]):
+                exclude_slot(core.decider.excluded, target.endpoints[position].slot)
 
 
 cdef void describe_prompt(
@@ -244,24 +235,25 @@ cdef void explain_attempt(
         explain_record(&core.explained, core.decider, choices, count, chosen, x.position, &explained)
 
 
-cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil:
+cdef int choose(core_t* core, exchange_t* x, bint* has_excluded) noexcept nogil:
+    """Picks and charges: CAUSE_NONE, or why there is nobody."""
     cdef option_t[OPTIONS_MAX] options
     cdef choice_t[OPTIONS_MAX] choices
     cdef choice_t* choice
     cdef uint64_t random
-    cdef uint32_t _turn, index, first, count = list_options(x, options)
+    cdef uint32_t _turn, index, count = list_options(x, options)
     cdef int chosen, position = -1
     cdef bint saw_full = False
     x.served = NULL                      # who it was that failed is nothing to go by
+    for index in range(x.tried_count):
+        exclude_slot(core.decider.excluded, x.tried[index])
     for index in range(count):
         describe_choice(core, x, &options[index], index, &choices[index])
-    for _turn in range(EXCLUDABLE_MAX + 1):
+    for _turn in range(PICKS_MAX):
         random = random_next(&core.random_state)
-        first = 0
         for index in range(count):
             choices[index].request.random = random
-            read_excluded(x, first, choices[index].request.excluded)
-            first += choices[index].candidates.count
+            choices[index].request.excluded = core.decider.excluded if has_excluded[0] else NULL
         chosen = pick_choice(core.decider, choices, count, &position)
         if chosen < 0:
             metrics_add(&core.metrics, COUNT_PICKS_FAILED, 1)
@@ -274,30 +266,47 @@ cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil:
         x.position = position
         if has_room(core, x.endpoint):
             break
-        saw_full = True
-        if not attempt_exclude(x):
-            return CAUSE_ENDPOINTS_FULL
+        saw_full = has_excluded[0] = True
+        exclude_full(core, options, count)
     else:
         return CAUSE_ENDPOINTS_FULL
     if x.attempts == 0 and explain_is_sampled(core.explain_threshold, random):
         x.flags |= X_EXPLAIN
-    x.switching = <uint8_t>switching_reason_of(
-        core.decider, choice.policy, choice.candidates, &choice.request, x.position)
-    if x.switching:
-        metrics_add(&core.metrics, COUNT_SESSION_NEW + x.switching - SWITCH_NEW, 1)
+    if x.switching != SWITCH_NEW:        # a session that is new stays so, though its first endpoint failed it
+        x.switching = <uint8_t>switching_reason_of(
+            core.decider, choice.policy, choice.candidates, &choice.request, x.position)
+        if x.switching:
+            metrics_add(&core.metrics, COUNT_SESSION_NEW + x.switching - SWITCH_NEW, 1)
     if x.flags & X_EXPLAIN or x.route.exposes_endpoint:
         explain_attempt(core, x, choices, count, chosen)
     decision_charge(core.decider, choice.candidates, x.position, &choice.request, &x.charge)
+    return CAUSE_NONE
+
+
+cdef int attempt_begin(core_t* core, exchange_t* x) noexcept nogil:
+    cdef bint has_excluded = x.tried_count != 0
+    cdef int cause = choose(core, x, &has_excluded)
+    if has_excluded:
+        memset(core.decider.excluded, 0, ((core.load.slot_count >> 6) + 1) * sizeof(uint64_t))
+    if cause != CAUSE_NONE:
+        return cause
     x.attempts += 1
     x.state = EXCHANGE_CONNECTING
     x.sent_us = core.driver.now_us
-    if not x.flags & X_FORCE_FRESH:
-        x.up = pool_take_idle(x.endpoint)
-        if x.up != NULL:
-            metrics_add(&core.metrics, COUNT_UPSTREAM_IDLE, -1)
-            metrics_add(&core.metrics, COUNT_UPSTREAM_REUSES, 1)
-            x.up.exchange = x
-            return ATTEMPT_CONNECTED
+    x.up = pool_take_idle(x.endpoint)
+    if x.up != NULL:
+        metrics_add(&core.metrics, COUNT_UPSTREAM_IDLE, -1)
+        metrics_add(&core.metrics, COUNT_UPSTREAM_REUSES, 1)
+        x.up.exchange = x
+        return ATTEMPT_CONNECTED
+    return attempt_next_address(core, x)
+
+
+cdef int attempt_renew(core_t* core, exchange_t* x) noexcept nogil:
+    upstream_drop(core, x.up)
+    x.up = NULL
+    x.state = EXCHANGE_CONNECTING
+    x.sent_us = core.driver.now_us
     return attempt_next_address(core, x)
 
 

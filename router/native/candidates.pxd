@@ -41,7 +41,6 @@ cdef enum:
     SHAPE_KNOWN = 1
     SHAPE_IN_A_ROW = 2               # slots[i] == slots[0] + i, as a pool's mostly are
     SHAPE_EQUAL_WEIGHTS = 4
-    EXCLUDABLE_COUNT = 256           # pick_request_t.excluded has a bit for so many positions
     MAGLEV_ENTRIES = 65537           # Envoy's table: prime, and 100 times as large as all but the largest pools
 
 cdef struct candidate_set_t:         # built aside from zeroes, then read-only (but for `turn` and `shape`)
@@ -69,7 +68,7 @@ cdef struct pick_request_t:
     uint64_t random                  # a random word, given by the caller
     uint64_t model                   # hash of the name it is configured under; 0: none
     uint64_t now_us
-    uint64_t excluded[4]             # bit per candidate position < 256: already tried
+    const uint64_t* excluded         # a bit for each slot of the load table: tried, or full; NULL: nobody is
     uint64_t required                # bits that a candidate's features must have, also when all else is ejected
     uint32_t prompt_tokens           # estimate; 0: not a request with a prompt
     uint32_t output_tokens           # expected
@@ -81,6 +80,11 @@ cdef struct pick_request_t:
     float quality_s                  # what an answer by these candidates' model is worse than the best one's; >= 0
     uint8_t is_trial                 # the pick may be one of several for the same request: nothing is remembered
 
+cdef inline void exclude_slot(uint64_t* excluded, uint32_t slot) noexcept nogil:
+    excluded[slot >> 6] |= <uint64_t>1 << (slot & 63)
+
+# For callers from Python: sets request.excluded; what is returned has to outlive it. Raises: IndexError.
+cdef object exclude_positions(pick_request_t* request, const candidate_set_t* candidates, positions)
 cdef uint64_t hash_pair(uint64_t a, uint64_t b) noexcept nogil
 # Allocates the ring; 0, or -1 when there is no memory.
 cdef int candidate_set_build_ring(candidate_set_t* candidates, uint32_t points_per_weight) noexcept nogil

@@ -1,6 +1,6 @@
 """Who may be picked, and the choices that policies share: draws, ties, rings.
 
-A pick is made among eligible candidates: not excluded (tried by this exchange already), not ejected, and with all the
+A pick is made among eligible candidates: not excluded (tried by this exchange already, or full), not ejected, and with all the
 features that are required. The usual case, nobody excluded or ejected and nothing required, is known from three reads
 and checks nobody. When no candidate is eligible the pick is made once more among the ejected ones: with everything
 down, trying beats refusing (Envoy calls it panic), and the ejections may be of our own making. A pool may have a share
@@ -19,6 +19,8 @@ from libc.string cimport memset
 from router.native.loadtable cimport (
     load_ejections_end_us, load_is_ejected, load_row, load_row_many, load_table_t
 )
+
+from array import array
 
 cdef extern from *:
     """
@@ -121,7 +123,7 @@ cdef int candidate_checks(
     load_table_t* load, const candidate_set_t* candidates, const pick_request_t* request
 ) noexcept nogil:
     cdef int checks = 0
-    if request.excluded[0] | request.excluded[1] | request.excluded[2] | request.excluded[3]:
+    if request.excluded != NULL:
         checks |= CHECK_EXCLUDED
     if request.now_us < load_ejections_end_us(load) \
             and not (candidates.panic_count and _is_panic(load, candidates, request.now_us)):
@@ -134,13 +136,29 @@ cdef int candidate_checks(
 cdef bint is_eligible(
     load_table_t* load, const candidate_set_t* candidates, const pick_request_t* request, int checks, uint32_t position
 ) noexcept nogil:
-    if checks & CHECK_EXCLUDED and position < EXCLUDABLE_COUNT:
-        if request.excluded[position >> 6] >> (position & 63) & 1:
-            return False
+    cdef uint32_t slot = candidates.slots[position]
+    if checks & CHECK_EXCLUDED and request.excluded[slot >> 6] >> (slot & 63) & 1:
+        return False
     if checks & CHECK_REQUIRED:
         if candidates.features == NULL or request.required & ~candidates.features[position]:
             return False
-    return not (checks & CHECK_EJECTED and load_is_ejected(load, candidates.slots[position], request.now_us))
+    return not (checks & CHECK_EJECTED and load_is_ejected(load, slot, request.now_us))
+
+
+cdef object exclude_positions(pick_request_t* request, const candidate_set_t* candidates, positions):
+    cdef uint32_t index, slot_count = 0
+    cdef uint64_t[::1] words
+    if not positions:
+        return None
+    for index in range(candidates.count):
+        slot_count = max(slot_count, candidates.slots[index] + 1)
+    words = array("Q", bytes(((slot_count >> 6) + 1) * sizeof(uint64_t)))
+    for position in positions:
+        if not 0 <= position < candidates.count:
+            raise IndexError(f"position {position} of {candidates.count}")
+        exclude_slot(&words[0], candidates.slots[position])
+    request.excluded = &words[0]
+    return words
 
 
 cdef bint is_anybody_well(

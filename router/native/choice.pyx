@@ -14,6 +14,7 @@ from libc.math cimport INFINITY, isfinite
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memset
+from router.native.candidates cimport exclude_positions
 from router.native.decision cimport Decider
 from router.native.pick cimport (
     KNOBS_MAX, POLICY_FIVE_AXIS, candidate_set_free, candidate_set_reserve_features, is_anybody_well, pick_endpoint,
@@ -114,6 +115,7 @@ def choose(
     memset(choices, 0, sizeof(choices))
     memset(sets, 0, sizeof(sets))
     policy.kind = kind
+    held = []                            # what the requests point to
     for index, knob in enumerate(knobs[:<int>KNOBS_MAX]):
         policy.knobs[index] = knob
     try:
@@ -132,9 +134,7 @@ def choose(
                 candidates.weights[place] = 1
                 candidates.features[place] = bits
             choices[index].candidates, choices[index].policy = candidates, &policy
-            for excluded_position in excluded:
-                choices[index].request.excluded[excluded_position >> 6] |= \
-                    <uint64_t>1 << <int>(excluded_position & 63)
+            held.append(exclude_positions(&choices[index].request, candidates, excluded))
             choices[index].request.random, choices[index].request.now_us = random, now_us
             choices[index].request.prompt_tokens, choices[index].request.required = prompt_tokens, required
             choices[index].request.quality_s = quality_s

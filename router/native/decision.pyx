@@ -11,6 +11,7 @@ from libc.math cimport ceilf
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from router.native.candidates cimport exclude_positions
 from router.native.learner cimport (
     learner_failed, learner_first_token, learner_predict, learner_refresh, learner_t, learner_work,
 )
@@ -183,6 +184,7 @@ cdef class Question:
     cdef pick_request_t request
     cdef uint64_t* keys
     cdef uint32_t* ends
+    cdef object excluded
 
     def __cinit__(
         self, Decider decider, slots, *, uint64_t key=0, uint64_t random=0, uint64_t now_us=1, uint32_t prompt_tokens=0,
@@ -209,8 +211,7 @@ cdef class Question:
         self.request.model = model
         for index, (block, end) in enumerate(zip(blocks, block_tokens, strict=True)):
             self.keys[index], self.ends[index] = block, end
-        for position in excluded:
-            self.request.excluded[position >> 6] |= <uint64_t>1 << (position & 63)
+        self.excluded = exclude_positions(&self.request, &self.candidates, excluded)
         self.request.key, self.request.random, self.request.now_us = key, random, now_us
         self.request.prompt_tokens, self.request.output_tokens = prompt_tokens, output_tokens
         self.request.block_count, self.request.blocks, self.request.block_tokens = depth, self.keys, self.ends
@@ -243,7 +244,8 @@ cdef class Decider:
         self.decider.sessions = NULL if sessions is None else &sessions.table
         self.decider.column = column
         self._memory = policy_memory_create(load.table.slot_count)
-        if self._memory == NULL:
+        self.decider.excluded = <uint64_t*>calloc((load.table.slot_count >> 6) + 1, sizeof(uint64_t))
+        if self._memory == NULL or self.decider.excluded == NULL:
             raise MemoryError
         self.decider.memory = self._memory
         self.reserve(min(load.table.slot_count, <uint32_t>VIEW_CAPACITY))
@@ -251,6 +253,7 @@ cdef class Decider:
     def __dealloc__(self):
         view_free(&self.decider.view)
         policy_memory_free(self._memory)
+        free(self.decider.excluded)
 
     def reserve(self, uint32_t candidate_count):
         if view_reserve(&self.decider.view, candidate_count) < 0:

@@ -69,7 +69,6 @@ cdef enum exchange_flag:
     X_UPGRADE = 512
     X_STREAM = 1024                  # the body asked for a stream
     X_HEAD_SENT = 2048               # the response head has gone downstream
-    X_FORCE_FRESH = 4096             # the last idle connection was dead: connect anew
     X_UPSTREAM_KEEPS = 8192          # the response allows the connection to be used again
     X_SAW_TTFT = 16384
     X_REWRITTEN = 32768              # the model's name in the body is replaced
@@ -176,6 +175,9 @@ cdef struct downstream_t:
     uint8_t peer_length
     uint8_t peer[46]                 # the address as text
 
+cdef enum:
+    EXCHANGE_TRIED_MAX = 4           # more than limits.ATTEMPTS_PER_EXCHANGE_MAX
+
 cdef struct exchange_t:
     downstream_t* down
     upstream_t* up
@@ -201,7 +203,7 @@ cdef struct exchange_t:
     chunk_t relay_chunk
     sse_meter_t meter
     charge_t charge                  # of the attempt
-    uint64_t excluded[4]             # candidates already tried, a bit each; of an alias: of all its models in a row
+    uint16_t tried[4]                # slots of endpoints that failed it: EXCHANGE_TRIED_MAX
     uint64_t required                # features an endpoint must have
     uint64_t key                     # of the hash policies
     uint64_t model_offset            # of the model string in the body, for rewriting
@@ -213,6 +215,7 @@ cdef struct exchange_t:
     uint8_t state
     uint8_t mode                     # relay_mode
     uint8_t attempts
+    uint8_t tried_count
     uint8_t interim_count
     uint8_t method
     uint8_t last_cause               # of the attempt before

@@ -17,8 +17,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset, strlen
 from router.native.atomic cimport load_u64, store_u64
 from router.native.candidates cimport (
-    CHECK_EJECTED, candidate_checks, candidate_set_free, candidate_set_reserve_loads, candidate_set_t, is_eligible,
-    pick_request_t,
+    CHECK_EJECTED, candidate_checks, candidate_set_free, candidate_set_reserve_loads, candidate_set_t,
+    exclude_positions, is_eligible, pick_request_t,
 )
 from router.native.choice cimport choice_t, choices_are_weighed
 from router.native.decision cimport Decider
@@ -535,8 +535,7 @@ cdef class ExplainRing:
                 block_keys[index], block_ends[index] = block, end
             for index, knob in enumerate(knobs[:16]):
                 policy.knobs[index] = knob
-            for excluded_position in excluded:
-                request.excluded[excluded_position >> 6] |= <uint64_t>1 << (excluded_position & 63)
+            held = exclude_positions(&request, &candidates, excluded)
             policy.kind = kind
             request.key, request.random, request.now_us = key, random, now_us
             request.prompt_tokens, request.output_tokens = prompt_tokens, output_tokens

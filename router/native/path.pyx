@@ -13,7 +13,7 @@ from libc.string cimport memcmp, memset, strlen
 from posix.uio cimport iovec
 from router.native.attempt cimport (
     ATTEMPT_CONNECTED, ATTEMPT_CONNECTING, affinity_key, attempt_begin, attempt_end, attempt_exclude,
-    attempt_next_address, attempt_push_body, attempt_send, attempt_target,
+    attempt_next_address, attempt_push_body, attempt_renew, attempt_send, attempt_target,
 )
 from router.native.body cimport BODY_HAS_MODEL, BODY_IN_DOUBT, BODY_NOT_OBJECT, body_scan_begin, body_scan_t
 from router.native.buffer cimport buffer_append, buffer_bytes, buffer_consume, buffer_release, buffer_size, buffer_t
@@ -32,7 +32,7 @@ from router.native.exchange cimport (
     DOWN_BODY, DOWN_BUSY, DOWN_HEAD, DOWN_IDLE, EXCHANGE_AWAITING, EXCHANGE_RECEIVING, EXCHANGE_RELAYING,
     FACTS_UNREADABLE, RELAY_CHUNKED, RELAY_DONE, RELAY_LENGTH, RELAY_MORE, RELAY_NONE, RELAY_UNCHUNKED,
     RELAY_UNTIL_CLOSE, RELAY_UNTIL_CLOSE_RAW, UPLOAD_BAD, UPLOAD_DONE, UPLOAD_TOO_LARGE, X_BODY_DROPPED,
-    X_CLOSE_DOWNSTREAM, X_CUT_THROUGH, X_FACTS_KNOWN, X_FAULT, X_FORCE_FRESH, X_HEAD, X_HEAD_SENT, X_HTTP10,
+    X_CLOSE_DOWNSTREAM, X_CUT_THROUGH, X_FACTS_KNOWN, X_FAULT, X_HEAD, X_HEAD_SENT, X_HTTP10,
     X_MULTIPART, X_REQUEST_CHUNKED, X_RESPONSE_BEGAN, X_SAW_TTFT, X_STREAM, X_UPGRADE, X_UPLOAD_DONE,
     X_UPSTREAM_KEEPS, core_t, downstream_t,
     exchange_drop_request, exchange_model, exchange_new, exchange_path, exchange_set_model, exchange_t,
@@ -479,11 +479,12 @@ cdef void attempt_failed(core_t* core, exchange_t* x, int cause) noexcept nogil:
             return
     if cause == CAUSE_RESET_BEFORE_HEAD and was_reused and not x.flags & (X_RESPONSE_BEGAN | X_BODY_DROPPED):
         # The endpoint closed the idle connection while this request was on its way: its keep-alive, not its failure.
-        attempt_end(core, x, False)
         metrics_add(&core.metrics, COUNT_STALE_REPLACED, 1)
-        x.flags |= X_FORCE_FRESH
-        x.attempts -= 1
-        begin_attempt(core, x)
+        result = attempt_renew(core, x)
+        if result == ATTEMPT_CONNECTING:
+            arm(core, x.down)
+        else:
+            attempt_failed(core, x, result)
         return
     if endpoint != NULL and cause >= CAUSE_DNS_FAILED and core.options.counts_against_endpoint[cause]:
         x.flags |= X_FAULT
@@ -498,7 +499,7 @@ cdef void attempt_failed(core_t* core, exchange_t* x, int cause) noexcept nogil:
         x.last_cause = cause
         again = core.hooks.may_go_on(core, x, cause)
         if again and attempt_exclude(x):
-            x.flags &= ~(X_RESPONSE_BEGAN | X_FORCE_FRESH)
+            x.flags &= ~X_RESPONSE_BEGAN
             x.interim_count = 0
             begin_attempt(core, x)
             return

@@ -15,7 +15,7 @@ from libc.stdlib cimport calloc
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from router.native.candidates cimport (
-    CHECK_EJECTED, EXCLUDABLE_COUNT, candidate_checks, candidate_set_shape
+    CHECK_EJECTED, candidate_checks, candidate_set_shape, exclude_positions
 )
 from router.native.learner cimport learner_t
 from router.native.loadtable cimport LoadTable
@@ -176,7 +176,8 @@ cdef class CandidateSet:
         cdef pick_request_t request
         self._check(table)
         _fill_policy(&policy, kind, knobs)
-        _fill_request(&request, random, key, now_us, excluded, prompt_tokens)
+        _fill_request(&request, random, key, now_us, prompt_tokens)
+        held = exclude_positions(&request, &self.candidates, excluded)
         request.required = required
         memset(&decider, 0, sizeof(decider))
         decider.load = &table.table
@@ -201,7 +202,7 @@ cdef class CandidateSet:
         if not POLICY_PEAK_EWMA <= kind < POLICY_FIVE_AXIS:
             raise ValueError(f"policy {kind} picks by no view, or fills its own")
         _fill_policy(&policy, kind, knobs)
-        _fill_request(&request, random, 0, now_us, (), prompt_tokens)
+        _fill_request(&request, random, 0, now_us, prompt_tokens)
         memset(&decider, 0, sizeof(decider))
         memset(&learnt, 0, sizeof(learnt))
         if learner is not None:
@@ -240,7 +241,7 @@ cdef class CandidateSet:
         cdef int64_t winners = 0
         self._check(table)
         _fill_policy(&policy, kind, knobs)
-        _fill_request(&request, 0, 0, now_us, (), prompt_tokens)
+        _fill_request(&request, 0, 0, now_us, prompt_tokens)
         memset(&decider, 0, sizeof(decider))
         decider.load = &table.table
         if view_reserve(&decider.view, self.candidates.count):
@@ -294,17 +295,13 @@ cdef int _fill_policy(policy_t* policy, int kind, knobs) except -1:
 
 
 cdef int _fill_request(
-    pick_request_t* request, uint64_t random, uint64_t key, uint64_t now_us, excluded, uint32_t prompt_tokens
+    pick_request_t* request, uint64_t random, uint64_t key, uint64_t now_us, uint32_t prompt_tokens
 ) except -1:
     memset(request, 0, sizeof(pick_request_t))
     request.key = key
     request.random = random
     request.now_us = now_us
     request.prompt_tokens = prompt_tokens
-    for position in excluded:
-        if not 0 <= position < EXCLUDABLE_COUNT:
-            raise ValueError(f"only positions below {EXCLUDABLE_COUNT} can be excluded, not {position}")
-        request.excluded[position >> 6] |= <uint64_t>1 << <int>(position & 63)
     return 0
 
 

@@ -4,7 +4,7 @@ The order of the knobs is that of router/schema/policies.py, which also says wha
 (five_axis has its own in policy_five_axis.pxd). Types and constants only: there is no module to import at run time.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from router.native.learner cimport learner_t
 from router.native.loadtable cimport load_table_t
 from router.native.prefix cimport prefix_table_t
@@ -51,6 +51,7 @@ cdef struct decider_t:               # one per worker (or replica): everything a
     session_t session                # who asks, as the last pick knew it; key 0 once that is charged
     uint32_t column
     view_t view
+    uint64_t* excluded               # for callers: bits of slots, all 0 between picks (pick_request_t.excluded)
     void* memory                     # what policies remember between picks: policy_memory.pxd; NULL: nothing
 
 cdef enum:

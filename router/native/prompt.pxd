@@ -40,7 +40,8 @@ cdef void prompt_end_ahead(prompt_chain_t* chain) noexcept nogil
 # itself is not changed: may be asked early and again. No key is 0.
 cdef uint32_t prompt_keys(
     const prompt_chain_t* chain, uint64_t model_hash, uint64_t* keys_out, uint32_t* ends_out) noexcept nogil
-# One key of the seed and the prompt's first `size` bytes, which lie at `prompt` and have been fed; not 0. Of no model.
+# One key of the prompt's first `size` bytes, which lie at `prompt` and have been fed; not 0. Of no model, and without
+# the seed, more of which may be still to come.
 cdef uint64_t prompt_key_upto(const prompt_chain_t* chain, const uint8_t* prompt, uint64_t size) noexcept nogil
 # Seed and prompt so far: what a bytes-per-token ratio is applied to.
 cdef uint64_t prompt_total_bytes(const prompt_chain_t* chain) noexcept nogil

@@ -105,16 +105,14 @@ cdef uint32_t prompt_keys(
 
 cdef uint64_t prompt_key_upto(const prompt_chain_t* chain, const uint8_t* prompt, uint64_t size) noexcept nogil:
     cdef uint64_t boundary = 0, step = chain.block_bytes
-    cdef uint64_t[2] words
+    cdef uint64_t hashed
     cdef uint32_t count = 0
     while count < chain.count and boundary + step <= size:       # what the chain has hashed of it
         boundary += step
         step = next_step(step, boundary)
         count += 1
-    words[0] = chain.seed
-    words[1] = chain.keys[count - 1] if count else 0
-    return non_zero(hash_bytes(prompt + boundary, <size_t> (size - boundary), hash_bytes(
-        <uint8_t*> words, sizeof(words), 0)))
+    hashed = chain.keys[count - 1] if count else 0
+    return non_zero(hash_bytes(prompt + boundary, <size_t> (size - boundary), hashed))
 
 
 cdef uint64_t prompt_total_bytes(const prompt_chain_t* chain) noexcept nogil:

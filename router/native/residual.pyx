@@ -14,6 +14,9 @@ from libc.math cimport expf, logf
 from libc.stdint cimport uint32_t, uint64_t
 from router.native.atomic cimport load_u64, swap_u64
 
+cdef enum:
+    AHEAD_MS_MAX = 10000             # workers read their clocks within moments of each other
+
 cdef float RESIDUAL_WEIGHT = 0.15
 cdef float RESIDUAL_TAU_S = 20.0
 cdef float SURPRISE = 3.7            # ln(4)^4: where a class learns nothing any more, a sample counts for half
@@ -29,8 +32,9 @@ cdef inline uint32_t _stamp_ms(uint64_t now_us) noexcept nogil:
 
 
 cdef float residual_age_s(uint64_t word, uint64_t now_us) noexcept nogil:
+    # Stamps wrap after 49 days; a little ahead is another worker's clock, which was read later.
     cdef uint32_t age_ms = _stamp_ms(now_us) - <uint32_t>word
-    return 0.0 if age_ms > 0x7FFFFFFF else age_ms * <float>0.001     # another worker's clock was read later
+    return 0.0 if age_ms > <uint32_t>0 - AHEAD_MS_MAX else age_ms * <float>0.001
 
 
 cdef float residual_now(uint64_t word, uint64_t now_us) noexcept nogil:

@@ -55,7 +55,7 @@ def test_a_conversation_keeps_its_key_as_it_grows_and_others_have_their_own() ->
         assert find_key(dump(*grown)) == key
     assert find_key(dump(OPENING[0], ("user", "another question"))) != key, "the same system prompt"
     assert find_key(dump(("system", "Be kind."), OPENING[1])) != key
-    assert find_key(dump(*OPENING), b'"beside"') != key, "a system prompt that is no message"
+    assert find_key(dump(*OPENING), b'"beside"') == key, "what is beside the messages may come after them"
 
 
 @pytest.mark.parametrize("first_bytes", [BYTES_MAX - 200, BYTES_MAX, 3 * BYTES_MAX])

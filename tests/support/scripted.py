@@ -48,9 +48,10 @@ class Scripted:
             }
         ).decode()
         self.config = parse_config(text, "scripted.json")
-        self.load = LoadTable.create(16, 2)
-        self.metrics = MetricsTable.create(2, 16, 16)
-        self.signals = SignalTable.create(16)
+        names = [endpoint.name for pool in self.config.pools for endpoint in pool.endpoints]
+        self.load = LoadTable.create(max(16, len(names)), 2)
+        self.metrics = MetricsTable.create(2, 16, self.load.slot_count)
+        self.signals = SignalTable.create(self.load.slot_count)
         self.driver = ScriptDriver()
         self.handed_over: list[bytes] = []
         self.logged: list[dict[str, Any]] = []
@@ -63,7 +64,6 @@ class Scripted:
             signals=self.signals,
             driver=self.driver,
         )
-        names = [endpoint.name for pool in self.config.pools for endpoint in pool.endpoints]
         tables = build_tables(
             self.config,
             {name: slot for slot, name in enumerate(names)},
@@ -105,3 +105,4 @@ class Scripted:
         assert counted == len(self.log())
         identifiers = [line["request_id"] for line in self.logged]
         assert len(set(identifiers)) == len(identifiers)
+        self.core.close()

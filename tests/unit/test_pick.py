@@ -204,11 +204,6 @@ def test_huge_weights_do_not_make_a_huge_ring() -> None:
     assert {owner for _, owner in points} == {0, 1, 2}
 
 
-def test_positions_beyond_the_mask_cannot_be_excluded() -> None:
-    with pytest.raises(ValueError, match="below 256"):
-        CandidateSet(range(300)).pick(Policy.P2C, LoadTable.create(300, 1), excluded=[256])
-
-
 def test_candidates_must_lie_in_the_table_and_have_weight() -> None:
     with pytest.raises(IndexError, match="slot 16 of 16"):
         CandidateSet([16]).pick(Policy.P2C, LoadTable.create(16, 1))
