@@ -25,7 +25,7 @@ from bench.sim.request cimport (
     FAILURE_TIMEOUT, FAILURE_TOO_LARGE, NO_SEQUENCE, REQUEST_DONE, REQUEST_FAILED, REQUEST_SENT, REQUEST_STREAMING,
     request_t,
 )
-from router.native.candidates cimport candidate_set_t, exclude_slot, multiply_fold, pick_request_t
+from router.native.candidates cimport exclude_slot, multiply_fold, pick_request_t
 from router.native.choice cimport choice_t, pick_choice
 from router.native.decision cimport decision_charge, decision_end, decision_first_token
 from router.native.learner cimport (

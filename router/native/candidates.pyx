@@ -1,11 +1,11 @@
 """Who may be picked, and the choices that policies share: draws, ties, rings.
 
-A pick is made among eligible candidates: not excluded (tried by this exchange already, or full), not ejected, and with all the
-features that are required. The usual case, nobody excluded or ejected and nothing required, is known from three reads
-and checks nobody. When no candidate is eligible the pick is made once more among the ejected ones: with everything
-down, trying beats refusing (Envoy calls it panic), and the ejections may be of our own making. A pool may have a share
-of its own from which on it panics. What is required stays required: a rule on where data may go does not fall with the
-endpoints that keep it.
+A pick is made among eligible candidates: not excluded (tried by this exchange already, or full), not ejected, and with
+all the features that are required. The usual case, nobody excluded or ejected and nothing required, is known from three
+reads and checks nobody. When no candidate is eligible the pick is made once more among the ejected ones: with
+everything down, trying beats refusing (Envoy calls it panic), and the ejections may be of our own making. A pool may
+have a share of its own from which on it panics. What is required stays required: a rule on where data may go does not
+fall with the endpoints that keep it.
 
 Invariant: a candidate set is built aside and never changes while requests use it, but for round robin's place and what
 the first pick finds of its shape. Neighbours: loadtable (counts, ejections), pick and the policy modules (which choose

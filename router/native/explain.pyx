@@ -535,7 +535,7 @@ cdef class ExplainRing:
                 block_keys[index], block_ends[index] = block, end
             for index, knob in enumerate(knobs[:16]):
                 policy.knobs[index] = knob
-            held = exclude_positions(&request, &candidates, excluded)
+            _held = exclude_positions(&request, &candidates, excluded)
             policy.kind = kind
             request.key, request.random, request.now_us = key, random, now_us
             request.prompt_tokens, request.output_tokens = prompt_tokens, output_tokens

@@ -177,7 +177,7 @@ cdef class CandidateSet:
         self._check(table)
         _fill_policy(&policy, kind, knobs)
         _fill_request(&request, random, key, now_us, prompt_tokens)
-        held = exclude_positions(&request, &self.candidates, excluded)
+        _held = exclude_positions(&request, &self.candidates, excluded)
         request.required = required
         memset(&decider, 0, sizeof(decider))
         decider.load = &table.table
