@@ -14,6 +14,8 @@ importing the bench.
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from router import limits
 from router.config import ConfigError, config_from_options, load_config, read_secret, redacted
@@ -158,11 +161,10 @@ def serve(
     given = {name: value for name, value in options.items() if value not in (None, ())}
     if config_file is not None:
         if given or endpoint:
-            names = ", ".join(
-                "--" + name.replace("_", "-") for name in ([*given] + ["endpoint"] * bool(endpoint))
-            )
+            names = ", ".join(_spelt(ctx, name) for name in [*given, *["endpoint"] * bool(endpoint)])
             raise click.UsageError(
-                f"--config holds everything; it cannot be used with {names}. Change the file."
+                f"{_spelt(ctx, 'config_file')} holds everything; it cannot be used with {names}. "
+                "Change the file."
             )
         config = _loaded(ctx, config_file)
     elif not endpoint:
@@ -174,6 +176,11 @@ def serve(
             config = config_from_options(endpoints=endpoint, **given)
         except ConfigError as exc:
             raise click.UsageError(str(exc)) from exc
+    level = os.environ.get("FAIRLEAD_LOG_LEVEL", "")
+    if level and level.upper() not in logging.getLevelNamesMapping():
+        raise click.UsageError(
+            f"FAIRLEAD_LOG_LEVEL is {level!r}; expected DEBUG, INFO, WARNING, ERROR or CRITICAL."
+        )
     from router.app import serve as run
 
     ctx.exit(run(config, config_path=config_file.resolve() if config_file else None, takeover=takeover))
@@ -314,6 +321,14 @@ def completion(shell: str) -> None:
     # The class's own source() runs bash to learn its version; the script is the same for every one that is
     # in use.
     click.echo(ShellComplete.source(found(main, {}, "fairlead", "_FAIRLEAD_COMPLETE")))
+
+
+def _spelt(ctx: click.Context, name: str) -> str:
+    """The parameter as whoever started us gave it: an option, or a variable of the environment."""
+    parameter = next(parameter for parameter in ctx.command.params if parameter.name == name)
+    if ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
+        return f"{parameter.envvar} of the environment"
+    return parameter.opts[0]
 
 
 def _control_address(

@@ -336,7 +336,7 @@ def set_up_logging() -> None:
     """One line each on stderr, with the process that says it; FAIRLEAD_LOG_LEVEL sets the level."""
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s",
-        level=os.environ.get("FAIRLEAD_LOG_LEVEL", "INFO").upper(),
+        level=(os.environ.get("FAIRLEAD_LOG_LEVEL") or "INFO").upper(),
     )
 
 

@@ -135,8 +135,30 @@ def test_nothing_to_route_to_is_a_usage_error(app: App) -> None:
 def test_file_and_options_exclude_each_other(app: App, config_file: Path) -> None:
     result = run("serve", "--config", config_file, "--workers", "2", "--endpoint", "http://a:1")
     assert result.exit_code == 2
-    assert "--workers, --endpoint" in result.stderr
+    assert "--config holds everything; it cannot be used with --workers, --endpoint." in result.stderr
     assert not app.calls
+
+
+def test_what_came_from_the_environment_is_named_by_its_variable(app: App, config_file: Path) -> None:
+    result = run("serve", "--config", config_file, "--workers", "2", FAIRLEAD_ENDPOINT="http://a:1")
+    assert result.exit_code == 2
+    assert "--workers, FAIRLEAD_ENDPOINT of the environment" in result.stderr
+    result = run("serve", "--workers", "2", FAIRLEAD_CONFIG=str(config_file))
+    assert result.exit_code == 2
+    assert (
+        "FAIRLEAD_CONFIG of the environment holds everything; it cannot be used with --workers"
+        in result.stderr
+    )
+    assert not app.calls
+
+
+def test_an_unknown_log_level_is_a_usage_error(app: App) -> None:
+    result = run("serve", "--endpoint", "http://a:1", FAIRLEAD_LOG_LEVEL="foo")
+    assert result.exit_code == 2
+    assert "FAIRLEAD_LOG_LEVEL is 'foo'; expected DEBUG, INFO, WARNING, ERROR or CRITICAL" in result.stderr
+    assert not app.calls
+    for level in ("debug", "WARNING", ""):
+        assert run("serve", "--endpoint", "http://a:1", FAIRLEAD_LOG_LEVEL=level).exit_code == 0
 
 
 @pytest.mark.parametrize(
