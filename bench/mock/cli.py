@@ -12,15 +12,18 @@ from dataclasses import replace
 import click
 
 from bench.mock.fleet import EngineSpec
-from bench.native.engine import EngineLoop
+from bench.native.engine import Engine, EngineLoop
 from bench.native.fault import KINDS
 from router.schema.engines import CLASSES
 
 TURN_MS = 250  # longest wait before a signal is seen; the loop sleeps through it
-CLASS_HELP = f"One of {', '.join(CLASSES)}, instant (no timers), fixed:MS (every step takes that long)."
+CLASS_HELP = (
+    f"One of {', '.join(CLASSES)}, instant (no timers), fixed:MS (every step takes that long), "
+    "manual (steps only when a program asks)."
+)
 ENGINE_HELP = (
-    'One engine, "class=8b-h100,speed=10,model=a;b,fault=slow:3"; also port=, answer=, kv=, chunk= (tokens) '
-    "and sequences=; repeatable."
+    'One engine, "class=8b-h100,speed=10,model=a;b,fault=slow:3"; also host=, port=, answer=, kv=, chunk= '
+    "(tokens) and sequences=; repeatable."
 )
 
 
@@ -33,6 +36,14 @@ def _specs(listen: str, count: int, engines: tuple[str, ...], default: EngineSpe
         return [EngineSpec.parse(text, default) for text in engines]
     step = 1 if int(port) else 0  # port 0: a free one for each
     return [replace(default, port=int(port) + step * index) for index in range(count)]
+
+
+def _hosted(spec: EngineSpec, loop: EngineLoop) -> Engine:
+    try:
+        return spec.add_to(loop)
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise click.ClickException(f"cannot listen on {spec.host}:{spec.port}: {reason}") from problem
 
 
 @click.command(epilog="Faults:\n\n\b\n" + "\n".join(f"{name:16} {text}" for name, text in KINDS.items()))
@@ -65,8 +76,8 @@ def mock(
     )
     loop = EngineLoop()
     try:
-        hosted = [spec.add_to(loop) for spec in _specs(listen, count, engines, default)]
-    except (ValueError, OSError) as problem:
+        hosted = [_hosted(spec, loop) for spec in _specs(listen, count, engines, default)]
+    except (ValueError, OverflowError) as problem:
         raise click.UsageError(str(problem)) from problem
     stopped = False
 

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from bench.native.engine import Engine, EngineLoop
+from bench.native.fault import KINDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,9 @@ class EngineSpec:
         return cls(**values)
 
     def add_to(self, loop: EngineLoop) -> Engine:
+        """An engine that listens. Raises: ValueError for what it cannot be, OSError when it cannot listen."""
+        for text in self.faults:
+            _check_numbers(text)
         return loop.add(
             host=self.host,
             port=self.port,
@@ -74,6 +78,20 @@ class EngineSpec:
             chunk_tokens=self.chunk_tokens,
             sequences_max=self.sequences_max,
         )
+
+
+def _check_numbers(text: str) -> None:
+    """Raises ValueError that names ARG or RATE where a known fault's is no number."""
+    for fault in text.split(","):
+        spec, has_rate, rate = fault.strip().partition("@")
+        kind, has_argument, argument = spec.partition(":")
+        for name, is_given, value in (("ARG", has_argument, argument), ("RATE", has_rate, rate)):
+            try:
+                is_number = not is_given or float(value) >= 0
+            except ValueError:
+                is_number = False
+            if kind in KINDS and not is_number:
+                raise ValueError(f"the fault {fault!r}: {name} must be a number from 0, not {value!r}")
 
 
 class Fleet:

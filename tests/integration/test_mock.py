@@ -17,8 +17,10 @@ from urllib.parse import urlsplit
 import anthropic
 import openai
 import pytest
+from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.mock.cli import mock
 from bench.mock.fleet import EngineSpec, Fleet
 from bench.native.engine import EngineLoop
 from bench.native.fault import KINDS
@@ -426,6 +428,25 @@ def test_every_fault_is_known_to_the_parser_and_told_by_the_command() -> None:
         timeout=30,
     ).stdout
     assert all(f"\n  {name} " in shown for name in KINDS)
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        (["--fault", "slow:x"], 2, "the fault 'slow:x': ARG must be a number from 0, not 'x'"),
+        (["--engine", "fault=reset:3@often"], 2, "RATE must be a number from 0, not 'often'"),
+        (["--engine", "port=70000"], 2, "port must be 0-65535"),
+        (["--fault", "sloow:1"], 2, "not a fault: 'sloow:1'"),
+        (["--listen", "127.0.0.1:{taken}"], 1, "cannot listen on 127.0.0.1:{taken}: Address already in use"),
+    ],
+)
+def test_what_the_command_cannot_do_is_said(options: list[str], status: int, said: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        arguments = [option.replace("{taken}", port) for option in options]
+        result = CliRunner().invoke(mock, arguments)
+    assert result.exit_code == status
+    assert said.replace("{taken}", port) in result.stderr
 
 
 def test_the_command_says_ready_and_ends_on_a_signal() -> None:
