@@ -24,9 +24,11 @@ from router.schema.config import Config
 from router.schema.faults import Doubts, Path
 from router.schema.secret import MASK, Secret
 from router.schema.validate import find_faults
-from router.schema.words import bare_type, describe, fields_of, metas_of, nearest, union_members
+from router.schema.words import bare_type, describe, fields_of, key_places, metas_of, nearest, union_members
 
 SECRET_BYTES_MAX = 8192  # keys are tens of bytes, JWTs a few KiB; a larger file is not a secret but a mistake
+
+KEY_PLACES_SHOWN_MAX = 3  # where a key that is not known here belongs; `name` is nearly everywhere
 
 
 class ConfigError(Exception):
@@ -215,10 +217,7 @@ def _checked_struct(cls: type[Struct], value: Any, path: Path, source: Source) -
         if key == tag_field:
             result[key] = item
         elif key not in fields:
-            guess = nearest(key, fields)
-            expected = (
-                f"{guess!r} perhaps" if guess else f"one of: {', '.join(fields)}" if fields else "no key here"
-            )
+            expected = _expected_key(key, fields, is_choice=tag_field is not None)
             source.report((*path, key), f"unknown key {key!r}", expected, at_key=True)
             source.unknown.add((*path, key))
         else:
@@ -231,6 +230,17 @@ def _checked_struct(cls: type[Struct], value: Any, path: Path, source: Source) -
         if info.required and name not in result and path:
             source.left_out.add(path)  # it cannot be without
     return result
+
+
+def _expected_key(key: str, fields: Mapping[str, structs.FieldInfo], *, is_choice: bool) -> str:
+    """What may stand in the place of an unknown key."""
+    guess = nearest(key, fields)
+    if guess:
+        return f"{guess!r} perhaps"
+    places = key_places(Config).get(key, [])
+    if places and not is_choice:  # of a policy, other policies' keys would be shown at this very place
+        return f"{' or '.join(places[:KEY_PLACES_SHOWN_MAX])}, where that key belongs"
+    return f"one of: {', '.join(fields)}" if fields else "no key here"
 
 
 def _checked_tagged(members: list[Any], value: Any, path: Path, source: Source) -> Any:

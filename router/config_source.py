@@ -130,7 +130,11 @@ def read_source(text: str, file: str, environ: Mapping[str, str]) -> Source:
         mark = exc.problem_mark or exc.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         message = " ".join(part for part in (exc.context, exc.problem) if part)
-        source.problems.append(ConfigProblem(file, line, column, "", f"not YAML: {message}", ""))
+        expected = ""
+        row = text.split("\n")[line - 1]
+        if "\t" in row[: len(row) - len(row.lstrip())]:
+            message, expected = "a tab in the indentation", "spaces: YAML allows no tabs there"
+        source.problems.append(ConfigProblem(file, line, column, "", f"not YAML: {message}", expected))
     except yaml.YAMLError as exc:  # a character YAML forbids; the position counts characters or bytes
         position = getattr(exc, "position", 0)
         line = text.count("\n", 0, position) + 1

@@ -86,7 +86,32 @@ def _length(metas: list[Meta], what: str, plural: str = "s") -> str:
     return f" of at most {high} {what}{plural}" if high else ""
 
 
+@cache
+def key_places(cls: type[Struct]) -> Mapping[str, list[str]]:
+    """Where each key below `cls` belongs, by its name: health → pools[].health."""
+    places: dict[str, list[str]] = {}
+
+    def walk(annotation: Any, path: str) -> None:
+        inner = bare_type(annotation)
+        for member in union_members(inner):
+            walk(member, path)
+        if isinstance(inner, type) and issubclass(inner, Struct):
+            for name, info in fields_of(inner).items():
+                place = f"{path}.{name}" if path else name
+                if place not in places.setdefault(name, []):
+                    places[name].append(place)
+                walk(info.type, place)
+        elif get_origin(inner) is tuple:
+            walk(get_args(inner)[0], f"{path}[]")
+        elif get_origin(inner) is dict:
+            walk(get_args(inner)[1], f"{path}.NAME")
+
+    walk(cls, "")
+    return places
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that `word` was probably meant to be."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    # At 0.6 `p2d` is taken for `p2c`, as it should be, and `sessions` for `version`, as it should not.
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6 if len(word) < 5 else 0.7)
     return found[0] if found else None

@@ -442,6 +442,31 @@ def test_all_problems_are_reported_in_the_order_of_the_file() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "path", "expected"),
+    [
+        ("sessions: {}\n", "sessions", "one of: version, "),
+        ("health: {}\n", "health", "pools[].health, where that key belongs"),
+        ("limits: {workers: 2}\n", "limits.workers", "workers, where that key belongs"),
+        ("capacity: 4\n", "capacity", "pools[].endpoints[].capacity, where that key belongs"),
+        ("admin: {adress: 'h:1'}\n", "admin.adress", "'address' perhaps"),
+    ],
+)
+def test_an_unknown_key_is_sent_where_it_belongs(text: str, path: str, expected: str) -> None:
+    problem = the_problem_of(text + POOLS)
+    assert problem[2] == path
+    assert problem[4].startswith(expected)
+
+
+def test_a_tab_in_the_indentation_is_called_so() -> None:
+    problem = the_problem_of("admin:\n\taddress: 'h:1'\n" + POOLS)
+    assert (problem[0], problem[3], problem[4]) == (
+        2,
+        "not YAML: a tab in the indentation",
+        "spaces: YAML allows no tabs there",
+    )
+
+
 def test_reported_problems_are_bounded() -> None:
     text = "".join(f"unknown{index}: 1\n" for index in range(500)) + POOLS
     with pytest.raises(ConfigError) as caught:
