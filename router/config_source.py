@@ -131,7 +131,7 @@ def read_source(text: str, file: str, environ: Mapping[str, str]) -> Source:
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         message = " ".join(part for part in (exc.context, exc.problem) if part)
         expected = ""
-        row = text.split("\n")[line - 1]
+        row = "".join(text.split("\n")[line - 1 : line])  # none, where the text ends too soon
         if "\t" in row[: len(row) - len(row.lstrip())]:
             message, expected = "a tab in the indentation", "spaces: YAML allows no tabs there"
         source.problems.append(ConfigProblem(file, line, column, "", f"not YAML: {message}", expected))

@@ -458,6 +458,11 @@ def test_an_unknown_key_is_sent_where_it_belongs(text: str, path: str, expected:
     assert problem[4].startswith(expected)
 
 
+@pytest.mark.parametrize("text", ["pools: [", "pools: [\n", "a: 'b", "{", "a: b: c", "%"])
+def test_a_text_that_ends_too_soon_is_a_problem(text: str) -> None:
+    assert the_problem_of(text)[3].startswith("not YAML: ")
+
+
 def test_a_tab_in_the_indentation_is_called_so() -> None:
     problem = the_problem_of("admin:\n\taddress: 'h:1'\n" + POOLS)
     assert (problem[0], problem[3], problem[4]) == (
