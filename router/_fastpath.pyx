@@ -20,7 +20,8 @@ from posix.unistd cimport dup
 from router.native.attempt cimport attempt_end, attempt_unmet
 from router.native.buffer cimport buffer_append, buffer_bytes, buffer_release, buffer_size, buffer_t
 from router.native.causes cimport (
-    CAUSE_BAD_BODY, CAUSE_COUNT, CAUSE_DRAINING, CAUSE_REQUIREMENT_UNKNOWN, CAUSE_REQUIREMENT_UNMET,
+    CAUSE_BAD_BODY, CAUSE_COUNT, CAUSE_DRAINING, CAUSE_MODEL_NOT_FOUND, CAUSE_REQUIREMENT_UNKNOWN,
+    CAUSE_REQUIREMENT_UNMET,
 )
 from router.native.conn cimport CONN_LISTENER, conn_t
 from router.native.decision cimport Decider
@@ -32,8 +33,8 @@ from router.native.ending cimport answer_early, close_downstream, cut_short
 from router.native.events cimport events_begin, run_timers
 from router.native.exchange cimport (
     COMPOSE_BYTES, DOWN_IDLE, FACTS_KNOWN, FACTS_MISSING, FACTS_UNREADABLE, X_BODY_DROPPED, X_CLOSE_DOWNSTREAM,
-    X_FACTS_KNOWN,
-    X_HEAD, X_STREAM, X_UPLOAD_DONE, core_t, downstream_t, exchange_id, exchange_path, exchange_set_model, exchange_t,
+    X_FACTS_KNOWN, X_HEAD, X_STREAM, X_UPLOAD_DONE, core_t, downstream_t, exchange_id, exchange_model, exchange_path,
+    exchange_set_model, exchange_t,
 )
 from router.native.explain cimport ExplainRing
 from router.native.http1 cimport FIELD_CONTENT_TYPE, head_t, parse_request_head
@@ -411,11 +412,15 @@ cdef class Core:
     # ---- Asked by the hooks
 
     cdef object error_response(self, int cause, str detail, exchange_t* x):
+        cdef text_t name
         if cause == CAUSE_REQUIREMENT_UNMET:
             detail = ", ".join(self.conditions_of(x, attempt_unmet(x)))
         elif cause == CAUSE_REQUIREMENT_UNKNOWN:
             names = [text_of(x.route.may_require[index].name) for index in range(x.route.may_require_count)]
             detail = f"this route offers {', '.join(names) or 'nothing'}"
+        elif cause == CAUSE_MODEL_NOT_FOUND and not detail:
+            name = exchange_model(x)
+            detail = f"model {name.data[:name.length].decode(errors='replace')!r}"
         return self.hooks.error_response(cause, detail, exchange_id(x).data[:x.id_length], self._models)
 
     cdef list conditions_of(self, exchange_t* x, uint64_t bits):

@@ -137,6 +137,7 @@ def test_an_alias_in_the_path_is_no_model() -> None:
     client = ask(world, post(b"{}", "/openai/deployments/chat/chat/completions"))
     status, _fields, body = told(world, client)
     assert (status, json.loads(body)["error"]["code"]) == (404, "model_not_found")
+    assert "model 'chat'; known: " in json.loads(body)["error"]["message"]
     world.finish()
 
 
