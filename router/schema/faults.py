@@ -76,10 +76,11 @@ class Doubts:
     def _is_misspelt(self, path: Path) -> bool:
         """Whether something on the way to `path` is not there, and beside it is a key that nobody knows."""
         value = self._values
+        step: Any  # a key of a mapping, or a place in a list
         for length, step in enumerate(path):
             if isinstance(value, dict) and step not in value:
                 return path[:length] in self._misspelt
             if not isinstance(value, dict | list):
                 return False
-            value = value[step]  # type: ignore[index]
+            value = value[step]
         return False

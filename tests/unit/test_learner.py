@@ -89,6 +89,8 @@ def test_an_endpoint_that_turns_slow_shows_in_its_residual_and_is_forgiven_with_
     assert slow["theta"] == learner.view(1, 30_000)["theta"]  # an outlier says nothing about the class
     later = learner.view(0, 30_000 + 60 * SECOND_US)["residual"]
     assert later == pytest.approx(1 + (slow["residual"] - 1) * math.exp(-3), rel=0.02)
+    for day in (1, 24, 25, 40, 49):  # stamps are 32 bits of milliseconds, which last for 49.7 days
+        assert learner.view(0, 30_000 + day * 86_400 * SECOND_US)["residual"] == pytest.approx(1)
 
 
 def residual_after(*first_tokens: tuple[float, float], prompt_tokens: int = 0) -> float:
