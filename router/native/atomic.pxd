@@ -1,4 +1,7 @@
-"""Words that several processes read and write: whole values, never torn, ordered as a single writer per word needs."""
+"""Words that several processes read and write: whole values, never torn, ordered as a single writer per word needs.
+
+One word may hold a float32 above 32 bits that say how old it is, or how much it is the mean of (word_pack).
+"""
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -21,6 +24,17 @@ cdef extern from *:
         return __atomic_compare_exchange_n(p, &seen, wanted, 1, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
     }
     static inline int lowest_bit(uint64_t word) { return __builtin_ctzll(word); }
+    static inline uint64_t word_pack(float value, uint32_t low) {
+        uint32_t bits;
+        __builtin_memcpy(&bits, &value, 4);
+        return ((uint64_t)bits << 32) | low;
+    }
+    static inline float word_value(uint64_t word) {
+        uint32_t bits = (uint32_t)(word >> 32);
+        float value;
+        __builtin_memcpy(&value, &bits, 4);
+        return value;
+    }
     """
     uint32_t load_u32(const uint32_t* p) noexcept nogil
     void store_u32(uint32_t* p, uint32_t v) noexcept nogil
@@ -33,3 +47,5 @@ cdef extern from *:
     void and_u64(uint64_t* p, uint64_t v) noexcept nogil
     bint swap_u64(uint64_t* p, uint64_t seen, uint64_t wanted) noexcept nogil
     int lowest_bit(uint64_t word) noexcept nogil
+    uint64_t word_pack(float value, uint32_t low) noexcept nogil
+    float word_value(uint64_t word) noexcept nogil

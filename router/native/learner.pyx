@@ -14,12 +14,11 @@ from libc.math cimport expf, fabs, logf, sqrtf
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
+from router.native.atomic cimport word_pack, word_value
 from router.native.loadtable cimport (
     ROW_KV_TOKENS, LoadTable, charge_t, load_oldest, load_row, load_table_t, load_view, load_view_t,
 )
-from router.native.residual cimport (
-    RATIO_MAX, residual_age_s, residual_learn, residual_learn_first_token, residual_now, word_pack, word_value,
-)
+from router.native.residual cimport RATIO_MAX, residual_age_s, residual_learn, residual_learn_first_token, residual_now
 from router.native.segment cimport (
     Segment, segment_attach_rows, segment_check_slot, segment_create_rows, table_head_t,
 )

@@ -23,7 +23,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from router.native.atomic cimport (
-    and_u64, load_u32, load_u64, store_u32, store_u64, swap_u64
+    and_u64, load_u32, load_u64, store_u32, store_u64, swap_u64, word_pack, word_value
 )
 from router.native.account cimport (
     load_cell_at, load_header, load_header_t, load_place, load_queue_t, load_slot, load_slot_t
@@ -34,23 +34,6 @@ from router.native.segment cimport (
 
 from array import array
 from collections import deque
-
-cdef extern from *:
-    """
-    static inline uint64_t pack_estimate(float value, uint32_t stamp_ms) {
-        uint32_t bits;
-        __builtin_memcpy(&bits, &value, 4);
-        return ((uint64_t)bits << 32) | stamp_ms;
-    }
-    static inline float estimate_value(uint64_t word) {
-        uint32_t bits = (uint32_t)(word >> 32);
-        float value;
-        __builtin_memcpy(&value, &bits, 4);
-        return value;
-    }
-    """
-    uint64_t pack_estimate(float value, uint32_t stamp_ms) noexcept nogil
-    float estimate_value(uint64_t word) noexcept nogil
 
 cdef enum:
     LAYOUT_VERSION = 2
@@ -93,7 +76,7 @@ cdef void _observe(uint64_t* word, float sample, float weight_max, uint64_t now_
     cdef float value, weight
     while True:
         seen = load_u64(word)
-        value = estimate_value(seen)
+        value = word_value(seen)
         if seen == 0:
             weight = weight_max
         else:
@@ -101,7 +84,7 @@ cdef void _observe(uint64_t* word, float sample, float weight_max, uint64_t now_
             if <uint32_t>(stamp_ms - <uint32_t>seen) > 0x7FFFFFFF:
                 stamp_ms = <uint32_t>seen                    # the stamp never goes back
         # What was before is forgotten by its age; what one sample adds is bounded.
-        if swap_u64(word, seen, pack_estimate(
+        if swap_u64(word, seen, word_pack(
                 value + (sample * min(weight, weight_max) - value * weight), stamp_ms)):
             return
 
@@ -169,9 +152,9 @@ cdef void load_view(load_table_t* table, uint32_t slot, load_view_t* view) noexc
     view.queued_work_us = load_sum(table, ROW_QUEUED_WORK, slot) * WORK_TICK_US
     view.kv_tokens = load_sum(table, ROW_KV_TOKENS, slot)
     view.oldest_pending_us = load_head(table, slot, &work_ticks)
-    view.ttft_us = estimate_value(load_u64(&shared.ttft))
-    view.itl_us = estimate_value(load_u64(&shared.itl))
-    view.error_ratio = estimate_value(load_u64(&shared.error))
+    view.ttft_us = word_value(load_u64(&shared.ttft))
+    view.itl_us = word_value(load_u64(&shared.itl))
+    view.error_ratio = word_value(load_u64(&shared.error))
     view.error_stamp_ms = <uint32_t>load_u64(&shared.error)
     view.attempts = load_u64(&shared.attempts)
     view.ejected_until_us = load_u64(&shared.ejection) >> UNTIL_SHIFT

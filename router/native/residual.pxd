@@ -4,24 +4,7 @@ The word is (float32 factor, ms of its stamp); 0 means that nothing was learnt, 
 decays by itself, so that an endpoint nobody uses is tried again.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
-
-cdef extern from *:
-    """
-    static inline uint64_t word_pack(float value, uint32_t low) {
-        uint32_t bits;
-        __builtin_memcpy(&bits, &value, 4);
-        return ((uint64_t)bits << 32) | low;
-    }
-    static inline float word_value(uint64_t word) {
-        uint32_t bits = (uint32_t)(word >> 32);
-        float value;
-        __builtin_memcpy(&value, &bits, 4);
-        return value;
-    }
-    """
-    uint64_t word_pack(float value, uint32_t low) noexcept nogil
-    float word_value(uint64_t word) noexcept nogil
+from libc.stdint cimport uint64_t
 
 cdef enum:
     RATIO_MAX = 20                   # of measured to predicted, as far as anything is learnt; the least is 1 / 20

@@ -12,7 +12,7 @@ step that was running, or a cache that no longer held what was believed to be in
 
 from libc.math cimport expf, logf
 from libc.stdint cimport uint32_t, uint64_t
-from router.native.atomic cimport load_u64, swap_u64
+from router.native.atomic cimport load_u64, swap_u64, word_pack, word_value
 
 cdef enum:
     AHEAD_MS_MAX = 10000             # workers read their clocks within moments of each other
