@@ -56,7 +56,7 @@ cdef struct candidate_set_t:         # built aside from zeroes, then read-only (
     uint16_t* maglev                 # position by key, MAGLEV_ENTRIES; maglev only, else NULL
     float* load_s                    # load_s[count]: seconds that loading the model takes there; NULL: it is there
     uint32_t* models_max             # models_max[count]: held at once there; 0: the model takes no place. With load_s
-    uint32_t panic_count             # with so many ejected, ejections are ignored; 0: only with all of them
+    double ejected_ratio_max         # with more of those who may answer ejected, ejections are ignored; 0: with all
     uint64_t* features               # features[count]: a bit for each condition it meets; NULL: nobody meets any
     double weight_total              # of all candidates; set by candidate_set_build_ring
     float share                      # 1 / count, and

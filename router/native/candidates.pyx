@@ -112,11 +112,16 @@ cdef uint64_t hash_pair(uint64_t a, uint64_t b) noexcept nogil:
 
 # --- eligibility ----------------------------------------------------------------------------------------------------
 
-cdef bint _is_panic(load_table_t* load, const candidate_set_t* candidates, uint64_t now_us) noexcept nogil:
-    cdef uint32_t position, ejected = 0
+cdef bint _is_panic(
+    load_table_t* load, const candidate_set_t* candidates, const pick_request_t* request, int checks
+) noexcept nogil:
+    cdef uint32_t position, count = 0, ejected_count = 0
     for position in range(candidates.count):
-        ejected += load_is_ejected(load, candidates.slots[position], now_us)
-    return ejected >= candidates.panic_count
+        if is_eligible(load, candidates, request, checks & CHECK_REQUIRED, position):
+            count += 1
+            ejected_count += load_is_ejected(load, candidates.slots[position], request.now_us)
+    # As a quotient: 29 / 100 is the same double as 0.29, while 0.29 * 100 is less than 29.
+    return count != 0 and <double>ejected_count / <double>count > candidates.ejected_ratio_max
 
 
 cdef int candidate_checks(
@@ -125,11 +130,11 @@ cdef int candidate_checks(
     cdef int checks = 0
     if request.excluded != NULL:
         checks |= CHECK_EXCLUDED
-    if request.now_us < load_ejections_end_us(load) \
-            and not (candidates.panic_count and _is_panic(load, candidates, request.now_us)):
-        checks |= CHECK_EJECTED
     if request.required:
         checks |= CHECK_REQUIRED
+    if request.now_us < load_ejections_end_us(load) \
+            and not (candidates.ejected_ratio_max > 0 and _is_panic(load, candidates, request, checks)):
+        checks |= CHECK_EJECTED
     return checks
 
 

@@ -14,13 +14,13 @@ class CandidateSet:
         identities: Sequence[int] | None = None,
         points_per_weight: int = 0,
         maglev: bool = False,
-        panic_count: int = 0,
+        ejected_ratio_max: float = 0,
         features: Sequence[int] | None = None,
     ) -> None:
         """Candidates at these slots of a load table; with `points_per_weight` there is a ring, too.
 
-        With `panic_count` of them ejected, ejections are ignored; 0: only with all of them. `features` are
-        the bits of what each of them has; absent: nothing.
+        With more than `ejected_ratio_max` of those who have what is required ejected, ejections are ignored;
+        0: only with all of them. `features` are the bits of what each of them has; absent: nothing.
 
         Raises: ValueError when lengths differ or a weight is not above 0.
         """

@@ -118,7 +118,7 @@ cdef class CandidateSet:
     """Candidates for tests and benches; the snapshot builds the same struct for requests."""
 
     def __cinit__(self, slots, weights=None, identities=None, uint32_t points_per_weight=0, bint maglev=False,
-                  uint32_t panic_count=0, features=None):
+                  double ejected_ratio_max=0, features=None):
         cdef uint32_t count = len(slots)
         cdef uint32_t position
         if weights is None:
@@ -130,7 +130,7 @@ cdef class CandidateSet:
         if count and not min(weights) > 0:
             raise ValueError("weights must be above 0")
         self.candidates.count = count
-        self.candidates.panic_count = panic_count
+        self.candidates.ejected_ratio_max = ejected_ratio_max
         self.candidates.slots = <uint32_t*>calloc(count + 1, sizeof(uint32_t))
         self.candidates.weights = <float*>calloc(count + 1, sizeof(float))
         self.candidates.identities = <uint64_t*>calloc(count + 1, sizeof(uint64_t))

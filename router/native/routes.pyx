@@ -301,7 +301,7 @@ cdef class Snapshot:
         self.snapshot.target_count += 1
         candidates.count = count
         if pool.ejected_ratio_max < 1:
-            candidates.panic_count = <uint32_t>(pool.ejected_ratio_max * count) + 1
+            candidates.ejected_ratio_max = pool.ejected_ratio_max
         candidates.slots = <uint32_t*>malloc((count + 1) * sizeof(uint32_t))
         candidates.weights = <float*>malloc((count + 1) * sizeof(float))
         candidates.identities = <uint64_t*>malloc((count + 1) * sizeof(uint64_t))

@@ -358,8 +358,8 @@ class Health(Section, frozen=True, kw_only=True):
         Meta(
             gt=0,
             le=1,
-            description="With more than this share of the endpoints for a model ejected, ejections are "
-            "ignored; 1: only with all of them.",
+            description="With more than this share of the endpoints ejected that serve the model and have "
+            "what is required, ejections are ignored; 1: only with all of them.",
         ),
     ] = 1.0
 

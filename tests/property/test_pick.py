@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ RANDOMS = [Policy.RANDOM, Policy.WEIGHTED]
 KEYED = [Policy.RENDEZVOUS, Policy.RING, Policy.BOUNDED_RING, Policy.MAGLEV]
 
 
-def build(candidates: list[Candidate], panic_count: int = 0) -> tuple[CandidateSet, LoadTable]:
+def build(candidates: list[Candidate], ejected_ratio_max: float = 0) -> tuple[CandidateSet, LoadTable]:
     """The same candidates natively; slots are not the positions, so that mixing them up shows."""
     count = len(candidates)
     table = LoadTable.create(2 * count + 1, 3)
@@ -37,7 +38,13 @@ def build(candidates: list[Candidate], panic_count: int = 0) -> tuple[CandidateS
     identities = [candidate.identity for candidate in candidates]
     features = [candidate.features for candidate in candidates]
     return CandidateSet(
-        slots, weights, identities, POINTS, maglev=True, panic_count=panic_count, features=features
+        slots,
+        weights,
+        identities,
+        POINTS,
+        maglev=True,
+        ejected_ratio_max=ejected_ratio_max,
+        features=features,
     ), table
 
 
@@ -111,14 +118,15 @@ def test_round_robin_equals_the_oracle(situation: tuple[list[Candidate], Request
         turn = expected + 1
 
 
-@given(situations(), st.sampled_from(Policy), st.integers(1, 41))
+@given(situations(), st.sampled_from(Policy), st.floats(0.01, 1) | st.integers(1, 100).map(lambda n: n / 100))
 def test_with_so_many_ejected_that_it_is_panic_nobody_counts_as_ejected(
-    situation: tuple[list[Candidate], Request], policy: Policy, panic_count: int
+    situation: tuple[list[Candidate], Request], policy: Policy, ratio_max: float
 ) -> None:
     candidates, request = situation
-    is_panic = sum(candidate.is_ejected for candidate in candidates) >= panic_count
+    asked = [one for one in candidates if one.features & request.required == request.required]
+    is_panic = sum(one.is_ejected for one in asked) > Fraction(str(ratio_max)) * len(asked)
     believed = [replace(one, is_ejected=False) for one in candidates] if is_panic else candidates
-    native, table = build(candidates, panic_count)
+    native, table = build(candidates, ratio_max)
     assert ask(native, table, policy, request) == answer(believed, policy, request)
 
 
