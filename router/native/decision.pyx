@@ -156,14 +156,15 @@ cdef void decision_end(
     if failed and charge.state == CHARGE_PENDING:        # a stream that breaks later says nothing of first tokens
         elapsed_s = <float>(now_us - charge.begun_us) * <float>1e-6 if now_us > charge.begun_us else 0
         learner_failed(decider.learner, charge, elapsed_s, FAILED_TIMEOUT_S, now_us)
-    if cached_tokens >= 0 and charge.prompt_tokens and decider.prefix != NULL:
+    # No prompt has more than a charge may: who reports more reports nothing.
+    if 0 <= cached_tokens <= CHARGE_TOKENS_MAX and prompt_tokens <= CHARGE_TOKENS_MAX and charge.prompt_tokens \
+            and decider.prefix != NULL:
         # In the engine's tokens, where it says how many the prompt had.
         scale = <float>prompt_tokens / <float>charge.prompt_tokens if prompt_tokens > 0 else 1
         missed = scale * <float>(charge.prompt_tokens - min(charge.uncached_tokens, charge.prompt_tokens)) \
             - <float>cached_tokens
         prefix_reported(decider.prefix, charge.slot, <uint32_t>(<float>charge.hit_tokens * scale),
-                        <uint32_t>min(cached_tokens, <int64_t>CHARGE_TOKENS_MAX),
-                        <uint32_t>max(missed, <float>0))
+                        <uint32_t>cached_tokens, <uint32_t>max(missed, <float>0))
     if decider.memory != NULL:
         policy_observe_end(decider, charge, failed, now_us)
     load_release(decider.load, decider.column, charge)

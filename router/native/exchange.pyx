@@ -191,7 +191,7 @@ cdef void exchange_release(core_t* core, exchange_t* x) noexcept nogil:
         return
     if x.meter.has_usage:
         prompt_tokens, cached_tokens = x.meter.prompt_tokens, x.meter.cached_tokens
-        if cached_tokens > prompt_tokens:            # Anthropic's input_tokens are those that were not cached
+        if cached_tokens > prompt_tokens >= 0:       # Anthropic's input_tokens are those that were not cached
             prompt_tokens += cached_tokens
     decision_end(core.decider, &x.charge, failed, prompt_tokens, cached_tokens, core.driver.now_us)
 

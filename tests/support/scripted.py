@@ -17,6 +17,7 @@ from router.dispatch import Dispatcher
 from router.native.driver_script import ScriptDriver
 from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
+from router.native.prefix import PrefixTable
 from router.native.signals import SignalTable
 from router.snapshot import CoreOptions, build_tables, route_names
 
@@ -52,6 +53,7 @@ class Scripted:
         self.load = LoadTable.create(max(16, len(names)), 2)
         self.metrics = MetricsTable.create(2, 16, self.load.slot_count)
         self.signals = SignalTable.create(self.load.slot_count)
+        self.prefix = PrefixTable.create(1 << 20, self.load.slot_count)
         self.driver = ScriptDriver()
         self.handed_over: list[bytes] = []
         self.logged: list[dict[str, Any]] = []
@@ -61,6 +63,7 @@ class Scripted:
             column=0,
             hooks=Dispatcher(lambda _fd, received, _tls, _peer: self.handed_over.append(received)),
             options=msgspec.structs.replace(CoreOptions.of(self.config), seed=1),
+            prefix_table=self.prefix,
             signals=self.signals,
             driver=self.driver,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
 from tests.support.scripted import Scripted
 
@@ -103,6 +104,26 @@ def test_usage_teaches_how_large_tokens_are_and_how_long_answers() -> None:
     assert learnt["kv_tokens"] > expected["kv_tokens"] * 0.9
     assert 850 < learnt["kv_tokens"] < 950
     scripted.finish()
+
+
+def test_what_was_cached_is_compared_in_our_tokens_where_the_prompts_are_not_told() -> None:
+    trusts = []
+    for told in ((), ("prompt_tokens",)):
+        scripted = Scripted(endpoint_count=1)
+        sizes: list[int] = []
+        for cached_share in (0, 0.5):
+            client = begin(scripted)
+            sizes.append(scripted.load.view(0)["queued_tokens"])
+            cached = int((sizes[0] - sizes[-1]) * cached_share)
+            scripted.establish_all()
+            (upstream,) = scripted.driver.upstreams()
+            usage = {"prompt_tokens_details": {"cached_tokens": cached}, **dict.fromkeys(told, sizes[0])}
+            scripted.driver.receive(upstream, answer(usage=usage))
+            scripted.driver.end(client)
+        trusts.append(scripted.prefix.trust(0))
+        scripted.finish()
+    assert trusts[0] == pytest.approx(1 - 0.5 / 256, abs=1e-4)
+    assert trusts[0] == pytest.approx(trusts[1], abs=1e-6)
 
 
 def test_retried_request_leaves_the_account_of_the_endpoint_that_failed() -> None:

@@ -189,6 +189,67 @@ def test_engines_report_corrects_how_far_its_claims_are_trusted() -> None:
     assert one.prefix.trust(2) > before, "1,600 of 2,000 is what was expected"
 
 
+def reported(
+    one: Decider, prompt_tokens: int, cached_tokens: int, capacity_tokens: int = 2000
+) -> tuple[float, float]:
+    """Trust in endpoint 2, and what it is believed to hold of another prompt, once it has reported a prompt
+    of 1,000 tokens, 800 of which were believed to be cached there.
+    """
+    assert one.prefix is not None
+    one.prefix.set_capacity(2, capacity_tokens)
+    one.prefix.insert([77], [500], 2, 0, NOW_US)
+    one.prefix.insert(BLOCKS, BLOCK_TOKENS, 2, 0, NOW_US)
+    decision = one.decide(
+        LEAST_IN_FLIGHT, [2], prompt_tokens=1000, now_us=NOW_US, blocks=BLOCKS, block_tokens=BLOCK_TOKENS
+    )
+    assert decision.figures()["hit_tokens"] == 800
+    one.end(decision, NOW_US, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens)
+    (held,) = one.prefix.match([77], [500], [2])
+    trust = one.prefix.trust(2)
+    return trust, held / trust
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "cached_tokens"), [(1000, 800), (2000, 1600), (500, 400), (-1, 800), (-1, 1000)]
+)
+def test_a_report_is_in_the_engines_tokens_where_it_says_how_many_there_were(
+    prompt_tokens: int, cached_tokens: int
+) -> None:
+    assert reported(decider(), prompt_tokens, cached_tokens) == (1, 500)
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "cached_tokens"), [(1000, 400), (2000, 800), (500, 200), (-1, 400)]
+)
+def test_half_of_what_was_expected_is_half_in_whatever_tokens(prompt_tokens: int, cached_tokens: int) -> None:
+    trust, _held = reported(decider(), prompt_tokens, cached_tokens)
+    assert trust == 1 - 0.5 / 256
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "cached_tokens", "capacity_tokens", "held"),
+    [
+        (10_000, 6000, 2000, 500),
+        (10_000, 5000, 2000, 0),
+        (500, 0, 640, 500),
+        (1000, 0, 640, 0),
+        (-1, 0, 640, 0),
+    ],
+)
+def test_a_cache_has_taken_in_what_it_was_wrongly_believed_to_hold_in_its_own_tokens(
+    prompt_tokens: int, cached_tokens: int, capacity_tokens: int, held: float
+) -> None:
+    """A claim counts until 1.25 caches have been taken in; 200 tokens of the prompt were new in any case."""
+    assert reported(decider(), prompt_tokens, cached_tokens, capacity_tokens)[1] == held
+
+
+@pytest.mark.parametrize("tokens", [1 << 31, 3 << 32, 10**17, (1 << 63) - 1])
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_report_of_more_than_any_prompt_has_says_nothing(tokens: int, cached: bool) -> None:
+    one = decider()
+    assert reported(one, tokens, tokens if cached else 0) == (1, 500)
+
+
 def test_deciders_of_two_workers_see_each_others_charges() -> None:
     load = LoadTable.create(16, 2)
     other_load = LoadTable.attach(load.fd)
