@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,11 +14,14 @@ from router.native.decision import Decider
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
+from tests.oracle.five_axis import Knobs
+from tests.support.figures import Figures
 
 FIVE_AXIS, LEAST_IN_FLIGHT = 19, 4
 NOW_US = 1_000_000
 SLOTS = 6
-NO_BAND = (0.25, 0.2, 0.0, 0.0, 0.0, 0.0, 0.15, 1.0, 0.0, 100.0)
+TOKEN_S = 1e-4
+TIMES, RATIOS = -1.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -76,19 +80,24 @@ def scenes(draw: st.DrawFn) -> Scene:
     )
 
 
-def ask(scene: Scene, kind: int, prompt_tokens: int, random: int) -> tuple[int, int, list[float | None]]:
+def ask(
+    scene: Scene, kind: int, prompt_tokens: int, random: int, ratio_mode: float = TIMES
+) -> tuple[int, int, list[float | None]]:
     load = LoadTable.create(SLOTS, 1)
     for slot, count in enumerate(scene.in_flight):
         for _ in range(count):
             load.charge(0, slot)
     for slot in scene.ejected:
         load.eject(slot, NOW_US, 1_000, 1_000)
-    decider = Decider(load, PrefixTable.create(1 << 16, load.slot_count), Learner.create(load.slot_count))
+    learner = Learner.create(load.slot_count)
+    for slot in range(SLOTS):
+        learner.set_figures(slot, Figures(token_s=TOKEN_S))
+    decider = Decider(load, PrefixTable.create(1 << 16, load.slot_count), learner)
     return choose(
         decider,
         kind,
         [(model.slots, model.excluded, model.features, model.quality_s) for model in scene.models],
-        knobs=NO_BAND,
+        knobs=Knobs(band_ratio=0, band_ms=0, ratio_mode=ratio_mode).in_order(),
         random=random,
         now_us=NOW_US,
         prompt_tokens=prompt_tokens,
@@ -96,9 +105,11 @@ def ask(scene: Scene, kind: int, prompt_tokens: int, random: int) -> tuple[int, 
     )
 
 
-@given(scenes(), st.integers(1, 20_000), st.integers(0, 2**64 - 1))
-def test_the_score_and_the_quality_decide_together(scene: Scene, prompt_tokens: int, random: int) -> None:
-    chosen, position, totals = ask(scene, FIVE_AXIS, prompt_tokens, random)
+@given(scenes(), st.integers(1, 20_000), st.integers(0, 2**64 - 1), st.sampled_from([TIMES, RATIOS]))
+def test_the_score_and_the_quality_decide_together(
+    scene: Scene, prompt_tokens: int, random: int, ratio_mode: float
+) -> None:
+    chosen, position, totals = ask(scene, FIVE_AXIS, prompt_tokens, random, ratio_mode)
     allowed = scene.allowed()
     if not any(allowed):
         assert (chosen, position) == (-1, -1)
@@ -113,6 +124,24 @@ def test_the_score_and_the_quality_decide_together(scene: Scene, prompt_tokens: 
             assert total is not None
             assert total >= mine
             assert total > mine or index >= chosen, "of equals the one that stands first"
+
+
+@given(scenes(), st.integers(1, 20_000), st.sampled_from([TIMES, RATIOS]))
+def test_what_a_model_costs_in_quality_comes_on_top_of_its_best_score(
+    scene: Scene, prompt_tokens: int, ratio_mode: float
+) -> None:
+    _chosen, _position, totals = ask(scene, FIVE_AXIS, prompt_tokens, 0, ratio_mode)
+    for model, total in zip(scene.models, totals, strict=True):
+        alone = replace(scene, models=(replace(model, quality_s=0.0),))
+        ((score,), (allowed,)) = ask(alone, FIVE_AXIS, prompt_tokens, 0, ratio_mode)[2], alone.allowed()
+        if not allowed:
+            assert (score, total) == (None, None)
+            continue
+        assert score is not None
+        assert total == pytest.approx(score + model.quality_s)
+        if ratio_mode == RATIOS:
+            busy = min(scene.in_flight[model.slots[position]] for position in allowed)
+            assert score == pytest.approx(prompt_tokens * (busy + 1) * TOKEN_S)
 
 
 @given(scenes(), st.integers(0, 2**64 - 1), st.sampled_from([(LEAST_IN_FLIGHT, 100), (FIVE_AXIS, 0)]))

@@ -161,6 +161,19 @@ def test_the_second_model_follows_when_the_first_cannot_be_reached() -> None:
     world.finish()
 
 
+def test_no_model_answered_where_nobody_was_left_to_try() -> None:
+    world = scripted(LARGE, aliases={"chat": ["llama-70b"]}, **EXPOSED)
+    client = ask(world, post(chat()))
+    (upstream,) = world.driver.upstreams()
+    world.driver.end(upstream, 111)
+    status, fields, _body = told(world, client)
+    assert (status, fields.get("x-fairlead-model")) == (503, None)
+    (line,) = world.log()
+    assert (line["model"], line.get("model_served"), line["attempts"]) == ("chat", None, 1)
+    assert world.metrics.counters()["alias_place_1"] == 0
+    world.finish()
+
+
 def test_an_endpoint_that_failed_for_one_model_is_not_tried_for_another() -> None:
     world = scripted(BOTH, SMALL)
     client = ask(world, post(chat()))
