@@ -5,6 +5,7 @@
 import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
@@ -25,13 +26,13 @@ if __name__ == "__main__":
     for argument in sys.argv:
         if argument.startswith("--stuck-after="):
             worker_process.HEARTBEATS_MISSED_S = float(argument.partition("=")[2])
-    supervisor.build_tables = lambda config, slots, routes: (config, slots)
     path = Path(sys.argv[1])
-    sys.exit(
-        app.serve(
-            load_config(path),
-            config_path=path,
-            takeover="--takeover" in sys.argv,
-            command=[sys.executable, str(Path(__file__).with_name("fake_worker.py"))],
+    with mock.patch.object(supervisor, "build_tables", lambda config, slots, _routes: (config, slots)):
+        sys.exit(
+            app.serve(
+                load_config(path),
+                config_path=path,
+                takeover="--takeover" in sys.argv,
+                command=[sys.executable, str(Path(__file__).with_name("fake_worker.py"))],
+            )
         )
-    )

@@ -134,6 +134,17 @@ class Router:
         """Of the workers that are ready."""
         return {row["pid"] for row in self.workers() if row["state"] == "ready"}
 
+    def wait_answering(self, count: int) -> set[int]:
+        """Asks until so many workers have answered; their pids."""
+        seen: set[int] = set()
+
+        def ask() -> bool:
+            seen.add(self.get("/who")[1]["pid"])
+            return len(seen) == count
+
+        wait_until(ask, f"{count} workers answer")
+        return seen
+
     def connect(self) -> socket.socket:
         return socket.create_connection(self.traffic, timeout=BOUND_S)
 

@@ -28,7 +28,7 @@ def running() -> Iterator[RouterProcess]:
     money = {"type": "five_axis", "cost_weight": 100.0}
     with Fleet([EngineSpec(engine_class="instant", models=("tiny",)) for _ in figures]) as engines:
         endpoints = [{"url": url, **one} for url, one in zip(engines.urls, figures, strict=True)]
-        routes = [
+        routes: list[dict[str, object]] = [
             {"name": "fast", "match": {"path": "/fast/*"}},
             {"name": "patient", "match": {"path": "/patient/*"}, "policy": money, "ttft_target_ms": 60_000},
             {"name": "tight", "match": {"path": "/tight/*"}, "policy": money, "ttft_target_ms": 70},

@@ -12,11 +12,7 @@ from tests.integration.processes import BOUND_S, endpoint, read_until, router, w
 def test_all_workers_accept_once_the_router_is_ready(tmp_path: Path) -> None:
     with router(tmp_path, workers=2) as fairlead:
         fairlead.start()
-        seen: set[int] = set()
-        wait_until(
-            lambda: bool(seen.add(fairlead.get("/who")[1]["pid"])) or len(seen) == 2, "both workers answer"
-        )
-        assert seen == fairlead.worker_pids()
+        assert fairlead.wait_answering(2) == fairlead.worker_pids()
 
 
 def test_a_killed_worker_is_replaced_and_its_queue_is_served(tmp_path: Path) -> None:

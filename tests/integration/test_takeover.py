@@ -119,10 +119,7 @@ def test_listeners_and_workers_may_change_in_a_takeover(tmp_path: Path) -> None:
         fairlead.start("--takeover")
         assert old.wait(BOUND_S) == 0
         assert fairlead.traffic == traffic
-        seen: set[int] = set()
-        wait_until(
-            lambda: bool(seen.add(fairlead.get("/who")[1]["pid"])) or len(seen) == 3, "three workers answer"
-        )
+        fairlead.wait_answering(3)
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(BOUND_S)
             sock.connect(str(path))

@@ -7,7 +7,7 @@ too: doubt is part of the contract, and a scanner that doubted everything would 
 
 import json
 from dataclasses import dataclass, field
-from json.decoder import JSONDecoder, scanstring
+from json.decoder import JSONDecoder
 
 PROMPT_KEYS = ("messages", "prompt", "input", "inputs", "text", "query")
 BOUND_KEYS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -59,7 +59,7 @@ def read(body: bytes) -> Reading:
     while text[index] != "}":
         if text[index] == ",":
             index = skip_space(text, index + 1)
-        key, end = scanstring(text, index + 1, True)
+        key, end = JSONDecoder().raw_decode(text, index)
         raw_key = text[index + 1 : end - 1]
         if "\\" in raw_key:
             reading.in_doubt = True

@@ -19,7 +19,7 @@ FIELDS = {
 }
 
 
-class Members(list):
+class Members(list[tuple[str, object]]):
     """A JSON object as its (key, value) pairs, in order, duplicates kept."""
 
 

@@ -81,15 +81,10 @@ def test_everything_named_exists_in_the_source(title: str) -> None:
 
 def test_the_life_of_a_request_names_its_steps() -> None:
     steps = (
-        "advance",
-        "take_head",
-        "take_body",
-        "route_exchange",
-        "begin_attempt",
-        "send_request",
-        "take_response",
+        *("advance", "take_head", "take_body", "route_exchange", "begin_attempt", "send_request"),
+        *("take_response", "on_response_head", "relay", "finish"),
+        *("attempt_failed", "cut_short", "client_gone"),
     )
-    steps += ("on_response_head", "relay", "finish", "attempt_failed", "cut_short", "client_gone")
     named = backticked(section("Life of a request"))
     assert [step for step in steps if step not in named] == []
 

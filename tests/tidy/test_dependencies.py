@@ -37,7 +37,7 @@ def direct() -> tuple[Requirement, ...]:
 @cache
 def pins() -> dict[str, Version]:
     lines = [line.partition("#")[0].strip() for line in text(Path("requirements.lock")).splitlines()]
-    found = {}
+    found: dict[str, Version] = {}
     for line in filter(None, lines):
         name, exactly, version = line.partition("==")
         assert exactly, f"{line} is not pinned"
@@ -47,7 +47,8 @@ def pins() -> dict[str, Version]:
 
 def needed(python: str) -> dict[str, list[str]]:
     """Name -> who asks for it, of everything that is installed on Linux with this Python."""
-    environment = {**default_environment(), "python_version": python, "python_full_version": f"{python}.0"}
+    environment = {name: str(value) for name, value in default_environment().items()}
+    environment |= {"python_version": python, "python_full_version": f"{python}.0"}
     asked: dict[str, list[str]] = {}
     waiting = [(requirement, "pyproject.toml") for requirement in direct()]
     seen = set()

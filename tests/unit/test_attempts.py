@@ -134,7 +134,8 @@ def test_whose_a_request_is_does_not_depend_on_how_its_body_was_cut(retry_bytes:
 
 def test_a_decision_that_is_explained_is_charged_like_one_that_is_not() -> None:
     charges = []
-    for explain in ({}, {"explain": {"sample_ratio": 1.0}}):
+    explained: list[dict[str, Any]] = [{}, {"explain": {"sample_ratio": 1.0}}]
+    for explain in explained:
         pool = {"name": "main", "endpoints": endpoints({"m": 2, "n": 2})}
         world = Scripted(pools=[pool], aliases={"both": ["m", "n"]}, **explain)
         clients = [

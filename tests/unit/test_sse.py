@@ -13,7 +13,7 @@ CORPUS = sorted((Path(__file__).parents[1] / "fuzz/corpus/sse").iterdir())
 
 @pytest.fixture(params=CORPUS, ids=lambda path: path.stem)
 def path(request: pytest.FixtureRequest) -> Path:
-    return request.param
+    return Path(request.param)
 
 
 def mode_of(path: Path) -> int:

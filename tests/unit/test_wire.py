@@ -28,7 +28,7 @@ def run(test: Callable[[wire.Channel, wire.Channel], Awaitable[None]]) -> None:
 
 def test_frames_arrive_in_order() -> None:
     async def test(left: wire.Channel, right: wire.Channel) -> None:
-        frames = [
+        frames: list[wire.AnyFrame] = [
             wire.Ready(pid=1),
             wire.Activate(version=2),
             wire.Answer(query_id=3, rows=[{"a": [1, None, "x"]}]),

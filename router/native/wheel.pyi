@@ -1,0 +1,13 @@
+"""The door of the timer wheel, for tests."""
+
+class TimerScript:
+    """A wheel under a virtual clock with timers by number."""
+
+    def __init__(self, now_us: int = 0) -> None: ...
+    def arm(self, number: int, due_us: int) -> None: ...
+    def cancel(self, number: int) -> None: ...
+    def advance(self, now_us: int) -> list[int]:
+        """Moves the clock; the numbers that fired, in firing order."""
+    def armed_count(self) -> int: ...
+    def wait_ms(self) -> int:
+        """How long one may sleep; -1: nothing is armed."""
