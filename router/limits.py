@@ -69,6 +69,9 @@ UPSTREAM_CONNECTIONS_PER_ENDPOINT_MAX = 65535  # ports of one local address
 IDLE_UPSTREAM_CONNECTIONS_PER_ENDPOINT_DEFAULT = 256
 LISTEN_BACKLOG = 4096  # net.core.somaxconn's default since Linux 5.4; the kernel cuts it to its own
 EVENTS_PER_WAKE_MAX = 256  # then the loop's other work gets its turn: about 1 ms at 4 us an event
+OUTBOX_MESSAGES_MAX = 64  # of one wake; emptied when half full, so that none waits long
+OUTBOX_BYTES_MAX = 128 * KIB  # of these together: they stay in the second cache
+OUTBOX_MESSAGE_BYTES_MAX = 8 * KIB  # copying a longer one costs more than it saves
 ACCEPTS_PER_WAKE_MAX = 64  # a flood of connections must not starve open streams
 # libraries, logs, listeners, epoll, shared memory, admin connections, certificates being read
 FILES_RESERVED = 128

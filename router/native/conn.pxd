@@ -36,6 +36,7 @@ cdef struct conn_t:
     uint8_t kind
     uint8_t flags
     uint8_t is_queued                # in the driver's read-again list
+    uint8_t outbox_place             # of its message in the epoll driver's outbox, from 1; 0: none
     uint16_t tag                     # the owner's: listener index
 
 ctypedef int (*connect_fn)(driver_t* driver, conn_t* conn, const void* address, uint32_t address_length,
@@ -54,10 +55,12 @@ ctypedef void (*accepted_fn)(driver_t* driver, conn_t* listener, int fd, const v
 cdef struct driver_t:
     # Asked by the core.
     adopt_fn adopt                   # a socket that was accepted or made elsewhere; 0, or -1 and the fd is closed
-    release_fn release               # gives the socket up without closing it: its fd, or -1 for TLS
+    # Gives the socket up without closing it: its fd, or -1 for TLS and while bytes wait in `out`.
+    release_fn release
     conn_fn pause_accepting          # of a listener, for a short while
     connect_fn connect               # 0 under way or done (connected is told), -1 failed at once (nothing is told)
-    # 0 all taken by the kernel, 1 the rest waits in `out`, -1 broken (eof will be told)
+    # 0 all taken (if not by the kernel yet, on_blocked may follow), 1 the rest waits in `out`, -1 broken (eof will be
+    # told)
     send_fn send
     size_fn unsent                   # bytes the peer has not taken: those in `out` and those the kernel holds
     size_fn round_trip_us            # as the kernel has measured it, of the handshake at first; 0: not known
@@ -66,12 +69,13 @@ cdef struct driver_t:
     conn_fn close                    # what is in `out` is dropped
     conn_fn abort                    # the peer sees a reset
     conn_fn close_when_sent          # eof is told when the last byte has been taken, and the owner closes
-    conn_fn end_sending              # the peer sees an orderly end; reading goes on
+    conn_fn end_sending              # the peer sees an orderly end; reading goes on. Not while bytes wait in `out`.
     # Told to the core.
     accepted_fn on_accepted
     conn_fn on_connected
     data_fn on_data
     eof_fn on_eof                    # errno, or 0 for an orderly end
+    conn_fn on_blocked               # of what `send` took, the rest waits in `out` now
     conn_fn on_drained
     conn_fn on_freed
     void* core

@@ -1,26 +1,14 @@
 """The epoll driver: moves the bytes of plain and TLS sockets for the sans-IO core."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from router.native.conn cimport conn_t, driver_t
+from router.native.conn cimport conn_t
+from router.native.epoll_state cimport epoll_driver_t
 
 cdef enum:
     DRIVER_EVENTS_MAX = 256          # handled per wake, so that no storm starves the Python loop
     DRIVER_READ_BYTES = 65536        # one recv; also the most that one event can leave in a slow peer's `out`
     DRIVER_ACCEPTS_MAX = 64          # per listener and wake
     DRIVER_ACCEPT_PAUSE_US = 100000  # after EMFILE and its like: no busy loop, existing connections live
-
-cdef struct epoll_driver_t:
-    driver_t base                    # first: a driver_t* is an epoll_driver_t*
-    int epoll_fd
-    int stay_fd                      # a timer in the set: bounds how long driver_run may be called with no time-out
-    uint8_t stay_is_over
-    conn_t* again                    # TLS connections with decrypted bytes that no epoll event will announce
-    conn_t* closed                   # freed after the batch
-    conn_t* paused_listeners
-    uint64_t accept_resume_us        # 0: not paused
-    uint64_t accept_pause_count
-    uint8_t* scratch                 # DRIVER_READ_BYTES, lent to on_data for the length of the call
-    uint8_t* record                  # 16 KiB: pieces of one TLS record
 
 cdef int driver_begin(epoll_driver_t* driver) noexcept nogil
 cdef void driver_end(epoll_driver_t* driver) noexcept nogil

@@ -1,9 +1,8 @@
 """The epoll driver: moves the bytes of plain and TLS sockets for the sans-IO core.
 
 One level-triggered epoll set; its fd is itself watched by the worker's event loop, which calls `driver_run` when
-anything is ready. A plain read is one recv into a shared scratch block and a plain write one sendmsg straight to the
-socket; only what the kernel does not take is copied, into the connection's `out`. Whoever fills `out` pauses the
-source, so it holds at most one read's worth.
+anything is ready. A plain read is one recv into a shared scratch block. What is sent is `sending`'s: whoever fills a
+connection's `out` pauses the source, so it holds at most one read's worth and one message of the outbox.
 
 Invariants: no event is told for a closed connection; memory is freed only after the batch in which it was closed,
 since a later event of that batch may still name it; a send that fails tells nobody, the error is the socket's next
@@ -13,41 +12,32 @@ event, behind the data it still holds. Level-triggered on purpose: a short read 
 from libc.errno cimport EAGAIN, ECONNABORTED, ECONNRESET, EINPROGRESS, EINTR, EPROTO, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-from posix.uio cimport iovec
 from posix.unistd cimport close
 
-from router.native.buffer cimport buffer_append, buffer_bytes, buffer_consume, buffer_release, buffer_size
+from router.native.buffer cimport buffer_release, buffer_size
 from router.native.conn cimport (
-    CONN_BLOCKED, CONN_BROKEN, CONN_CLOSE_WHEN_SENT, CONN_CLOSED, CONN_CONNECTING, CONN_DOWNSTREAM, CONN_HANDSHAKING,
+    CONN_BLOCKED, CONN_BROKEN, CONN_CLOSED, CONN_CLOSE_WHEN_SENT, CONN_CONNECTING, CONN_DOWNSTREAM, CONN_HANDSHAKING,
     CONN_LISTENER, CONN_PAUSED, CONN_UPSTREAM, CONN_WANTS_WRITE, conn_t, driver_t,
 )
+from router.native.epoll_state cimport (
+    DETACHED, OUTBOX_BYTES_MAX, OUTBOX_FULL_COUNT, TLS_RECORD_BYTES, epoll_driver_t, watch, watch_as_needed,
+)
+from router.native.sending cimport driver_send, drop_waiting, empty_outbox, flush, send_waiting
 from router.native.sockets cimport (
-    AF_UNIX, IPPROTO_TCP, MSG_NOSIGNAL, SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
-    SO_ERROR, SO_LINGER, SO_RCVBUF, SO_SNDBUF, TCP_INFO, TCP_NODELAY, TFD_CLOEXEC, TFD_NONBLOCK, accept4, connect,
-    getsockopt, ioctl, itimerspec, linger, msghdr, recv, sendmsg, setsockopt, shutdown, sockaddr, socket, tcp_info,
-    timerfd_create, timerfd_settime,
+    AF_UNIX, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL,
+    IPPROTO_TCP, SHUT_WR, SIOCOUTQ, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, SO_LINGER,
+    SO_RCVBUF, SO_SNDBUF, TCP_INFO, TCP_NODELAY, TFD_CLOEXEC, TFD_NONBLOCK, accept4, connect, epoll_create1,
+    epoll_ctl, epoll_event, epoll_wait, getsockopt, ioctl, itimerspec, linger, recv, setsockopt, shutdown, sockaddr,
+    socket, tcp_info, timerfd_create, timerfd_settime,
 )
 from router.native.tls cimport (
     TLS_CLOSED, TLS_WANTS_READ, TLS_WANTS_WRITE, tls_begin, tls_end, tls_end_sending, tls_handshake, tls_has_pending,
-    tls_read, tls_write,
+    tls_read,
 )
 
-cdef extern from "sys/epoll.h" nogil:
-    ctypedef union epoll_data_t:
-        void* ptr
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_create1(int flags)
-    int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event* event)
-    int epoll_wait(int epoll_fd, epoll_event* events, int count, int timeout_ms)
-    enum: EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
-    enum: EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP
-
 cdef enum:
-    TLS_RECORD_BYTES = 16384
     UPSTREAM_KERNEL_BYTES = 262144   # each way: what the kernel holds while a client or the endpoint has stalled
 
 
@@ -55,38 +45,6 @@ cdef uint64_t monotonic_us() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return <uint64_t>now.tv_sec * 1000000 + <uint64_t>now.tv_nsec // 1000
-
-
-cdef void watch(conn_t* conn, uint32_t events) noexcept nogil:
-    # events 0 with an fd in the set still reports errors and hang-ups, for ever: such a conn leaves the set (see
-    # `handle`).
-    cdef epoll_event event
-    cdef epoll_driver_t* driver = <epoll_driver_t*>conn.driver
-    if conn.events == events:
-        return
-    event.events = events & ~DETACHED
-    event.data.ptr = conn
-    if events & DETACHED:
-        epoll_ctl(driver.epoll_fd, EPOLL_CTL_DEL, conn.fd, &event)
-    elif conn.events & DETACHED:
-        epoll_ctl(driver.epoll_fd, EPOLL_CTL_ADD, conn.fd, &event)
-    else:
-        epoll_ctl(driver.epoll_fd, EPOLL_CTL_MOD, conn.fd, &event)
-    conn.events = events
-
-cdef enum:
-    DETACHED = 1 << 27               # not in the epoll set; a bit that epoll does not use
-
-
-cdef void watch_as_needed(conn_t* conn) noexcept nogil:
-    cdef uint32_t events = 0
-    if not conn.flags & CONN_PAUSED:
-        events = EPOLLIN | EPOLLRDHUP
-    elif conn.kind == CONN_DOWNSTREAM:
-        events = EPOLLRDHUP          # a client that goes away is noticed while nothing more is read from it
-    if conn.flags & (CONN_BLOCKED | CONN_WANTS_WRITE):
-        events |= EPOLLOUT
-    watch(conn, events)
 
 
 cdef int driver_begin(epoll_driver_t* driver) noexcept nogil:
@@ -99,6 +57,7 @@ cdef int driver_begin(epoll_driver_t* driver) noexcept nogil:
     epoll_ctl(driver.epoll_fd, EPOLL_CTL_ADD, driver.stay_fd, &event)
     driver.scratch = <uint8_t*>malloc(DRIVER_READ_BYTES)
     driver.record = <uint8_t*>malloc(TLS_RECORD_BYTES)
+    driver.outbox.bytes = <uint8_t*>malloc(OUTBOX_BYTES_MAX)
     driver.base.adopt = driver_adopt
     driver.base.release = driver_release
     driver.base.pause_accepting = driver_pause_accepting
@@ -113,7 +72,9 @@ cdef int driver_begin(epoll_driver_t* driver) noexcept nogil:
     driver.base.close_when_sent = driver_close_when_sent
     driver.base.end_sending = driver_end_sending
     driver.base.now_us = monotonic_us()
-    return -1 if driver.epoll_fd < 0 or driver.stay_fd < 0 or driver.scratch == NULL or driver.record == NULL else 0
+    if driver.epoll_fd < 0 or driver.stay_fd < 0:
+        return -1
+    return -1 if driver.scratch == NULL or driver.record == NULL or driver.outbox.bytes == NULL else 0
 
 
 cdef void driver_end(epoll_driver_t* driver) noexcept nogil:
@@ -124,7 +85,8 @@ cdef void driver_end(epoll_driver_t* driver) noexcept nogil:
     driver.epoll_fd = -1
     free(driver.scratch)
     free(driver.record)
-    driver.scratch = driver.record = NULL
+    free(driver.outbox.bytes)
+    driver.scratch = driver.record = driver.outbox.bytes = NULL
 
 
 cdef int driver_adopt(driver_t* base, conn_t* conn, int fd, int kind, void* tls_context) noexcept nogil:
@@ -196,97 +158,6 @@ cdef size_t driver_round_trip_us(const conn_t* conn) noexcept nogil:
     return info.tcpi_rtt if getsockopt(conn.fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 else 0
 
 
-cdef int hold(conn_t* conn, const uint8_t* data, size_t size) noexcept nogil:
-    if buffer_append(&conn.out, data, size) < 0:
-        conn.flags |= CONN_BROKEN
-        return -1
-    if not conn.flags & CONN_BLOCKED:
-        conn.flags |= CONN_BLOCKED
-        if not conn.flags & (CONN_CONNECTING | CONN_HANDSHAKING):
-            watch_as_needed(conn)
-    return 1
-
-
-cdef int driver_send(conn_t* conn, iovec* pieces, int count) noexcept nogil:
-    cdef msghdr message
-    cdef ssize_t taken
-    cdef int index, held = 0
-    if conn.flags & (CONN_BROKEN | CONN_CLOSED):
-        return -1
-    if conn.flags & (CONN_BLOCKED | CONN_CONNECTING | CONN_HANDSHAKING):
-        for index in range(count):
-            held = hold(conn, <const uint8_t*>pieces[index].iov_base, pieces[index].iov_len)
-        return held
-    if conn.tls != NULL:
-        return send_records(conn, pieces, count)
-    memset(&message, 0, sizeof(message))
-    message.msg_iov = pieces
-    message.msg_iovlen = count
-    taken = sendmsg(conn.fd, &message, MSG_NOSIGNAL)
-    if taken < 0 and errno != EAGAIN and errno != EINTR:
-        conn.flags |= CONN_BROKEN
-        return -1
-    taken = max(taken, 0)
-    for index in range(count):
-        if <size_t>taken >= pieces[index].iov_len:
-            taken -= pieces[index].iov_len
-            continue
-        held = hold(conn, <const uint8_t*>pieces[index].iov_base + taken, pieces[index].iov_len - taken)
-        taken = 0
-    return held
-
-
-cdef int send_records(conn_t* conn, iovec* pieces, int count) noexcept nogil:
-    # Pieces are gathered so that a head and its body leave as one record.
-    cdef epoll_driver_t* driver = <epoll_driver_t*>conn.driver
-    cdef size_t filled = 0
-    cdef size_t offset, room
-    cdef int index
-    cdef int held = 0
-    for index in range(count):
-        offset = 0
-        while offset < pieces[index].iov_len:
-            if held:
-                return -1 if hold(conn, <const uint8_t*>pieces[index].iov_base + offset,
-                                  pieces[index].iov_len - offset) < 0 else send_rest(conn, pieces, index + 1, count)
-            room = TLS_RECORD_BYTES - filled
-            if room > pieces[index].iov_len - offset:
-                room = pieces[index].iov_len - offset
-            memcpy(driver.record + filled, <const uint8_t*>pieces[index].iov_base + offset, room)
-            filled += room
-            offset += room
-            if filled == TLS_RECORD_BYTES:
-                held = send_record(conn, driver.record, filled)
-                if held < 0:
-                    return -1
-                filled = 0
-    if filled and not held:
-        held = send_record(conn, driver.record, filled)
-    return held
-
-
-cdef int send_rest(conn_t* conn, iovec* pieces, int index, int count) noexcept nogil:
-    while index < count:
-        if hold(conn, <const uint8_t*>pieces[index].iov_base, pieces[index].iov_len) < 0:
-            return -1
-        index += 1
-    return 1
-
-
-cdef int send_record(conn_t* conn, const uint8_t* data, size_t size) noexcept nogil:
-    cdef int64_t taken
-    cdef size_t offset = 0
-    while offset < size:
-        taken = tls_write(conn.tls, data + offset, size - offset)
-        if taken == TLS_WANTS_READ or taken == TLS_WANTS_WRITE:
-            return hold(conn, data + offset, size - offset)
-        if taken < 0:
-            conn.flags |= CONN_BROKEN
-            return -1
-        offset += taken
-    return 0
-
-
 cdef size_t driver_unsent(const conn_t* conn) noexcept nogil:
     cdef int held = 0
     ioctl(conn.fd, SIOCOUTQ, &held)
@@ -319,6 +190,10 @@ cdef void retire(conn_t* conn, bint orderly) noexcept nogil:
     cdef epoll_driver_t* driver = <epoll_driver_t*>conn.driver
     if conn.flags & CONN_CLOSED:
         return
+    if conn.kind == CONN_UPSTREAM:
+        drop_waiting(conn)           # nobody wants its answer any more
+    else:
+        send_waiting(conn)
     conn.flags |= CONN_CLOSED
     if conn.tls != NULL:
         tls_end(conn.tls, orderly and not conn.flags & (CONN_HANDSHAKING | CONN_CONNECTING | CONN_BROKEN))
@@ -349,6 +224,7 @@ cdef void driver_abort(conn_t* conn) noexcept nogil:
 cdef void driver_close_when_sent(conn_t* conn) noexcept nogil:
     if conn.flags & CONN_CLOSED:
         return
+    send_waiting(conn)
     if conn.flags & CONN_BLOCKED and not conn.flags & CONN_BROKEN:
         conn.flags |= CONN_CLOSE_WHEN_SENT
     else:
@@ -356,6 +232,9 @@ cdef void driver_close_when_sent(conn_t* conn) noexcept nogil:
 
 
 cdef void driver_end_sending(conn_t* conn) noexcept nogil:
+    send_waiting(conn)
+    if conn.flags & CONN_BLOCKED:
+        return                       # the owner asks again when that is sent
     if conn.tls != NULL:
         tls_end_sending(conn.tls)
     shutdown(conn.fd, SHUT_WR)
@@ -365,7 +244,8 @@ cdef int driver_release(conn_t* conn) noexcept nogil:
     cdef epoll_driver_t* driver = <epoll_driver_t*>conn.driver
     cdef epoll_event event
     cdef int fd = conn.fd
-    if conn.tls != NULL or conn.flags & CONN_CLOSED:
+    send_waiting(conn)
+    if conn.tls != NULL or conn.flags & (CONN_CLOSED | CONN_BLOCKED):
         return -1
     epoll_ctl(driver.epoll_fd, EPOLL_CTL_DEL, fd, &event)
     conn.flags |= CONN_CLOSED
@@ -464,42 +344,6 @@ cdef void establish(conn_t* conn) noexcept nogil:
         read_some(conn)
 
 
-cdef void flush(conn_t* conn) noexcept nogil:
-    cdef int64_t taken
-    cdef msghdr message
-    cdef iovec piece
-    conn.flags &= ~CONN_WANTS_WRITE
-    while buffer_size(&conn.out):
-        if conn.tls != NULL:
-            taken = tls_write(conn.tls, buffer_bytes(&conn.out), buffer_size(&conn.out))
-            if taken == TLS_WANTS_READ or taken == TLS_WANTS_WRITE:
-                return
-        else:
-            memset(&message, 0, sizeof(message))
-            piece.iov_base = buffer_bytes(&conn.out)
-            piece.iov_len = buffer_size(&conn.out)
-            message.msg_iov = &piece
-            message.msg_iovlen = 1
-            taken = sendmsg(conn.fd, &message, MSG_NOSIGNAL)
-            if taken < 0 and (errno == EAGAIN or errno == EINTR):
-                return
-        if taken < 0:
-            conn.flags = (conn.flags | CONN_BROKEN) & ~CONN_BLOCKED
-            buffer_release(&conn.out)
-            watch_as_needed(conn)
-            if conn.kind == CONN_DOWNSTREAM:
-                conn.driver.on_eof(conn, ECONNRESET)
-            return                   # an endpoint's answer may have come before its reset: read first, then its end
-        buffer_consume(&conn.out, taken)
-    if conn.flags & CONN_CLOSE_WHEN_SENT:
-        conn.driver.on_eof(conn, 0)
-        return
-    if conn.flags & CONN_BLOCKED:
-        conn.flags &= ~CONN_BLOCKED
-        watch_as_needed(conn)
-        conn.driver.on_drained(conn)
-
-
 cdef void read_some(conn_t* conn) noexcept nogil:
     cdef epoll_driver_t* driver = <epoll_driver_t*>conn.driver
     cdef int64_t size
@@ -573,7 +417,10 @@ cdef int driver_run(epoll_driver_t* driver, int timeout_ms) noexcept nogil:
     driver.base.now_us = monotonic_us()
     if driver.accept_resume_us and driver.base.now_us >= driver.accept_resume_us:
         resume_accepting(driver)
+    driver.outbox.is_open = count > 1
     for index in range(count):
+        if driver.outbox.count >= OUTBOX_FULL_COUNT:
+            empty_outbox(&driver.outbox)
         conn = <conn_t*>events[index].data.ptr
         if conn == NULL:
             driver.stay_is_over = True
@@ -595,5 +442,7 @@ cdef int driver_run(epoll_driver_t* driver, int timeout_ms) noexcept nogil:
             driver.closed = conn
         elif not conn.flags & CONN_PAUSED:
             read_some(conn)
+    driver.outbox.is_open = False
+    empty_outbox(&driver.outbox)
     free_closed(driver)
     return count - driver.stay_is_over if count > 0 else 0

@@ -9,6 +9,7 @@ cdef enum:
 
 cdef struct script_conn_t:
     conn_t* conn                     # NULL once the core has let go of it
+    buffer_t waiting                 # sent in a batch that has not ended
     buffer_t sent                    # what the peer has been given and has not looked at
     long window                      # bytes the peer still takes; -1: any number
     unsigned char is_upstream
@@ -22,6 +23,7 @@ cdef struct script_driver_t:
     driver_t base                    # first: a driver_t* is a script_driver_t*
     conn_t* closed
     unsigned int count
+    unsigned char in_batch           # what is sent waits for the batch's end
     size_t round_trip_us
     script_conn_t conns[1024]        # SCRIPT_CONNS_MAX; conn.fd is the index
 

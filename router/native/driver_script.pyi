@@ -19,6 +19,10 @@ class ScriptDriver:
     """Connections by number, in the order in which they came to be; time in microseconds."""
 
     def __init__(self, now_us: int = 1_000_000_000) -> None: ...
+    def begin_batch(self) -> None:
+        """What is sent from here on waits for `end_batch`, as with several events of one wake."""
+
+    def end_batch(self) -> None: ...
     def accept(self) -> int:
         """A client connects; its number."""
 

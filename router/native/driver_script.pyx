@@ -59,23 +59,40 @@ cdef int script_connect(driver_t* base, conn_t* conn, const void* address, uint3
 
 cdef int script_send(conn_t* conn, iovec* pieces, int count) noexcept nogil:
     cdef script_conn_t* held = &(<script_driver_t*>conn.driver).conns[conn.fd]
-    cdef size_t taken
+    cdef bint waits
     cdef int index
     if conn.flags & CONN_CLOSED:
         return -1
+    send_waiting(conn)
+    waits = (<script_driver_t*>conn.driver).in_batch and not conn.flags & (CONN_BLOCKED | CONN_CONNECTING)
     for index in range(count):
-        taken = 0
-        if not conn.flags & (CONN_BLOCKED | CONN_CONNECTING):
-            taken = pieces[index].iov_len
-            if 0 <= held.window < <long>taken:
-                taken = held.window
-            if held.window >= 0:
-                held.window -= taken
-            buffer_append(&held.sent, <const uint8_t*>pieces[index].iov_base, taken)
-        if taken < pieces[index].iov_len:
-            buffer_append(&conn.out, <const uint8_t*>pieces[index].iov_base + taken, pieces[index].iov_len - taken)
-            conn.flags |= CONN_BLOCKED
+        if waits:
+            buffer_append(&held.waiting, <const uint8_t*>pieces[index].iov_base, pieces[index].iov_len)
+        else:
+            give(conn, <const uint8_t*>pieces[index].iov_base, pieces[index].iov_len)
     return 1 if conn.flags & CONN_BLOCKED else 0
+
+
+cdef void give(conn_t* conn, const uint8_t* data, size_t size) noexcept nogil:
+    cdef script_conn_t* held = &(<script_driver_t*>conn.driver).conns[conn.fd]
+    cdef size_t taken = 0
+    if not conn.flags & (CONN_BLOCKED | CONN_CONNECTING):
+        taken = size
+        if 0 <= held.window < <long>taken:
+            taken = held.window
+        if held.window >= 0:
+            held.window -= taken
+        buffer_append(&held.sent, data, taken)
+    if taken < size:
+        buffer_append(&conn.out, data + taken, size - taken)
+        conn.flags |= CONN_BLOCKED
+
+
+cdef void send_waiting(conn_t* conn) noexcept nogil:
+    cdef script_conn_t* held = &(<script_driver_t*>conn.driver).conns[conn.fd]
+    if buffer_size(&held.waiting):
+        give(conn, buffer_bytes(&held.waiting), buffer_size(&held.waiting))
+        buffer_release(&held.waiting)
 
 
 cdef void flush(conn_t* conn) noexcept nogil:
@@ -110,6 +127,9 @@ cdef void script_close(conn_t* conn) noexcept nogil:
     cdef script_driver_t* script = <script_driver_t*>conn.driver
     if conn.flags & CONN_CLOSED:
         return
+    if conn.kind != CONN_UPSTREAM:
+        send_waiting(conn)
+    buffer_release(&script.conns[conn.fd].waiting)
     conn.flags |= CONN_CLOSED
     buffer_release(&conn.out)
     script.conns[conn.fd].was_closed = True
@@ -125,11 +145,16 @@ cdef void script_abort(conn_t* conn) noexcept nogil:
 
 
 cdef int script_release(conn_t* conn) noexcept nogil:
+    send_waiting(conn)
+    if conn.flags & CONN_BLOCKED:
+        return -1
     script_close(conn)
     return conn.fd
 
 
 cdef void script_close_when_sent(conn_t* conn) noexcept nogil:
+    if not conn.flags & CONN_CLOSED:
+        send_waiting(conn)
     if conn.flags & CONN_BLOCKED:
         conn.flags |= CONN_CLOSE_WHEN_SENT
     elif not conn.flags & CONN_CLOSED:
@@ -137,7 +162,9 @@ cdef void script_close_when_sent(conn_t* conn) noexcept nogil:
 
 
 cdef void script_end_sending(conn_t* conn) noexcept nogil:
-    (<script_driver_t*>conn.driver).conns[conn.fd].sending_ended = True
+    send_waiting(conn)
+    if not conn.flags & CONN_BLOCKED:
+        (<script_driver_t*>conn.driver).conns[conn.fd].sending_ended = True
 
 
 cdef void ignore(conn_t* conn) noexcept nogil:
@@ -175,6 +202,7 @@ cdef class ScriptDriver:
     def __dealloc__(self):
         cdef unsigned int index
         for index in range(self.script.count):
+            buffer_release(&self.script.conns[index].waiting)
             buffer_release(&self.script.conns[index].sent)
 
     cdef script_conn_t* _at(self, int number) except NULL:
@@ -183,14 +211,32 @@ cdef class ScriptDriver:
         return &self.script.conns[number]
 
     def settle(self):
-        """Ends the batch: what was closed in it is freed."""
-        cdef conn_t* conn = self.script.closed
+        """Ends the batch, if no longer one was begun: what waits is sent, what was closed in it is freed."""
+        cdef conn_t* conn
         cdef conn_t* following
+        cdef unsigned int index
+        if self.script.in_batch:
+            return
+        for index in range(self.script.count):
+            conn = self.script.conns[index].conn
+            if conn != NULL and buffer_size(&self.script.conns[index].waiting):
+                send_waiting(conn)
+                if conn.flags & CONN_BLOCKED:
+                    conn.driver.on_blocked(conn)
+        conn = self.script.closed
         self.script.closed = NULL
         while conn != NULL:
             following = conn.next
             self.script.base.on_freed(conn)
             conn = following
+
+    def begin_batch(self):
+        """What is sent from here on waits for `end_batch`, as with several events of one epoll_wait."""
+        self.script.in_batch = True
+
+    def end_batch(self):
+        self.script.in_batch = False
+        self.settle()
 
     def accept(self):
         """A client connects; its number."""

@@ -18,7 +18,8 @@ from router.native.ending cimport (
 )
 from router.native.exchange cimport (
     DOWN_BODY, DOWN_BUSY, DOWN_FLUSH, DOWN_IDLE, DOWN_LINGER, DOWN_TUNNEL, EXCHANGE_AWAITING, EXCHANGE_CONNECTING,
-    EXCHANGE_RELAYING, EXCHANGE_TUNNEL, RELAY_DONE, core_t, downstream_t, exchange_deadline, exchange_t,
+    EXCHANGE_RELAYING, EXCHANGE_TUNNEL, RELAY_DONE, X_UPLOAD_DONE, core_t, downstream_t, exchange_deadline,
+    exchange_t,
 )
 from router.native.loadtable cimport load_readmit
 from router.native.metrics cimport (
@@ -30,7 +31,7 @@ from router.native.pool cimport endpoint_t, pool_stale, upstream_t
 from router.native.relay cimport relay_end
 from router.native.signals cimport signals_round_trip
 from router.native.wheel cimport timer_node_t, wheel_next_due
-from router.native.path cimport advance, attempt_failed, relay, send_request, take_response
+from router.native.path cimport advance, attempt_failed, await_client, relay, send_request, take_response
 from router.native.slab cimport slab_give, slab_take
 from router.native.tunnel cimport pass_through
 
@@ -172,6 +173,29 @@ cdef void on_eof(conn_t* conn, int error) noexcept nogil:
     go_on(core, down)
 
 
+cdef void on_blocked(conn_t* conn) noexcept nogil:
+    """What `send` seemed to have taken was more than the kernel has room for: the same as had it said so."""
+    cdef core_t* core = <core_t*>conn.driver.core
+    cdef downstream_t* down = <downstream_t*>conn
+    cdef exchange_t* x
+    if conn.kind == CONN_UPSTREAM:
+        x = <exchange_t*>(<upstream_t*>conn).exchange
+        if x != NULL and (x.state == EXCHANGE_TUNNEL or not x.flags & X_UPLOAD_DONE):
+            core.driver.pause_reading(&x.down.conn)
+            arm(core, x.down)
+        return
+    x = down.exchange
+    if x == NULL and down.phase == DOWN_IDLE:
+        down.phase = DOWN_FLUSH
+        down.since_us = core.driver.now_us
+        down.blocked_bytes = core.driver.unsent(conn)
+        arm(core, down)
+    elif x != NULL and x.state == EXCHANGE_RELAYING:
+        await_client(core, x)
+    elif x != NULL and x.state == EXCHANGE_TUNNEL:
+        core.driver.pause_reading(&x.up.conn)
+
+
 cdef void on_drained(conn_t* conn) noexcept nogil:
     cdef core_t* core = <core_t*>conn.driver.core
     cdef exchange_t* x
@@ -269,5 +293,6 @@ cdef void events_begin(core_t* core) noexcept nogil:
     core.driver.on_connected = on_connected
     core.driver.on_data = on_data
     core.driver.on_eof = on_eof
+    core.driver.on_blocked = on_blocked
     core.driver.on_drained = on_drained
     core.driver.on_freed = on_freed

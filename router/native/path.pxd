@@ -10,4 +10,6 @@ cdef void send_request(core_t* core, exchange_t* x) noexcept nogil
 # bytes before the final head
 cdef void take_response(core_t* core, exchange_t* x, const uint8_t* data, size_t size) noexcept nogil
 cdef void relay(core_t* core, exchange_t* x, size_t head_length, const uint8_t* data, size_t size) noexcept nogil
+# the client does not take what it is sent: its endpoint waits
+cdef void await_client(core_t* core, exchange_t* x) noexcept nogil
 cdef void attempt_failed(core_t* core, exchange_t* x, int cause) noexcept nogil

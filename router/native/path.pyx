@@ -438,11 +438,7 @@ cdef void relay(core_t* core, exchange_t* x, size_t head_length, const uint8_t* 
         if not had_begun:
             arm(core, down)              # from here on the idle timeout holds, which may be the sooner one
         if down.conn.flags & CONN_BLOCKED:
-            if not x.up.conn.flags & CONN_PAUSED:
-                down.since_us = core.driver.now_us
-                down.blocked_bytes = core.driver.unsent(&down.conn)
-            core.driver.pause_reading(&x.up.conn)
-            arm(core, down)
+            await_client(core, x)
     elif result == RELAY_DONE:
         if used < size:
             # Surplus bytes: this answer is whole, but nothing more on that connection can be believed.
@@ -455,6 +451,16 @@ cdef void relay(core_t* core, exchange_t* x, size_t head_length, const uint8_t* 
         cut_short(core, x, CAUSE_TRUNCATED)
     else:
         malformed(core, x)
+
+
+cdef void await_client(core_t* core, exchange_t* x) noexcept nogil:
+    # Nothing more is read from the endpoint until the client has taken what is there.
+    cdef downstream_t* down = x.down
+    if not x.up.conn.flags & CONN_PAUSED:
+        down.since_us = core.driver.now_us
+        down.blocked_bytes = core.driver.unsent(&down.conn)
+    core.driver.pause_reading(&x.up.conn)
+    arm(core, down)
 
 
 # ---- It does not go well

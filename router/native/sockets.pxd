@@ -12,6 +12,7 @@ cdef extern from "sys/socket.h" nogil:
         int l_onoff
         int l_linger
     ssize_t recv(int fd, void* data, size_t size, int flags)
+    ssize_t send(int fd, const void* data, size_t size, int flags)
     ssize_t sendmsg(int fd, const msghdr* message, int flags)
     struct sockaddr:
         unsigned short sa_family
@@ -23,6 +24,18 @@ cdef extern from "sys/socket.h" nogil:
     int getsockopt(int fd, int level, int option, void* value, uint32_t* length)
     enum: SHUT_WR, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_STREAM, MSG_NOSIGNAL, SOL_SOCKET, SO_ERROR, SO_LINGER
     enum: SO_RCVBUF, SO_SNDBUF, AF_UNIX
+
+cdef extern from "sys/epoll.h" nogil:
+    ctypedef union epoll_data_t:
+        void* ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event* event)
+    int epoll_wait(int epoll_fd, epoll_event* events, int count, int timeout_ms)
+    enum: EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
+    enum: EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP
 
 cdef extern from "sys/ioctl.h" nogil:
     int ioctl(int fd, unsigned long request, int* value)

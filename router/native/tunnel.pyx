@@ -54,15 +54,16 @@ cdef void pass_through(core_t* core, exchange_t* x, conn_t* target, conn_t* sour
 
 
 cdef void hand_over(core_t* core, downstream_t* down, const uint8_t* data, size_t size) noexcept nogil:
-    """The connection becomes Python's; a TLS one keeps its native end and Python gets the plain text through a socket
-    pair.
+    """The connection becomes Python's. One with TLS, or with an answer that the client has not taken yet, keeps its
+    native end, and Python gets the plain text through a socket pair.
     """
     cdef int fds[2]
     cdef upstream_t* up
     cdef exchange_t* x
     metrics_add(&core.metrics, COUNT_HANDOVERS, 1)
-    if down.conn.tls == NULL:
-        core.hooks.hand_over(core, down, core.driver.release(&down.conn), data, size)
+    fds[0] = core.driver.release(&down.conn)
+    if fds[0] >= 0:
+        core.hooks.hand_over(core, down, fds[0], data, size)
         forget_downstream(core, down)
         return
     x = exchange_new(core, down, data, &core.head)

@@ -80,6 +80,7 @@ cuts = st.lists(st.integers(0, 2000), max_size=6)
     request_cuts=cuts,
     answer_cuts=cuts,
     windows=st.lists(st.integers(0, 300), max_size=8),
+    waits_for_batch=st.booleans(),
 )
 def test_any_split_and_any_window_gives_the_same_exchange(
     request: bytes,
@@ -87,6 +88,7 @@ def test_any_split_and_any_window_gives_the_same_exchange(
     request_cuts: list[int],
     answer_cuts: list[int],
     windows: list[int],
+    waits_for_batch: bool,
 ) -> None:
     scripted = Scripted(endpoint_count=1)
     driver = scripted.driver
@@ -103,10 +105,13 @@ def test_any_split_and_any_window_gives_the_same_exchange(
     driver.set_window(client, next(sizes, -1))
     received = b""
     while waiting:
+        if waits_for_batch:
+            driver.begin_batch()
         if driver.receive(upstream, waiting[0]):
             waiting.pop(0)
         else:
             driver.set_window(client, next(sizes, -1))
+        driver.end_batch()
         received += driver.take(client)
     driver.set_window(client, -1)
     received += driver.take(client)
@@ -170,7 +175,7 @@ def play(seed: int, step_count: int = 120) -> None:
     rests: dict[int, bytes] = {}
     for _ in range(step_count):
         upstreams = driver.upstreams()
-        action = rng.randrange(10)
+        action = rng.randrange(12)
         if action == 0 or not clients:
             clients.append(driver.accept())
         elif action <= 3:
@@ -190,11 +195,17 @@ def play(seed: int, step_count: int = 120) -> None:
             driver.end(rng.choice([*clients, *upstreams]), rng.choice((0, 104)))
         elif action == 8:
             driver.set_window(rng.choice([*clients, *upstreams]), rng.choice((-1, 0, 10, 1000)))
+        elif action == 9:
+            driver.begin_batch()
+        elif action == 10:
+            driver.end_batch()
         else:
+            driver.end_batch()
             driver.advance(rng.choice((1000, 100_000, 3_000_000, 120_000_000)))
             scripted.core.tick()
         if scripted.core.open_exchanges() == 0:
             scripted.assert_settled()
+    driver.end_batch()
     scripted.finish()
 
 
