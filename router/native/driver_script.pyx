@@ -7,7 +7,9 @@ that every order of events, every split of bytes and every full send queue can b
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
+from posix.fcntl cimport O_RDONLY, open
 from posix.uio cimport iovec
+from posix.unistd cimport close
 
 from router.native.buffer cimport buffer_append, buffer_bytes, buffer_consume, buffer_release, buffer_size
 from router.native.conn cimport (
@@ -42,6 +44,8 @@ cdef int enter(script_driver_t* script, conn_t* conn, bint is_upstream) noexcept
 
 cdef int script_adopt(driver_t* base, conn_t* conn, int fd, int kind, void* tls_context) noexcept nogil:
     conn.kind = <uint8_t>kind
+    if fd >= 0:
+        close(fd)                    # one end of a socket pair; what it is given can be seen here
     return enter(<script_driver_t*>base, conn, False)
 
 
@@ -149,7 +153,7 @@ cdef int script_release(conn_t* conn) noexcept nogil:
     if conn.flags & CONN_BLOCKED:
         return -1
     script_close(conn)
-    return conn.fd
+    return open(b"/dev/null", O_RDONLY)      # whoever takes a descriptor over closes it
 
 
 cdef void script_close_when_sent(conn_t* conn) noexcept nogil:

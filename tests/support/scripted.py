@@ -7,6 +7,7 @@ charge, no connection left behind.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
@@ -61,7 +62,7 @@ class Scripted:
             load_table=self.load,
             metrics=self.metrics,
             column=0,
-            hooks=Dispatcher(lambda _fd, received, _tls, _peer: self.handed_over.append(received)),
+            hooks=Dispatcher(self._hand_over),
             options=msgspec.structs.replace(CoreOptions.of(self.config), seed=1),
             prefix_table=self.prefix,
             signals=self.signals,
@@ -73,6 +74,10 @@ class Scripted:
             {name: index for index, name in enumerate(route_names(self.config))},
         )
         self.core.activate(self.core.prepare(tables))
+
+    def _hand_over(self, fd: int, received: bytes, _is_tls: bool, _peer: str) -> None:
+        os.close(fd)
+        self.handed_over.append(received)
 
     def establish_all(self) -> list[int]:
         """Completes the connects that the core waits for; their numbers."""

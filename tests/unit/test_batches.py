@@ -123,3 +123,23 @@ def test_an_upload_that_is_not_taken_pauses_its_client() -> None:
     assert scripted.driver.take(upstream) == body[3000:]
     scripted.driver.receive(upstream, response(b"{}"))
     scripted.finish()
+
+
+def test_what_python_takes_over_keeps_the_native_end_while_an_answer_is_not_taken() -> None:
+    scripted = Scripted(endpoint_count=1)
+    client = scripted.driver.accept()
+    scripted.driver.receive(client, request(chat()))
+    (upstream,) = scripted.establish_all()
+    scripted.driver.take(upstream)
+    scripted.driver.receive(client, request(method="GET", path="/v1/models"))
+    scripted.driver.set_window(client, 10)
+    scripted.driver.begin_batch()
+    scripted.driver.receive(upstream, response(b"{}"))
+    scripted.driver.end_batch()
+    (taken_over,) = scripted.handed_over
+    assert taken_over.startswith(b"GET /v1/models ")
+    assert scripted.driver.state(client)["open"], "its answer is still to go out"
+    scripted.driver.set_window(client, -1)
+    assert scripted.driver.take(client).endswith(b"\r\n\r\n{}")
+    scripted.driver.end(client)
+    scripted.finish()
