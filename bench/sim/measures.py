@@ -11,6 +11,10 @@ The first part of the requests (run.WARM_UP_RATIO) is left out of all of them. W
 - imbalance: the busiest engine's time in steps over the mean.
 - switches: of measured requests those whose session's request before was picked for another endpoint.
 - model_shares: of answers, by the model that gave them; only where an alias was asked for.
+- share_recovery_s: from a fault's end until the endpoint's share of the requests of a window is within
+  SHARE_TOLERANCE of what it was before. The window (share_window_s) is as long as its share before took for
+  SHARE_COUNT requests. None: not within the trace, or not to be told: of an endpoint that got one a minute a
+  minute says nothing, and in a quarter of an hour the traffic changes by itself.
 - recovery_s: from a fault's end until requests that come in the next RECOVERY_WINDOW_S have a p95 of TTFT
   below RECOVERY_RATIO times that before the fault; None: not within the trace.
 
@@ -31,8 +35,12 @@ from bench.sim.run import Fault, Outcome, State
 RECOVERY_RATIO = 1.5
 RECOVERY_WINDOW_S = 30.0
 SHARE_WINDOW_S = 60.0
-"""Longer than the other: a fair share is counted, and counts of few are noise."""
+"""At least: a fair share is counted, and counts of few are noise."""
+SHARE_WINDOW_MAX_S = 120.0
+"""Beyond it there is nothing to tell a recovery by."""
 SHARE_TOLERANCE = 0.25
+SHARE_COUNT = 16
+"""Requests that a fair share is counted by: the tolerance is the standard deviation of so many."""
 STEP_S = 1.0
 """Between two looks for a recovery."""
 CURVE_POINTS = 101
@@ -184,6 +192,7 @@ def _fault_figures(outcome: Outcome, fault: Fault) -> dict[str, Any]:
         "fault_failed": int((within & (outcome.state == State.FAILED)).sum()),
         "fault_share": _ratio(int((within & (outcome.endpoint == fault.endpoint)).sum()), int(within.sum())),
         "share_recovery_s": None,
+        "share_window_s": None,
     }
     if not before.any():
         return figures
@@ -196,11 +205,19 @@ def _fault_figures(outcome: Outcome, fault: Fault) -> dict[str, Any]:
         lambda rows: float(np.percentile(ttft_s[rows], 95)) < limit_s,
     )
     if fault.endpoint >= 0:
-        fair = float((outcome.endpoint[before] == fault.endpoint).mean())
+        here = before & (outcome.endpoint == fault.endpoint)
+        if not here.any():
+            return figures
+        fair = float(here.sum() / before.sum())
+        span_s = fault.start_s - float(arrival_s[before].min())
+        window_s = max(SHARE_WINDOW_S, SHARE_COUNT * span_s / float(here.sum()))
+        figures["share_window_s"] = _rounded(window_s)
+        if window_s > SHARE_WINDOW_MAX_S:
+            return figures
         figures["share_recovery_s"] = _first(
             fault.end_s,
-            last_s - SHARE_WINDOW_S,
-            lambda at: _window(arrival_s, at, SHARE_WINDOW_S),
+            last_s - window_s,
+            lambda at: _window(arrival_s, at, window_s),
             lambda rows: (
                 abs(float((outcome.endpoint[rows] == fault.endpoint).mean()) - fair) <= SHARE_TOLERANCE * fair
             ),

@@ -56,11 +56,13 @@ cdef struct learner_t:               # arrays by slot, 64-byte aligned; those fr
     float* sigma                     # standard deviation of ln(ttft / predicted)
     float* bias_s                    # the way there, and what others have queued there
     float* others_s                  # the latter alone
-    float* barrier                   # how near KV and power are to full: 0 below the knee, growing without bound
+    float* barrier                   # how near KV is to full: 0 below the knee, growing steeply
+    float* power_barrier             # the same of its power
     float* error                     # share of attempts that failed lately
     float* ramp                      # 1 when warm, up to 10 just after joining
     float* quantile                  # what a prediction is multiplied with for its 95 % quantile
     float* share_s                   # of a decode step's length, what one more stream would have to pay for
+    float* slowness                  # of the machine, by first tokens and steps alike: 1 unless both are far off
     # This process's own running means over picks, and what the refresh makes of them.
     float prompt_mean
     float hit_mean

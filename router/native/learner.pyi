@@ -47,9 +47,11 @@ class LearnerView(TypedDict):
     others_s: float
     is_partial: bool
     barrier: float
+    power_barrier: float
     error: float
     ramp: float
     share_s: float
+    slowness: float
 
 class Learner:
     """What is known and learnt of all endpoints, shared between processes.

@@ -18,7 +18,9 @@ from router.native.atomic cimport word_pack, word_value
 from router.native.loadtable cimport (
     ROW_KV_TOKENS, LoadTable, charge_t, load_oldest, load_row, load_table_t, load_view, load_view_t,
 )
-from router.native.residual cimport RATIO_MAX, residual_age_s, residual_learn, residual_learn_first_token, residual_now
+from router.native.residual cimport (
+    RATIO_MAX, residual_age_s, residual_learn, residual_learn_time, residual_now, residual_slowness,
+)
 from router.native.segment cimport (
     Segment, segment_attach_rows, segment_check_slot, segment_create_rows, table_head_t,
 )
@@ -49,7 +51,7 @@ cdef extern from *:
 
 cdef enum:
     FEATURES = 4                     # [1, queued_s, work_s, decoding]
-    ARRAY_COUNT = 23
+    ARRAY_COUNT = 25
     ALIGNMENT = 64
     LAYOUT_VERSION = 3
     LOCK_STALE_US = 1000000          # a worker was killed inside an update
@@ -198,6 +200,7 @@ cdef void _refresh_slot(learner_t* learner, load_table_t* load, uint32_t slot, u
     learner.quantile[slot] = expf(Z_95 * learner.sigma[slot])
     learner.residual[slot] = residual_now(word_load(&kept.residual), now_us)
     learner.step_residual[slot] = residual_now(word_load(&kept.step_residual), now_us)
+    learner.slowness[slot] = residual_slowness(learner.residual[slot], learner.step_residual[slot])
     if load == NULL:
         return
     # Silence is not speed: a first token that is overdue says as much as one that came that late.
@@ -216,6 +219,7 @@ cdef void _refresh_slot(learner_t* learner, load_table_t* load, uint32_t slot, u
         max(learner.floor_s[slot], learner.base_s[slot] + learner.token_s[slot] * streams)
         + learner.context_s[slot] * kv_tokens)
     learner.barrier[slot] = _barrier(kv_tokens * learner.inverse_kv[slot])
+    learner.power_barrier[slot] = 0
     learner.bias_s[slot] = figures.rtt_s
     if learner.signals != NULL:
         _refresh_told(learner, slot, &view, now_us)
@@ -233,8 +237,8 @@ cdef inline void _refresh_told(
     cdef float work_s
     signals_weigh(learner.signals, slot, <float>view.in_flight, <float>view.pending, &learner.others[slot],
                   &learner.hearing, now_us, &told)
-    learner.barrier[slot] = max(learner.barrier[slot], told.kv_weight * _barrier(told.kv)) \
-        + told.power_weight * _barrier(told.power)
+    learner.barrier[slot] = max(learner.barrier[slot], told.kv_weight * _barrier(told.kv))
+    learner.power_barrier[slot] = told.power_weight * _barrier(told.power)
     learner.error[slot] = max(learner.error[slot], told.sickness)
     # The requests of others are taken to be like those that came here.
     work_s = learner.token_s[slot] * max(learner.prompt_mean - learner.hit_mean, <float>0)
@@ -278,7 +282,7 @@ cdef void learner_first_token(learner_t* learner, const charge_t* charge, float 
         learner_work(learner, charge.slot, charge.prompt_tokens, charge.prompt_tokens) - charge.work_s, <float>0)
     if signals_others_send(&learner.hearing):
         slack_s = TTFT_S_MAX                 # it may have waited for requests that are not in the accounts
-    residual_learn_first_token(&kept.residual, ratio, measured_s, predicted_s * known, slack_s, now_us)
+    residual_learn_time(&kept.residual, ratio, measured_s, predicted_s * known, slack_s, now_us)
     if not class_try_lock(&engine_class.lock, now_us, LOCK_STALE_US):
         return
     engine_class.variance += (_clamp(spread * spread, 0.0, 9.0) - engine_class.variance) * SIGMA_WEIGHT
@@ -359,12 +363,15 @@ cdef void learner_decoded(
     uint64_t now_us
 ) noexcept nogil:
     cdef float step_s
+    cdef uint64_t* word
     if token_count == 0 or not gap_s > 0:
         return
     step_s = max(learner.floor_s[slot], learner.base_s[slot] + learner.token_s[slot] * streams) \
         + learner.context_s[slot] * kv_tokens
     if step_s > 0:
-        residual_learn(&_slot(learner, slot).step_residual, gap_s / step_s, now_us)
+        # A prefill beside the steps makes them three times as long, and says nothing of the machine.
+        word = &_slot(learner, slot).step_residual
+        residual_learn_time(word, gap_s / step_s, gap_s, step_s * residual_now(word_load(word), now_us), step_s, now_us)
 
 
 cdef void _learn_mean(uint64_t* word, float sample) noexcept nogil:
@@ -513,8 +520,9 @@ cdef class Learner:
             "theta": [self.learner.theta0_s[slot], self.learner.theta1[slot], self.learner.theta2[slot],
                       self.learner.theta3_s[slot]],
             "sigma": self.learner.sigma[slot], "bias_s": self.learner.bias_s[slot],
-            "barrier": self.learner.barrier[slot], "error": self.learner.error[slot],
-            "ramp": self.learner.ramp[slot], "share_s": self.learner.share_s[slot],
+            "barrier": self.learner.barrier[slot], "power_barrier": self.learner.power_barrier[slot],
+            "error": self.learner.error[slot], "ramp": self.learner.ramp[slot],
+            "share_s": self.learner.share_s[slot], "slowness": self.learner.slowness[slot],
         }
 
 
@@ -550,13 +558,14 @@ cdef Learner _open(Segment segment):
         &learner.input_price, &learner.output_price, &learner.second_price, &learner.residual,
         &learner.step_residual, &learner.theta0_s, &learner.theta1, &learner.theta2, &learner.theta3_s,
         &learner.sigma, &learner.bias_s, &learner.others_s, &learner.barrier, &learner.error, &learner.ramp,
-        &learner.quantile, &learner.share_s,
+        &learner.quantile, &learner.share_s, &learner.slowness, &learner.power_barrier,
     ]
     for index in range(ARRAY_COUNT):
         arrays[index][0] = base + index * stride
     for slot in range(<uint32_t>stride):
         learner.token_s[slot] = 1e-4
         learner.residual[slot] = learner.step_residual[slot] = learner.ramp[slot] = learner.quantile[slot] = 1.0
+        learner.slowness[slot] = 1.0
         learner.theta0_s[slot] = 0.02
         learner.theta1[slot] = learner.theta2[slot] = 1.0
     return self

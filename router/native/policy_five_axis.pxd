@@ -13,13 +13,14 @@ cdef enum:                           # order in router/schema/policies.py
     KNOB_BAND_RATIO = 3              # scores this near to the least are as good
     KNOB_BAND_MS = 4
     KNOB_COST_WEIGHT = 5             # seconds that a unit of currency is worth, unless the request says
-    KNOB_BARRIER_S = 6               # KV and power
+    KNOB_BARRIER_S = 6               # a full KV cache
     KNOB_ERROR_S = 7                 # what a failed attempt costs
     KNOB_RATIO_MODE = 8              # ratios in place of times: 1 always, 0 while the view is partial, -1 never
     KNOB_SLO_PENALTY = 9             # seconds for each second by which the target would be missed
     KNOB_SWITCH_MS = 10              # what it costs that a session goes elsewhere; 0: it is free to go
     KNOB_SESSION_S = 11              # how long a session is remembered after its last request
     KNOB_ETA = 12                    # eviction: of what is driven out, for each request that would wait for it again
+    KNOB_POWER_S = 13                # a power limit that is reached
 
 cdef enum:
     TERM_COUNT = 14

@@ -5,22 +5,23 @@ For a prompt of l tokens of which n are not cached at the candidate, with E[out]
     w    = (token_s n + pair_s n (l - n / 2)) ramp             prefill work there
     ttft = max(0.3 (Wq + w) + t0, theta . [1, Wq, w, D]) r + rtt + load
     step = max(floor_s, base_s + token_s A) + context_s kv          a decode step with this stream in it
-    S    = ttft + beta delay w A + gamma E[out] step
+    S    = ttft + (beta delay w A + gamma E[out] step) s
          + kappa again mean n + eta evicted mean min(n, usual) A
          + cost (price_in n + price_out E[out] + price_s (w + E[out] share))
-         + barrier_s b + error_s e                              and infinity for who may not be picked
+         + barrier_s b + power_s p + error_s e                  and infinity for who may not be picked
          + switch_s                                             but where the session was last
 
 where A requests are in flight, D of them decoding, Wq seconds of prefill are queued, and load seconds pass until the
-model is in memory there; delay is what a second lost to an answer there counts against one of waiting for a first
-token, each relative to what it delays: the mean wait by mean wait and answer, none without queues. Room in a cache is
-priced alike everywhere, or the fastest endpoints would draw everybody's sessions until none finds its own: by mean, a
-token's prefill in the mean of the candidates; again, how often what is cached is asked for once more (h / (1 - h) of
-the running hit ratio); evicted, how surely what this prompt drives out there would have been (prefix), and of a
-prompt longer than usual (the running mean) no more counts, or that term alone would place it. With a target
-for the first token its predicted 95 % quantile is held under it by a soft penalty, and the time itself no longer
-counts: any endpoint that keeps the promise is good enough. Within a band above the least score the choice is where
-the session was last, else by rendezvous hashing of the session, or random. Neighbours: view (accounts), residency
+model is in memory there; s is how many times slower the machine is (residual); delay is what a second lost to an answer
+there counts against one of waiting for a first token, each relative to what it delays: the mean wait by mean wait and
+answer, none without queues. Room in a cache is priced alike everywhere, or the fastest endpoints would draw everybody's
+sessions until none finds its own: by mean, a token's prefill in the mean of the candidates; again, how often what is
+cached is asked for once more (h / (1 - h) of the running hit ratio); evicted, how surely what this prompt drives out
+there would have been (prefix), and of a prompt longer than usual (the running mean) no more counts, or that term alone
+would place it. With a target for the first token its predicted 95 % quantile is held under it by a soft penalty, and
+the time itself no longer counts: any endpoint that keeps the promise is good enough. Within a band above the least
+score the choice is where the session was last, else by rendezvous hashing of the session, or random.
+Neighbours: view (accounts), residency
 (loads), session (where it was), learner (figures), explain (asks for the terms).
 """
 
@@ -57,12 +58,13 @@ cdef extern from * nogil:
     FL_WIDE static void fl_score(
             const float* const* rows, const float* const* accounts, float* __restrict score, uint32_t count,
             float prompt, float beta, float gamma, float copy_s, float evict_s, float evicted_max, float queue_share,
-            float barrier_s, float error_s) {
+            float barrier_s, float power_s, float error_s) {
         const float *__restrict token_s = rows[0], *__restrict pair_s = rows[1], *__restrict floor_s = rows[2];
         const float *__restrict base_s = rows[3], *__restrict context_s = rows[4], *__restrict residual = rows[8];
         const float *__restrict theta0_s = rows[9], *__restrict theta1 = rows[10], *__restrict theta2 = rows[11];
         const float *__restrict theta3_s = rows[12], *__restrict bias_s = rows[13], *__restrict barrier = rows[14];
         const float *__restrict error = rows[15], *__restrict ramp = rows[16], *__restrict evicted = rows[19];
+        const float *__restrict slowness = rows[20], *__restrict power_barrier = rows[21];
         const float *__restrict uncached = accounts[0], *__restrict queued_s = accounts[1];
         const float *__restrict decoding = accounts[2], *__restrict in_flight = accounts[3];
         const float *__restrict kv_tokens = accounts[4], *__restrict refused = accounts[5];
@@ -78,9 +80,9 @@ cdef extern from * nogil:
                           + context_s[i] * (kv_tokens[i] + prompt);
             ttft_s[i] = ttft;
             work_s[i] = work;
-            score[i] = ttft + beta * work * in_flight[i] * ramp[i] + gamma * step
+            score[i] = ttft + (beta * work * in_flight[i] * ramp[i] + gamma * step) * slowness[i]
                        + copy_s * n + evict_s * evicted[i] * fl_least_of(n, evicted_max) * in_flight[i]
-                       + barrier_s * barrier[i] + error_s * error[i] + refused[i];
+                       + barrier_s * barrier[i] + power_s * power_barrier[i] + error_s * error[i] + refused[i];
         }
     }
     /* What only some requests ask for, on top: money, and a target in place of the time itself. */
@@ -131,7 +133,7 @@ cdef extern from * nogil:
     const uint32_t CHOICE_BLOCK "FL_CHOICE_BLOCK"
     void fl_score(const float** rows, const float** accounts, float* score, uint32_t count, float prompt, float beta,
                   float gamma, float copy_s, float evict_s, float evicted_max, float queue_share, float barrier_s,
-                  float error_s)
+                  float power_s, float error_s)
     float fl_sum(const float* row, uint32_t count)
     void fl_score_cost(const float** rows, const float* work_s, float* score, uint32_t count, float cost, float prompt,
                        float output)
@@ -140,12 +142,12 @@ cdef extern from * nogil:
     float fl_least(const float* score, float* blocks, uint32_t count)
 
 cdef enum:
-    COEFFICIENT_COUNT = 20           # rows of coefficients_t, and the first of the view's scratch
-    HARM_SCRATCH = 20                # what a load costs others
-    BIAS_SCRATCH = 21                # the way there, and the load
-    TTFT_SCRATCH = 22
-    WORK_SCRATCH = 23
-    CHOICE_SCRATCH = 24
+    COEFFICIENT_COUNT = 22           # rows of coefficients_t, and the first of the view's scratch
+    HARM_SCRATCH = 22                # what a load costs others
+    BIAS_SCRATCH = 23                # the way there, and the load
+    TTFT_SCRATCH = 24
+    WORK_SCRATCH = 25
+    CHOICE_SCRATCH = 26
     WIDTH = 16                       # candidates are scored in whole blocks of so many
     TARGET_TTFT_PERCENT = 1          # with a target, what is left of the TTFT term: enough to break ties
 
@@ -176,6 +178,8 @@ cdef struct coefficients_t:          # rows of the learner for these candidates,
     const float* quantile
     const float* share_s
     const float* evicted             # the prefix table's
+    const float* slowness
+    const float* power_barrier
 
 
 cdef inline const float* _row(
@@ -195,7 +199,7 @@ cdef void _coefficients(
     cdef const learner_t* learner = decider.learner
     cdef bint in_a_row = candidates.shape & SHAPE_IN_A_ROW != 0
     cdef const float** row = &rows.token_s
-    cdef const float* columns[20]    # COEFFICIENT_COUNT
+    cdef const float* columns[22]    # COEFFICIENT_COUNT
     cdef int index
     columns[0], columns[1], columns[2] = learner.token_s, learner.pair_s, learner.floor_s
     columns[3], columns[4], columns[5] = learner.base_s, learner.context_s, learner.input_price
@@ -205,6 +209,7 @@ cdef void _coefficients(
     columns[15], columns[16], columns[17] = learner.error, learner.ramp, learner.quantile
     columns[18] = learner.share_s
     columns[19] = learner.share_s if decider.prefix == NULL else decider.prefix.eviction     # unless nothing is evicted
+    columns[20], columns[21] = learner.slowness, learner.power_barrier
     for index in range(COEFFICIENT_COUNT):
         row[index] = _row(columns[index], candidates, in_a_row, view.scratch[index])
 
@@ -250,7 +255,7 @@ cdef void _score_times(
     accounts[6], accounts[7] = view.scratch[TTFT_SCRATCH], view.scratch[WORK_SCRATCH]
     fl_score(rows, accounts, view.score, count, prompt, policy.knobs[KNOB_BETA] * learner.delay_weight,
              policy.knobs[KNOB_GAMMA] * output, copy_s, evict_s, learner.prompt_mean, QUEUE_SHARE_MIN,
-             policy.knobs[KNOB_BARRIER_S], policy.knobs[KNOB_ERROR_S])
+             policy.knobs[KNOB_BARRIER_S], policy.knobs[KNOB_POWER_S], policy.knobs[KNOB_ERROR_S])
     if cost > 0:
         fl_score_cost(rows, accounts[7], view.score, count, cost, prompt, output)
     if request.ttft_target_s > 0:
@@ -455,8 +460,8 @@ cdef void five_axis_terms(
     terms.residual = ttft * weight * (learner.residual[slot] - 1) + late * policy.knobs[KNOB_SLO_PENALTY]
     terms.proximity = (learner.bias_s[slot] - learner.others_s[slot]) * weight
     terms.externality = harm + policy.knobs[KNOB_BETA] * learner.delay_weight * work * view.in_flight[position] \
-        * learner.ramp[slot]
-    terms.decode = policy.knobs[KNOB_GAMMA] * output * step
+        * learner.ramp[slot] * learner.slowness[slot]
+    terms.decode = policy.knobs[KNOB_GAMMA] * output * step * learner.slowness[slot]
     terms.duplication = _copy_s(policy, learner, mean_s) * uncached
     terms.eviction = 0
     if decider.prefix != NULL:
@@ -464,7 +469,8 @@ cdef void five_axis_terms(
             * min(uncached, learner.prompt_mean) * view.in_flight[position]
     terms.cost = cost * (learner.input_price[slot] * prompt + learner.output_price[slot] * output
                          + learner.second_price[slot] * (work + output * learner.share_s[slot]))
-    terms.headroom = policy.knobs[KNOB_BARRIER_S] * learner.barrier[slot]
+    terms.headroom = policy.knobs[KNOB_BARRIER_S] * learner.barrier[slot] \
+        + policy.knobs[KNOB_POWER_S] * learner.power_barrier[slot]
     terms.health = policy.knobs[KNOB_ERROR_S] * learner.error[slot]
     terms.switching = _switch_s(decider, policy) if decider.session.home != <int>position else 0
     terms.quality = request.quality_s

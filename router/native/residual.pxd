@@ -14,7 +14,9 @@ cdef float residual_age_s(uint64_t word, uint64_t now_us) noexcept nogil
 cdef float residual_now(uint64_t word, uint64_t now_us) noexcept nogil
 # One sample: measured over predicted.
 cdef void residual_learn(uint64_t* word, float ratio, uint64_t now_us) noexcept nogil
-# The same of a first token that was expected, factor included, after `expected_s`; `slack_s` of delay would have other
+# The same of a time that was expected, factor included, to be `expected_s`; `slack_s` of delay would have other
 # reasons.
-cdef void residual_learn_first_token(
+cdef void residual_learn_time(
     uint64_t* word, float ratio, float measured_s, float expected_s, float slack_s, uint64_t now_us) noexcept nogil
+# How many times slower the machine is, by the factors of its first tokens and of its steps: 1 unless both say so.
+cdef float residual_slowness(float first_token, float step) noexcept nogil

@@ -19,6 +19,7 @@ cdef enum:
 
 cdef float RESIDUAL_WEIGHT = 0.15
 cdef float RESIDUAL_TAU_S = 20.0
+cdef float BY_LOAD = 9.0             # three times its class's time, of either, is what load alone does
 cdef float SURPRISE = 3.7            # ln(4)^4: where a class learns nothing any more, a sample counts for half
 
 
@@ -58,7 +59,7 @@ cdef void _learn(uint64_t* word, float ratio, float weight, uint64_t now_us) noe
             return
 
 
-cdef void residual_learn_first_token(
+cdef void residual_learn_time(
     uint64_t* word, float ratio, float measured_s, float expected_s, float slack_s, uint64_t now_us
 ) noexcept nogil:
     cdef float known = residual_now(load_u64(word), now_us)
@@ -70,3 +71,9 @@ cdef void residual_learn_first_token(
     if weight > RESIDUAL_WEIGHT and measured_s < expected_s:
         ratio = max(ratio, <float>1.0)   # it is as its class again, not better
     _learn(word, ratio, weight, now_us)
+
+
+cdef float residual_slowness(float first_token, float step) noexcept nogil:
+    # A first token is late for a full cache, too, and a stream for prefills beside it. One that is ten times too slow
+    # has both; what is beyond load is their product's excess.
+    return _clamp(first_token * step / BY_LOAD, 1, RATIO_MAX)

@@ -11,7 +11,7 @@ from router.native.loadtable cimport load_table_t
 from router.native.prefix cimport prefix_table_t
 
 cdef enum:
-    VIEW_SCRATCH_COUNT = 25
+    VIEW_SCRATCH_COUNT = 27
 
 cdef struct view_t:                  # arrays of `capacity`, 64-byte aligned
     uint32_t count                   # 0: empty. Elements from here to the next multiple of 16 are finite and refused
@@ -26,7 +26,7 @@ cdef struct view_t:                  # arrays of `capacity`, 64-byte aligned
     float* uncached_tokens           # prompt_tokens - hit_tokens, at least 1
     float* refused                   # 0, or INFINITY: excluded, ejected, not allowed
     float* score                     # the policy's, lower is better
-    float* scratch[25]               # VIEW_SCRATCH_COUNT
+    float* scratch[27]               # VIEW_SCRATCH_COUNT
     void* memory                     # that the arrays lie in
 
 # 0, or -1 when there is no memory. A zero-filled view may be reserved at once and freed at any time.

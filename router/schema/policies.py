@@ -358,10 +358,10 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
         float, Meta(ge=0, le=1e9, description="Seconds that a unit of currency is worth.")
     ] = 0.0
     barrier_s: Annotated[
-        float, Meta(ge=0, le=3600, description="Of KV cache and power beyond four fifths, in seconds.")
+        float, Meta(ge=0, le=3600, description="Of a KV cache beyond four fifths, in seconds.")
     ] = 0.15
     error_s: Annotated[float, Meta(ge=0, le=3600, description="What a failed attempt costs, in seconds.")] = (
-        1.0
+        6.0
     )
     ratio_mode: Annotated[
         float,
@@ -398,6 +398,9 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
             description="Of the mean prefill of what is driven out of a cache, for each who waits for it.",
         ),
     ] = 4.0
+    power_s: Annotated[
+        float, Meta(ge=0, le=3600, description="Of power beyond four fifths of its limit, in seconds.")
+    ] = 0.15
 
 
 Policy = (

@@ -116,10 +116,31 @@ def test_recovery_is_the_time_until_those_who_come_are_served_as_before() -> Non
     figures = measure(outcome)
     # Of the 30 that come in a window at most one may still be slow for its 95 % quantile to be well.
     assert figures["recovery_s"] == pytest.approx(54.0, abs=1.0)
-    # Endpoint 0 is back from 230 s on; its share of 60 s is fair within a quarter from about 215 s on.
-    assert figures["share_recovery_s"] == pytest.approx(18.0, abs=4.0)
+    # Endpoint 0 is back from 230 s on; its share of 64 s (16 requests) is fair enough from about 214 s on.
+    assert figures["share_recovery_s"] == pytest.approx(14.0, abs=4.0)
     assert figures["fault_ttft_ms"] == {"mean": 10_000.0, "p95": 10_000.0}
     assert figures["fault_share"] == 0.0
+
+
+def test_a_share_is_counted_for_as_long_as_it_takes_to_tell() -> None:
+    # One request a second, one in seven of them to endpoint 0: eight a minute, of which a quarter is two.
+    count = 2000
+    trace = trace_of([float(second) for second in range(count)])
+    places = np.arange(count)
+    fault = Fault(FaultKind.SLOW, 0, 800.0, 1000.0)
+    outcome = replace(
+        simulate(trace, fleet_of({"class": "8b-a100", "count": 2}), "p2c"),
+        endpoint=np.where((places % 7 == 6) & ((places < 800) | (places >= 1200)), 0, 1).astype(np.int32),
+        faults=(fault,),
+    )
+    figures = measure(outcome)
+    assert figures["share_window_s"] == pytest.approx(16 * 7, rel=0.02)
+    # A quarter of a window may be without it.
+    assert figures["share_recovery_s"] == pytest.approx(200 - 112 / 4, abs=8.0)
+    rare = measure(replace(outcome, endpoint=np.where(places % 20 == 15, 0, 1).astype(np.int32)))
+    assert rare["share_window_s"] > 300 and rare["share_recovery_s"] is None
+    nothing = measure(replace(outcome, endpoint=np.ones(count, dtype=np.int32)))
+    assert nothing["share_recovery_s"] is nothing["share_window_s"] is None
 
 
 def test_a_trace_that_ends_in_the_fault_has_not_recovered() -> None:

@@ -25,12 +25,13 @@ class Knobs:
     band_ms: float = 2.0
     cost_weight: float = 0.0
     barrier_s: float = 0.15
-    error_s: float = 1.0
+    error_s: float = 6.0
     ratio_mode: float = 0.0
     slo_penalty: float = 100.0
     switch_ms: float = 20.0
     session_s: float = 3600.0
     eta: float = 4.0
+    power_s: float = 0.15
 
     def in_order(self) -> tuple[float, ...]:
         return tuple(getattr(self, name) for name in self.__dataclass_fields__)
@@ -63,9 +64,11 @@ class Candidate:
     others_s: float  # of this, for explaining it
     is_partial: bool
     barrier: float
+    power_barrier: float
     error: float
     ramp: float
     share_s: float
+    slowness: float
     load_s: float = 0.0  # until the model is in memory there
     harm_s: float = 0.0  # what that load costs others
     switch_s: float = 0.0  # for a session that was elsewhere
@@ -135,9 +138,10 @@ def score(
     else:
         total = ttft
     total += one.harm_s + one.switch_s
-    total += knobs.beta * running.delay_weight * work * one.in_flight * one.ramp
-    total += knobs.gamma * output_tokens * step
+    total += knobs.beta * running.delay_weight * work * one.in_flight * one.ramp * one.slowness
+    total += knobs.gamma * output_tokens * step * one.slowness
     total += knobs.kappa * running.again * mean_token_s * n
     total += knobs.eta * one.eviction * mean_token_s * min(n, running.prompt) * one.in_flight
     total += knobs.cost_weight * cost
-    return total + knobs.barrier_s * one.barrier + knobs.error_s * one.error
+    total += knobs.barrier_s * one.barrier + knobs.power_s * one.power_barrier
+    return total + knobs.error_s * one.error

@@ -18,6 +18,7 @@ from router.native.loadtable import LoadTable
 from router.native.prefix import PrefixTable
 from router.native.residency import ResidencyTable
 from router.native.session import SessionTable
+from router.native.signals import SignalTable
 from tests.oracle import five_axis as oracle
 from tests.support.figures import Figures
 
@@ -58,6 +59,8 @@ class Ask:
     stays: int  # 0: ends at once, 1: is decoding when the next one comes, 2: is still pending then
     ttft_s: float
     session: int = 0
+    gap_s: float = 0.0  # between tokens of a stream that ended at the first endpoint before; 0: none did
+    power: float = 0.0  # told of the first endpoint; 0: nothing is
 
 
 asks = st.lists(
@@ -71,6 +74,8 @@ asks = st.lists(
         stays=st.integers(0, 2),
         ttft_s=st.floats(0.001, 20),
         session=st.integers(0, 2),
+        gap_s=st.sampled_from([0.0, 0.01, 5.0]),
+        power=st.sampled_from([0.0, 0.5, 0.9, 1.0]),
     ),
     min_size=1,
     max_size=12,
@@ -83,6 +88,7 @@ knobs = st.builds(
     eta=st.sampled_from([4.0, 0.0, 100.0]),
     cost_weight=st.sampled_from([0.0, 100.0]),
     barrier_s=st.floats(0, 1),
+    power_s=st.floats(0, 1),
     error_s=st.floats(0, 2),
     ratio_mode=st.sampled_from([0.0, 0.0, 0.0, 1.0]),
     slo_penalty=st.floats(0, 200),
@@ -100,6 +106,8 @@ class Fleet:
         self.learner = Learner.create(self.load.slot_count)
         for slot, one in enumerate(fleet):
             self.learner.set_figures(slot, one)
+        self.signals = SignalTable.create(self.load.slot_count)
+        self.learner.listen(self.signals)
         self.prefix = PrefixTable.create(1 << 16, self.load.slot_count)
         self.residency = ResidencyTable.create(self.load.slot_count)
         sessions = SessionTable.create(1 << 16, self.load.slot_count)
@@ -163,6 +171,9 @@ def play(fleet: Fleet, history: list[Ask], knobs: oracle.Knobs) -> list[int]:
             "blocks": KEYS[: ask.depth],
             "block_tokens": [ask.prompt_tokens * (place + 1) // 4 for place in range(ask.depth)],
         }
+        fleet.learner.decoded(0, ask.gap_s, 1, 0, 100, now_us)
+        if ask.power:
+            fleet.signals.push([(0, "power", ask.power, now_us, "control")], now_us)
         candidates = fleet.candidates(now_us, request, knobs)
         mean_s = fmean(one.token_s for one in candidates)
         expected = [

@@ -90,6 +90,7 @@ def test_whatever_is_told_rows_are_finite_and_never_better_than_accounts_alone(
         view, own = told.view(0, now_us + later_us, load), alone.view(0, now_us + later_us, load)
         assert all(math.isfinite(number) for number in view.values() if isinstance(number, float))
         assert view["barrier"] >= own["barrier"]
+        assert view["power_barrier"] >= own["power_barrier"] == 0
         assert view["error"] >= own["error"]
         assert view["bias_s"] >= view["others_s"] >= 0
     assert (

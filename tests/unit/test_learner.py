@@ -139,6 +139,45 @@ def test_decode_steps_have_a_residual_of_their_own() -> None:
     assert learner.view(0, 40)["residual"] == 1
 
 
+def test_steps_ten_times_as_long_are_a_surprise_and_three_times_are_load() -> None:
+    step_s = 0.0108
+
+    def after(*ratios: float) -> float:
+        learner = made(ENGINE)
+        for index, ratio in enumerate(ratios):
+            learner.decoded(0, ratio * step_s, 1, 0, 100, index)
+        return learner.view(0, len(ratios))["step_residual"]
+
+    assert after(3) == pytest.approx(3**0.15, rel=0.02)
+    surprise = math.log(11 / 2) ** 4
+    assert after(10) == pytest.approx(10 ** (surprise / (surprise + 3.7)), rel=0.02)
+    assert after(10, 10, 10) > after(10)
+    assert after(10, 10, 10, 1) < 3
+
+
+def test_a_machine_is_slow_when_its_first_tokens_and_its_steps_both_are() -> None:
+    learner = made(ENGINE)
+    assert learner.view(0, 0)["slowness"] == 1
+    for index in range(4):
+        learner.first_token(0, 10 * learner.predict(0, 0, 2.0), index, queued_s=0, work_s=2.0)
+    late = learner.view(0, 4)
+    assert late["residual"] > 8 and late["slowness"] < 1.2  # a queue, or a full cache, would look the same
+    for index in range(4):
+        learner.decoded(0, 0.108, 1, 0, 100, index)
+    slow = learner.view(0, 4)
+    assert slow["slowness"] == pytest.approx(slow["residual"] * slow["step_residual"] / 9, rel=1e-4)
+    assert slow["slowness"] > 5
+    streams = made(ENGINE)
+    for index in range(4):
+        streams.decoded(0, 0.108, 1, 0, 100, index)
+    assert streams.view(0, 4)["slowness"] < 1.2
+    assert learner.view(0, 60_000_000)["slowness"] == 1  # forgotten where nothing is sent
+    for index in range(100):
+        learner.first_token(0, 1e6, index, queued_s=0, work_s=2.0)
+        learner.decoded(0, 1e6, 1, 0, 100, index)
+    assert learner.view(0, 100)["slowness"] == 20
+
+
 def test_output_lengths_are_running_means_bounded_by_what_was_asked_for() -> None:
     learner = made(ENGINE)
     assert learner.expected_output(7) == 256

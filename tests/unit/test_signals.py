@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -108,16 +108,18 @@ class Listening:
         return self.learner.view(0, NOW_US + round(age_s * SECOND_US), self.load)
 
 
-@pytest.mark.parametrize("name", ["kv", "power"])
-def test_a_share_near_its_end_raises_a_barrier_that_falls_with_age_and_vanishes(name: str) -> None:
+@pytest.mark.parametrize(("name", "barrier"), [("kv", "barrier"), ("power", "power_barrier")])
+def test_a_share_near_its_end_raises_a_barrier_that_falls_with_age_and_vanishes(
+    name: str, barrier: Literal["barrier", "power_barrier"]
+) -> None:
     one = Listening()
     one.tell(name, 0.79)
-    assert one.after(0)["barrier"] == 0
+    assert one.after(0)[barrier] == 0
     one.tell(name, 0.9)
     whole = 0.9 / 0.1 - 0.8 / 0.2
-    assert one.after(0)["barrier"] == pytest.approx(whole, rel=1e-3)
-    assert one.after(2.5)["barrier"] == pytest.approx(whole / 2, rel=1e-3)
-    assert one.after(5)["barrier"] == 0
+    assert one.after(0)[barrier] == pytest.approx(whole, rel=1e-3)
+    assert one.after(2.5)[barrier] == pytest.approx(whole / 2, rel=1e-3)
+    assert one.after(5)[barrier] == 0
 
 
 def test_an_engine_that_says_it_is_empty_does_not_lower_this_routers_own_account() -> None:
