@@ -6,6 +6,7 @@ not at all (as far as the kernel lets us). Neighbours: worker.py feeds it from `
 supervisor asks for `reopen` after log rotation (SIGUSR1).
 """
 
+import contextlib
 import logging
 import os
 import stat
@@ -77,7 +78,12 @@ class AccessLog:
     def _open(self) -> int:
         if not self._path:
             return 1
-        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError):
+                if stat.S_ISFIFO(os.stat(self._path).st_mode):
+                    # To open a named pipe for writing waits for its reader (fifo(7)): be that for a moment.
+                    held.callback(os.close, os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+            return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
 
     def _run(self) -> None:
         while True:

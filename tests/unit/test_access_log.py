@@ -105,6 +105,24 @@ def test_a_path_that_cannot_be_opened_is_an_error_at_start(tmp_path: Path) -> No
         AccessLog(str(tmp_path / "none" / "log"))
 
 
+def test_a_pipe_without_a_reader_is_opened_at_once_and_written_once_there_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    log = AccessLog(str(path))  # returns
+    log.write(b"nobody hears this\n")
+    log.reopen()
+    for _ in range(3000):
+        if log._dropped_count:
+            break
+        select.select([], [], [], 0.01)
+    assert log.take_dropped() == 1
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    log.write(b"heard\n")
+    assert _read_all(reader, 6) == b"heard\n"
+    assert log.close(BOUND_S)
+    os.close(reader)
+
+
 def test_a_pipe_is_written_in_atomic_pieces_of_whole_lines(tmp_path: Path) -> None:
     log = AccessLog(str(tmp_path / "log"))
     fifo = tmp_path / "fifo"
