@@ -16,7 +16,12 @@ from urllib.parse import unquote
 
 import msgspec
 
-from router.limits import MODEL_BYTES_MAX, MULTIPART_SCAN_BYTES_MAX
+from router.limits import (
+    MODEL_BYTES_MAX,
+    MULTIPART_PART_HEAD_BYTES_MAX,
+    MULTIPART_PARTS_MAX,
+    MULTIPART_SCAN_BYTES_MAX,
+)
 
 INT64_MAX: Final = 2**63 - 1  # what the native side can hold
 FORM_FIELDS: Final = ("model", "stream", "user")
@@ -170,7 +175,8 @@ def _facts_of(members: dict[str, object]) -> BodyFacts:
 def read_multipart_facts(content_type: str, body: bytes, complete: bool) -> BodyFacts:
     """The facts of a multipart/form-data body (RFC 7578), or of as much of it as has arrived.
 
-    `model` is None until the whole field is there; nothing behind MULTIPART_SCAN_BYTES_MAX is looked at.
+    `model` is None until the whole field is there; nothing behind MULTIPART_SCAN_BYTES_MAX or
+    MULTIPART_PARTS_MAX is looked at.
 
     Raises: BodyUnreadable.
     """
@@ -215,13 +221,13 @@ def _form_places(body: bytes, delimiter: bytes) -> Iterator[tuple[str, int, int]
         if preamble < 0:
             return
         start = preamble + len(separator)
-    while True:
+    for _ in range(MULTIPART_PARTS_MAX):
         # `start` is just after a delimiter: two hyphens end the form, else only white space may follow.
         line_end = body.find(b"\r\n", start, end)
         if line_end < 0 or body.startswith(b"--", start) or body[start:line_end].strip(b" \t"):
             return
         # From the line end before the fields, so that a part without any has its blank line too.
-        head_end = body.find(b"\r\n\r\n", line_end, end)
+        head_end = body.find(b"\r\n\r\n", line_end, min(end, line_end + MULTIPART_PART_HEAD_BYTES_MAX))
         content_end = body.find(separator, head_end + 2, end) if head_end >= 0 else -1
         if content_end < 0:
             return

@@ -51,8 +51,11 @@ BUFFERED_BODY_BYTES_MAX = 64 * GIB
 SOCKET_SEND_BUFFER_BYTES = 256 * KIB
 SOCKET_RECEIVE_BUFFER_BYTES = 512 * KIB  # of a client's upload; 10 MB/s at a round trip of 100 ms
 READ_BUFFER_BYTES = 64 * KIB  # one reusable buffer per worker; larger reads gained nothing in the prototype
-# how far into a form the `model` field is looked for; clients send it before the file
-MULTIPART_SCAN_BYTES_MAX = 1 * MIB
+# How far into a form the `model` field is looked for: curl and the Node SDK send it behind the file, which
+# OpenAI bounds by 25 MB. The form is held until then.
+MULTIPART_SCAN_BYTES_MAX = 32 * MIB
+MULTIPART_PARTS_MAX = 256  # looked at, each a step of Python: a request to edit images has some 30
+MULTIPART_PART_HEAD_BYTES_MAX = 4 * KIB  # its fields; a name of a file has 255 bytes
 ERROR_DETAIL_CHARS_MAX = 1024  # of the particulars in an error's message; they may quote the client
 
 # ---- connections

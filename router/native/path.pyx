@@ -30,7 +30,7 @@ from router.native.ending cimport (
 )
 from router.native.exchange cimport (
     DOWN_BODY, DOWN_BUSY, DOWN_HEAD, DOWN_IDLE, EXCHANGE_AWAITING, EXCHANGE_RECEIVING, EXCHANGE_RELAYING,
-    FACTS_UNREADABLE, RELAY_CHUNKED, RELAY_DONE, RELAY_LENGTH, RELAY_MORE, RELAY_NONE, RELAY_UNCHUNKED,
+    FACTS_MISSING, FACTS_UNREADABLE, RELAY_CHUNKED, RELAY_DONE, RELAY_LENGTH, RELAY_MORE, RELAY_NONE, RELAY_UNCHUNKED,
     RELAY_UNTIL_CLOSE, RELAY_UNTIL_CLOSE_RAW, UPLOAD_BAD, UPLOAD_DONE, UPLOAD_TOO_LARGE, X_BODY_DROPPED,
     X_CLOSE_DOWNSTREAM, X_CUT_THROUGH, X_FACTS_KNOWN, X_FAULT, X_HEAD, X_HEAD_SENT, X_HTTP10,
     X_MULTIPART, X_REQUEST_CHUNKED, X_RESPONSE_BEGAN, X_SAW_TTFT, X_STREAM, X_UPGRADE, X_UPLOAD_DONE,
@@ -60,7 +60,7 @@ from router.native.upload cimport upload_feed
 cdef enum:
     CARRIAGE_RETURN = 13
     LINE_FEED = 10
-    MULTIPART_SCAN_BYTES = 1048576   # limits.MULTIPART_SCAN_BYTES_MAX
+    MULTIPART_SCAN_BYTES = 33554432  # limits.MULTIPART_SCAN_BYTES_MAX
     SLASH = 47
     QUESTION = 63
 
@@ -141,7 +141,7 @@ cdef size_t take_head(core_t* core, downstream_t* down, const uint8_t* data, siz
         return length
     down.phase = DOWN_BODY
     if head.known[FIELD_CONTENT_TYPE] >= 0 \
-            and starts_with(data, head.fields[head.known[FIELD_CONTENT_TYPE]].value, b"multipart/"):
+            and starts_with(data, head.fields[head.known[FIELD_CONTENT_TYPE]].value, b"multipart/form-data"):
         x.flags |= X_MULTIPART
     else:
         x.scan = <body_scan_t*>slab_take(sizeof(body_scan_t))
@@ -197,6 +197,7 @@ cdef bint path_may_name_model(const exchange_t* x) noexcept nogil:
 cdef size_t take_body(core_t* core, exchange_t* x, const uint8_t* data, size_t size) noexcept nogil:
     cdef size_t used = 0
     cdef int result
+    cdef size_t before = buffer_size(&x.body)
     cdef downstream_t* down = x.down
     down.since_us = core.driver.now_us
     result = upload_feed(core, x, data, size, &used)
@@ -213,7 +214,8 @@ cdef size_t take_body(core_t* core, exchange_t* x, const uint8_t* data, size_t s
     if result == UPLOAD_DONE:
         down.phase = DOWN_BUSY
     if x.state == EXCHANGE_RECEIVING:
-        if result == UPLOAD_DONE or (buffer_size(&x.body) > core.options.retry_buffer_bytes_max and facts_are_known(x)):
+        if result == UPLOAD_DONE or (buffer_size(&x.body) > core.options.retry_buffer_bytes_max
+                                     and facts_may_be_known(core, x, before)):
             route_exchange(core, x)
     elif x.state >= EXCHANGE_AWAITING:
         if attempt_push_body(core, x) < 0:
@@ -226,10 +228,12 @@ cdef size_t take_body(core_t* core, exchange_t* x, const uint8_t* data, size_t s
     return used
 
 
-cdef bint facts_are_known(exchange_t* x) noexcept nogil:
-    """Whether an endpoint can be picked before the whole body is here."""
+cdef bint facts_may_be_known(const core_t* core, exchange_t* x, size_t before) noexcept nogil:
+    """Whether it is worth trying to pick an endpoint before the whole body is here; `before` it had so many bytes."""
+    cdef size_t size = buffer_size(&x.body)
     if x.flags & X_MULTIPART:
-        return buffer_size(&x.body) > MULTIPART_SCAN_BYTES       # the model field is not looked for behind that
+        # A form is read by Python from its beginning: again only when twice as much of it is here.
+        return before <= core.options.retry_buffer_bytes_max or size ^ before > before or size > MULTIPART_SCAN_BYTES
     return x.scan == NULL or x.scan.flags & BODY_NOT_OBJECT \
         or (x.scan.flags & BODY_HAS_MODEL and not x.scan.flags & BODY_IN_DOUBT)
 
@@ -239,11 +243,15 @@ cdef bint facts_are_known(exchange_t* x) noexcept nogil:
 cdef void route_exchange(core_t* core, exchange_t* x) noexcept nogil:
     cdef const uint8_t* raw = buffer_bytes(&x.head)
     cdef text_t model
+    cdef int result
     cdef bint in_doubt = x.scan != NULL and x.scan.flags & BODY_IN_DOUBT != 0
     # A model in the path outranks one in the body, as in the APIs that have one there.
     if (in_doubt or x.flags & X_MULTIPART or path_may_name_model(x)) and not x.flags & X_FACTS_KNOWN:
-        if core.hooks.read_facts(core, x, x.flags & X_UPLOAD_DONE != 0) == FACTS_UNREADABLE:
+        result = core.hooks.read_facts(core, x, x.flags & X_UPLOAD_DONE != 0)
+        if result == FACTS_UNREADABLE:
             return                       # it has been answered
+        if result == FACTS_MISSING and x.flags & X_MULTIPART and buffer_size(&x.body) <= MULTIPART_SCAN_BYTES:
+            return                       # a file comes before it: once more of the form is here
     if x.scan != NULL and not in_doubt and not x.flags & X_FACTS_KNOWN:
         if x.scan.flags & BODY_HAS_MODEL:
             exchange_set_model(x, x.scan.model, x.scan.model_length)

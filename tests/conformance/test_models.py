@@ -296,6 +296,27 @@ def test_large_form_with_its_model_first_is_cut_through(conformance: Conformance
         finish_upload(client, upstream, body)
 
 
+def test_large_form_waits_for_the_model_behind_its_file_and_streams_the_rest(conformance: Conformance) -> None:
+    body = form(FILE_PART * 2500, MODEL_PART, FILE_PART * 2500)
+    raw = post(body, kind=BOUNDARY)
+    model_end = raw.index(MODEL_PART) + len(MODEL_PART)
+    with conformance.endpoint(OPEN) as endpoint:
+        client = endpoint.client()
+        client.send(raw[: 2 * MIB], raw[2 * MIB : model_end])
+        assert client.wait_read()
+        assert not endpoint.has_arrival()
+        client.send(raw[model_end : 2 * model_end])
+        upstream = endpoint.accept()
+        upstream.request_head()
+        client.send(raw[2 * model_end :])
+        finish_upload(client, upstream, body)
+
+
+def test_large_form_whose_last_field_is_the_model_goes_to_that_model(conformance: Conformance) -> None:
+    body = form(FILE_PART * 2500, MODEL_PART)
+    assert ask(conformance, OPEN, post(body, kind=BOUNDARY)).body == body
+
+
 def test_large_body_for_an_unknown_model_is_refused_before_it_has_come(lane: Lane) -> None:
     answer, error = refuse(lane, post(b'{"model":"zzz","prompt":"' + b"x" * (3 * MIB) + b'"}')[: 2 * MIB])
     assert answer.status == 404

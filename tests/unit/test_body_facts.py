@@ -12,7 +12,7 @@ from router.body_facts import (
     read_multipart_facts,
     replace_model,
 )
-from router.limits import MULTIPART_SCAN_BYTES_MAX
+from router.limits import MULTIPART_PART_HEAD_BYTES_MAX, MULTIPART_PARTS_MAX, MULTIPART_SCAN_BYTES_MAX
 
 FORM_TYPE = 'multipart/form-data; boundary="----b 1"'
 
@@ -142,6 +142,16 @@ def test_file_name_that_looks_like_a_field_is_no_field() -> None:
 def test_preamble_and_padding_are_passed_over() -> None:
     body = b"preamble\r\n" + form(('name="model"', b"m"), boundary=b"b1").replace(b"--b1\r\n", b"--b1 \t\r\n")
     assert read_multipart_facts("multipart/form-data; boundary=b1", body, True).model == "m"
+
+
+def test_model_behind_too_many_parts_or_too_long_a_head_is_not_looked_for() -> None:
+    model = ('name="model"', b"m")
+    few = form(*[('name="a"', b"")] * (MULTIPART_PARTS_MAX - 1), model)
+    many = form(*[('name="a"', b"")] * MULTIPART_PARTS_MAX, model)
+    long = form((f'name="a"; x="{"y" * MULTIPART_PART_HEAD_BYTES_MAX}"', b""), model)
+    assert read_multipart_facts(FORM_TYPE, few, True).model == "m"
+    assert read_multipart_facts(FORM_TYPE, many, True).model is None
+    assert read_multipart_facts(FORM_TYPE, long, True).model is None
 
 
 def test_model_behind_the_scan_bound_is_not_looked_for() -> None:
