@@ -63,6 +63,7 @@ class Cause(IntEnum):
     TRUNCATED = 50
     UPSTREAM_4XX = 51
     UPSTREAM_5XX = 52
+    WRITE_TIMEOUT = 53
 
 
 class Side(StrEnum):
@@ -328,6 +329,14 @@ OUTCOMES: dict[Cause, Outcome] = {
         "The endpoint sent nothing within the first-byte timeout (timeouts.first_byte_ms){detail}. "
         "Raise it for this route if its prompts need longer.",
         retryable_elsewhere=True,
+    ),
+    # More than is held for another try has gone there.
+    Cause.WRITE_TIMEOUT: _upstream(
+        504,
+        "write_timeout",
+        "The endpoint took nothing of the request body for longer than the write-stall timeout "
+        "(timeouts.write_stall_ms){detail}.",
+        retryable_elsewhere=False,
     ),
     # From here on a part of the answer has usually gone out: then the exchange is reset and no body of ours
     # is sent.

@@ -45,4 +45,5 @@ cdef enum cause:
     CAUSE_TRUNCATED = 50             # reset or closed inside the body
     CAUSE_UPSTREAM_4XX = 51          # passed on unchanged
     CAUSE_UPSTREAM_5XX = 52          # passed on unchanged
+    CAUSE_WRITE_TIMEOUT = 53         # takes nothing of an upload for the write-stall time
     CAUSE_COUNT = 56

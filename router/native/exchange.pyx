@@ -13,6 +13,7 @@ from router.native.buffer cimport buffer_append, buffer_release, buffer_size
 from router.native.causes cimport (
     CAUSE_BODY_TIMEOUT, CAUSE_CLIENT_STALLED, CAUSE_CONNECT_TIMEOUT, CAUSE_FIRST_BYTE_TIMEOUT, CAUSE_HEAD_TIMEOUT,
     CAUSE_IDLE_TIMEOUT, CAUSE_NONE, CAUSE_TLS_HANDSHAKE, CAUSE_TLS_TIMEOUT, CAUSE_TOTAL_TIMEOUT,
+    CAUSE_WRITE_TIMEOUT,
 )
 from router.native.conn cimport CONN_BLOCKED, CONN_HANDSHAKING, CONN_PAUSED
 from router.native.decision cimport decision_end
@@ -320,7 +321,7 @@ cdef uint64_t exchange_deadline(const core_t* core, const downstream_t* down, in
         if x.flags & X_UPLOAD_DONE:
             return sooner(deadline, cause, x.sent_us, x.route.timeouts.first_byte_us, CAUSE_FIRST_BYTE_TIMEOUT)
         if x.up.conn.flags & CONN_BLOCKED:
-            return sooner(deadline, cause, down.since_us, x.route.timeouts.write_stall_us, CAUSE_FIRST_BYTE_TIMEOUT)
+            return sooner(deadline, cause, down.since_us, x.route.timeouts.write_stall_us, CAUSE_WRITE_TIMEOUT)
         return deadline
     if x.state == EXCHANGE_RELAYING:
         if down.conn.flags & CONN_BLOCKED:

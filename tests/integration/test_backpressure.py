@@ -272,12 +272,13 @@ def test_an_engine_that_takes_nothing_for_too_long_is_given_up() -> None:
         body = chat(padding="x" * UPLOAD_BYTES)
         sender = Sender(client, request(body), 1)
         with endpoint.accept() as engine:
-            status, fields, _ = client.take_response()
+            status, fields, answer = client.take_response()
             assert (status, fields["connection"]) == (504, "close")
+            assert b"timeouts.write_stall_ms" in answer
             client.close()
             sender.join()
             engine.wait_closed()
-        assert router.wait_settled().outcomes() == {("first_byte_timeout", "upstream"): 1}
+        assert router.wait_settled().outcomes() == {("write_timeout", "upstream"): 1}
 
 
 def test_an_engine_that_pauses_an_upload_does_not_make_the_client_late() -> None:
