@@ -70,6 +70,9 @@ class Core:
     def set_tls(self, listener_index: int, cert: str, key: str, min_version: str = "1.2") -> None:
         """New connections get this certificate. Raises: ValueError; the old one stays then."""
 
+    def renew_endpoint_tls(self, name: str) -> None:
+        """Reads its TLS files anew, for new connections. Raises: ValueError; the old ones stay then."""
+
     def stop_accepting(self) -> None: ...
     def prepare(self, tables: Any) -> object:
         """Builds the native tables of a router.snapshot.Tables aside.

@@ -50,7 +50,7 @@ from router.native.prefix cimport PrefixTable
 from router.native.prefix_cache cimport prefix_set_capacity
 from router.native.residency cimport ResidencyTable
 from router.native.rewrite cimport compose_local_head
-from router.native.routes cimport Snapshot
+from router.native.routes cimport ANY_POOL, Snapshot
 from router.native.session cimport SessionTable
 from router.native.signals cimport SignalTable
 from router.native.slab cimport slab_give, slab_take
@@ -87,7 +87,7 @@ cdef class Core:
     cdef dict _endpoints             # identity -> Endpoint
     cdef dict _addresses             # url -> resolved addresses
     cdef dict _tls                   # listener index -> TlsContext
-    cdef tuple _models
+    cdef tuple _models                               # known names: of all pools, then of each
 
     def __cinit__(self, *, LoadTable load_table, MetricsTable metrics, int column, hooks, options,
                   PrefixTable prefix_table=None, Learner learner=None, ExplainRing explained=None,
@@ -115,7 +115,7 @@ cdef class Core:
         core.decider = &self._decider.decider
         self._explained = ExplainRing.create(column + 1) if explained is None else explained
         core.explained = self._explained.column(column)
-        self._old_snapshots, self._endpoints, self._tls, self._addresses, self._models = [], {}, {}, {}, ()
+        self._old_snapshots, self._endpoints, self._tls, self._addresses, self._models = [], {}, {}, {}, ((),)
         core.load = &load_table.table
         self._decider.learner.listen(SignalTable.create(load_table.slot_count) if signals is None else signals)
         core.signals = &self._decider.learner.signals.table
@@ -229,6 +229,14 @@ cdef class Core:
         self._tls[listener_index] = context          # connections hold a reference of their own to the one before
         self.core.listener_tls[listener_index] = (<TlsContext>context).context
 
+    def renew_endpoint_tls(self, str name):
+        """Reads the TLS files of the endpoint anew, for the connections from now on. Raises ValueError, and then the
+        old ones stay in use.
+        """
+        for endpoint in self._endpoints.values():
+            if endpoint.name == name:
+                (<Endpoint>endpoint).renew_tls()
+
     def stop_accepting(self):
         cdef int index
         self.driver.paused_listeners = NULL
@@ -271,7 +279,9 @@ cdef class Core:
                 self._decider.decider.prefix, entry.slot, <uint32_t>entry.figures.kv_capacity_tokens)
         self._snapshot = snapshot
         self._endpoints = endpoints
-        self._models = tables.models
+        listed = [{model for index in pool.endpoints for model in tables.endpoints[index].models}
+                  for pool in tables.pools]
+        self._models = (tables.models, *listed)
         self.core.explain_threshold = <uint64_t>min(int(tables.explain_ratio * 2.0 ** 64), 2 ** 64 - 1)
         self.core.prompt_block_bytes = tables.prompt_block_bytes
         self.core.snapshot = &(<Snapshot>snapshot).snapshot
@@ -421,7 +431,13 @@ cdef class Core:
         elif cause == CAUSE_MODEL_NOT_FOUND and not detail:
             name = exchange_model(x)
             detail = f"model {name.data[:name.length].decode(errors='replace')!r}"
-        return self.hooks.error_response(cause, detail, exchange_id(x).data[:x.id_length], self._models)
+        return self.hooks.error_response(cause, detail, exchange_id(x).data[:x.id_length], self.models_known_to(x))
+
+    cdef object models_known_to(self, exchange_t* x):
+        # A route that names its pool knows no others. Numbers of pools are those of the configuration in force.
+        if x.route != NULL and x.route.pool != ANY_POOL and x.snapshot == self.core.snapshot:
+            return self._models[1 + x.route.pool]
+        return self._models[0]
 
     cdef list conditions_of(self, exchange_t* x, uint64_t bits):
         for snapshot in (self._snapshot, *(old[0] for old in self._old_snapshots)):

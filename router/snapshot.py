@@ -63,7 +63,9 @@ class EndpointTables(Struct, frozen=True, kw_only=True):
     connections_max: int
     idle_max: int
     tls: TlsTables | None
-    rewrites: dict[str, str]
+    rewrites: dict[
+        str, tuple[str, str]
+    ]  # to the engine's name, and that as it stands in JSON, without quotes
     addresses: tuple[tuple[str, int], ...]
     figures: FigureTables | None = None
     loads_s: dict[str, float] = {}
@@ -257,12 +259,16 @@ def build_tables(config: schema.Config, slots: Mapping[str, int], routes: Mappin
     )
 
 
+def _in_json(text: str) -> str:
+    return json.encode(text).decode()[1:-1]
+
+
 def _alias(name: str, models: tuple[str | AliasModel, ...]) -> AliasTables:
     costs_ms = quality_costs_ms(models)
     return AliasTables(
         name=name,
         models=tuple(
-            AliasModelTables(name=model, json_name=json.encode(model).decode()[1:-1], quality_s=cost / 1e3)
+            AliasModelTables(name=model, json_name=_in_json(model), quality_s=cost / 1e3)
             for model, cost in costs_ms.items()
         ),
     )
@@ -305,7 +311,7 @@ def _endpoint(
         connections_max=endpoint.capacity.connections_max or bounds.upstream_connections_per_endpoint_max,
         idle_max=bounds.idle_upstream_connections_per_endpoint_max,
         tls=tls,
-        rewrites=endpoint.model_rewrite,
+        rewrites={model: (name, _in_json(name)) for model, name in endpoint.model_rewrite.items()},
         addresses=((url.host, url.port),) if is_literal(url.host) else (),
     )
     digest = hashlib.sha256(json.encode(tables)).hexdigest()

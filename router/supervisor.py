@@ -16,7 +16,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from router.shared_state import SharedState
 from router.slots import SlotsExhausted
 from router.snapshot import build_tables
 from router.takeover import ControlServer, Predecessor, TakeoverError, control_path
-from router.tls_watch import Pair, TlsWatch, check_pair
+from router.tls_watch import TlsFiles, TlsUser, TlsWatch, check_files, tls_files
 from router.worker_process import Plan, WorkerProcess, WorkerState, worker_command
 
 WATCH_S = 1.0  # between looks at heartbeats
@@ -122,10 +122,9 @@ class Supervisor:
     async def start(self) -> None:
         """Starts the workers and returns when all accept. Raises: StartError."""
         assert self._shared is not None
-        pairs = _tls_pairs(self.config)
+        files = tls_files(self.config)
         try:
-            for index, pair in pairs.items():
-                _check_pair(self.config.listeners[index].address, pair)
+            _check_listeners(self.config, files)
             self._slots, self._routes = self._shared.assign(self.config)
             build_tables(self.config, self._slots, self._routes)
         except (SlotsExhausted, ValueError) as exc:
@@ -141,7 +140,7 @@ class Supervisor:
             )
             for index, column in enumerate(self._shared.columns)
         ]
-        self._tls_watch.watch(pairs)
+        self._tls_watch.watch(files)
         self._spawn(self._watch_workers())
         while not all(worker.state is WorkerState.READY for worker in self._workers):
             for worker in self._workers:
@@ -350,15 +349,15 @@ class Supervisor:
         fixed = _needs_restart(self.config, config)
         if fixed:
             return f"{', '.join(fixed)}: cannot change in a running process; use `fairlead upgrade`"
-        pairs = _tls_pairs(config)
-        new_pairs = {
-            index: pair
-            for index, pair in pairs.items()
-            if self.config.listeners[index].tls != config.listeners[index].tls
+        files = tls_files(config)
+        new_files = {
+            user: named
+            for user, named in files.items()
+            if user.endpoint
+            or self.config.listeners[user.listener_index].tls != config.listeners[user.listener_index].tls
         }
         try:
-            for index, pair in new_pairs.items():
-                _check_pair(config.listeners[index].address, pair)
+            _check_listeners(config, new_files)
             slots, routes = shared.assign(config)
             build_tables(config, slots, routes)
         except (SlotsExhausted, ValueError) as exc:
@@ -377,9 +376,9 @@ class Supervisor:
         await asyncio.gather(
             *(self._activate(worker, version) for worker in self._workers if worker.is_alive)
         )
-        self._tls_watch.watch(pairs)
-        for index, pair in new_pairs.items():
-            self._on_tls_change(index, pair)
+        self._tls_watch.watch(files)
+        for user, named in new_files.items():
+            self._on_tls_change(user, named)
         return ""
 
     async def _prepare(self, frame: wire.Prepare) -> str:
@@ -406,12 +405,19 @@ class Supervisor:
             )
             worker.restart()
 
-    def _on_tls_change(self, listener_index: int, pair: Pair) -> None:
-        tls = self.config.listeners[listener_index].tls
-        assert tls is not None
-        frame = wire.SetTls(
-            listener_index=listener_index, certificate=pair[0], key=pair[1], min_version=tls.min_version.value
-        )
+    def _on_tls_change(self, user: TlsUser, files: TlsFiles) -> None:
+        frame: wire.AnyFrame
+        if user.endpoint:
+            frame = wire.RenewEndpointTls(endpoint=user.endpoint)
+        else:
+            tls = self.config.listeners[user.listener_index].tls
+            assert tls is not None
+            frame = wire.SetTls(
+                listener_index=user.listener_index,
+                certificate=files.certificate,
+                key=files.key,
+                min_version=tls.min_version.value,
+            )
         for worker in self._workers:
             worker.tell(frame)
 
@@ -535,26 +541,21 @@ class Supervisor:
         )
 
 
-def _tls_pairs(config: Config) -> dict[int, Pair]:
-    return {
-        index: (listener.tls.cert, listener.tls.key)
-        for index, listener in enumerate(config.listeners)
-        if listener.tls is not None
-    }
-
-
 def _tls_of(listener: schema.Listener) -> tuple[str, str, str] | None:
     tls = listener.tls
     return None if tls is None else (tls.cert, tls.key, tls.min_version.value)
 
 
-def _check_pair(address: str, pair: Pair) -> None:
-    try:
-        check_pair(pair)
-    except OSError as exc:
-        raise ValueError(
-            f"listener {address}: cannot use certificate {pair[0]}, key {pair[1]} ({exc.strerror or exc})"
-        ) from exc
+def _check_listeners(config: Config, files: Mapping[TlsUser, TlsFiles]) -> None:
+    """Raises: ValueError for a listener whose certificate cannot be used. Workers judge an endpoint's."""
+    for user, named in files.items():
+        if user.endpoint:
+            continue
+        try:
+            check_files(named)
+        except OSError as exc:
+            address = config.listeners[user.listener_index].address
+            raise ValueError(f"listener {address}: cannot use {named} ({exc.strerror or exc})") from exc
 
 
 def _needs_restart(old: Config, new: Config) -> list[str]:

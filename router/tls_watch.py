@@ -1,7 +1,7 @@
-"""Certificate files that change are noticed, checked as a pair, and given to the workers.
+"""Certificate files that change are noticed, checked together, and given to the workers.
 
-A stat each second is enough and cannot break on overlay, NFS or Kubernetes' symlink swaps. Invariant: only a
-pair that loads is passed on; a bad or half-written one is logged once and the old one stays in use until the
+A stat each second is enough and cannot break on overlay, NFS or Kubernetes' symlink swaps. Invariant: only
+files that load are passed on; bad or half-written ones are logged once and the old ones stay in use until the
 files change again. Neighbour: supervisor.py owns one and tells the workers.
 """
 
@@ -10,19 +10,61 @@ import logging
 import os
 import ssl
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from router.schema.config import Config
 
 POLL_S = 1.0
 
-Pair = tuple[str, str]  # certificate path, key path
 Fingerprint = tuple[tuple[int, int, int] | None, ...]
 
 logger = logging.getLogger("fairlead.supervisor")
 
 
-def fingerprint(pair: Pair) -> Fingerprint:
-    """Changes when either file is replaced or written; a missing file is None."""
+class TlsUser(NamedTuple):
+    """Who uses certificate files: a listener by its index, or an endpoint by its name."""
+
+    listener_index: int = -1
+    endpoint: str = ""
+
+    def __str__(self) -> str:
+        return f"endpoint {self.endpoint}" if self.endpoint else f"listener {self.listener_index}"
+
+
+class TlsFiles(NamedTuple):
+    """Paths of PEM files; empty where there is none."""
+
+    certificate: str = ""
+    key: str = ""
+    authorities: str = ""
+
+    def __str__(self) -> str:
+        named = {"certificate": self.certificate, "key": self.key, "CA file": self.authorities}
+        return " with ".join(f"{what} {path}" for what, path in named.items() if path)
+
+
+def tls_files(config: Config) -> dict[TlsUser, TlsFiles]:
+    """The certificate files that `config` names, by who uses them."""
+    listeners = {
+        TlsUser(listener_index=index): TlsFiles(listener.tls.cert, listener.tls.key)
+        for index, listener in enumerate(config.listeners)
+        if listener.tls is not None
+    }
+    endpoints = {
+        TlsUser(endpoint=endpoint.name): TlsFiles(
+            endpoint.tls.cert_file or "", endpoint.tls.key_file or "", endpoint.tls.ca_file or ""
+        )
+        for pool in config.pools
+        for endpoint in pool.endpoints
+        if endpoint.url.startswith("https:")
+    }
+    return listeners | {user: files for user, files in endpoints.items() if any(files)}
+
+
+def fingerprint(files: TlsFiles) -> Fingerprint:
+    """Changes when a file is replaced or written; a missing file is None."""
     found: list[tuple[int, int, int] | None] = []
-    for path in pair:
+    for path in filter(None, files):
         try:
             info = os.stat(path)
         except OSError:
@@ -32,48 +74,48 @@ def fingerprint(pair: Pair) -> Fingerprint:
     return tuple(found)
 
 
-def check_pair(pair: Pair) -> None:
-    """Raises: OSError (ssl.SSLError among them) when the files are not a certificate and its key."""
-    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*pair)
+def check_files(files: TlsFiles) -> None:
+    """Raises: OSError (ssl.SSLError among them) when a certificate, its key or authorities do not load."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if files.certificate:
+        context.load_cert_chain(files.certificate, files.key or None)
+    if files.authorities:
+        context.load_verify_locations(files.authorities)
 
 
 class TlsWatch:
-    """Watches one pair per listener index and calls `on_change(listener_index, pair)` for good new ones."""
+    """Watches the files of each user and calls `on_change(user, files)` for good new ones."""
 
-    def __init__(self, on_change: Callable[[int, Pair], None]) -> None:
+    def __init__(self, on_change: Callable[[TlsUser, TlsFiles], None]) -> None:
         self._on_change = on_change
-        self._pairs: dict[int, Pair] = {}
-        self._seen: dict[int, Fingerprint] = {}
+        self._files: dict[TlsUser, TlsFiles] = {}
+        self._seen: dict[TlsUser, Fingerprint] = {}
 
-    def watch(self, pairs: Mapping[int, Pair]) -> None:
-        """The listeners from now on, as their files are now."""
-        self._pairs = dict(pairs)
-        self._seen = {index: fingerprint(pair) for index, pair in self._pairs.items()}
+    def watch(self, files: Mapping[TlsUser, TlsFiles]) -> None:
+        """The users from now on, as their files are now."""
+        self._files = dict(files)
+        self._seen = {user: fingerprint(named) for user, named in self._files.items()}
 
     async def run(self) -> None:
         """Polls until cancelled."""
         while True:
             await asyncio.sleep(POLL_S)
-            if self._pairs:
+            if self._files:
                 await self.poll()
 
     async def poll(self) -> None:
-        """Looks at every pair once, off the loop: the files may be on a slow mount."""
+        """Looks at all files once, off the loop: they may be on a slow mount."""
         loop = asyncio.get_running_loop()
-        for index, pair in list(self._pairs.items()):
-            now = await loop.run_in_executor(None, fingerprint, pair)
-            if now == self._seen.get(index) or self._pairs.get(index) != pair:
+        for user, files in list(self._files.items()):
+            now = await loop.run_in_executor(None, fingerprint, files)
+            if now == self._seen.get(user) or self._files.get(user) != files:
                 continue
-            self._seen[index] = now
+            self._seen[user] = now
             try:
-                await loop.run_in_executor(None, check_pair, pair)
+                await loop.run_in_executor(None, check_files, files)
             except OSError as exc:
-                logger.error(
-                    "listener %d: certificate %s with key %s is no good (%s); the old one stays in use",
-                    index,
-                    *pair,
-                    exc.strerror or exc,
-                )
+                reason = exc.strerror or exc
+                logger.error("%s: %s is no good (%s); the old one stays in use", user, files, reason)
                 continue
-            logger.info("listener %d: certificate %s has changed and is in use now", index, pair[0])
-            self._on_change(index, pair)
+            logger.info("%s: %s has changed and is in use now", user, files)
+            self._on_change(user, files)

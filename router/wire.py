@@ -120,6 +120,12 @@ class SetTls(Frame, frozen=True, kw_only=True):
     min_version: str
 
 
+class RenewEndpointTls(Frame, frozen=True, kw_only=True):
+    """Supervisor → worker: files of an endpoint's TLS settings have changed and load."""
+
+    endpoint: str
+
+
 class Drain(Frame, frozen=True, kw_only=True):
     """Supervisor → worker: accept no more, finish what is open, cut it at the deadline, exit 0."""
 
@@ -226,6 +232,7 @@ AnyFrame = (
     | Abort
     | Activated
     | SetTls
+    | RenewEndpointTls
     | Drain
     | ReopenLog
     | Query

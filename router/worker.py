@@ -159,6 +159,8 @@ class Worker:
                 self._channel.post(wire.Answer(query_id=frame.query_id, rows=self._answer(frame.subject)))
             case wire.SetTls():
                 self._set_tls(frame)
+            case wire.RenewEndpointTls(endpoint=endpoint):
+                self._renew_endpoint_tls(endpoint)
             case wire.ReopenLog():
                 if self._log is not None:
                     self._log.reopen()
@@ -201,6 +203,12 @@ class Worker:
                 frame.certificate,
                 exc,
             )
+
+    def _renew_endpoint_tls(self, endpoint: str) -> None:
+        try:
+            self._core.renew_endpoint_tls(endpoint)
+        except ValueError as exc:
+            logger.error("endpoint %s: %s; what was there stays in use", endpoint, exc)
 
     def _answer(self, subject: str) -> list[dict[str, Any]]:
         return self._core.debug_pools() if subject == "pools" else self._core.debug_endpoints()

@@ -24,6 +24,7 @@ cdef struct address_t:
 cdef struct rewrite_t:               # the client's model name -> the engine's
     text_t name
     text_t engine_name
+    text_t json_name                 # engine_name as it stands in JSON, without quotes
 
 cdef struct endpoint_t:
     uint32_t slot                    # in the load table
@@ -84,5 +85,7 @@ cdef class Endpoint:
     cdef readonly str url
     cdef list _kept
     cdef object _tls
+    cdef object _tls_tables
+    cdef renew_tls(self)
     cpdef set_addresses(self, list addresses)
     cdef text_t keep(self, bytes data)

@@ -104,17 +104,17 @@ cdef class Endpoint:
         self.endpoint.connections_max = tables.connections_max
         self.endpoint.idle_max = tables.idle_max
         if tables.tls is not None:
-            self._tls = TlsContext.client(verify=tables.tls.verify, ca_file=tables.tls.ca_file, cert=tables.tls.cert,
-                                          key=tables.tls.key)
-            self.endpoint.tls_context = (<TlsContext>self._tls).context
+            self._tls_tables = tables.tls
+            self.renew_tls()
             self.endpoint.server_name = <const char*>self.keep(tables.tls.server_name.encode("idna")).data
         if tables.rewrites:
             self.endpoint.rewrites = <rewrite_t*>calloc(len(tables.rewrites), sizeof(rewrite_t))
             if self.endpoint.rewrites == NULL:
                 raise MemoryError
-            for name, engine_name in tables.rewrites.items():
+            for name, (engine_name, json_name) in tables.rewrites.items():
                 self.endpoint.rewrites[self.endpoint.rewrite_count].name = self.keep(name.encode())
                 self.endpoint.rewrites[self.endpoint.rewrite_count].engine_name = self.keep(engine_name.encode())
+                self.endpoint.rewrites[self.endpoint.rewrite_count].json_name = self.keep(json_name.encode())
                 self.endpoint.rewrite_count += 1
         self.set_addresses(list(tables.addresses))
 
@@ -127,6 +127,13 @@ cdef class Endpoint:
         text.data = <const uint8_t*>data
         text.length = <uint32_t>len(data)
         return text
+
+    cdef renew_tls(self):
+        # Connections hold a reference of their own to the context before.
+        tls = self._tls_tables
+        if tls is not None:
+            self._tls = TlsContext.client(verify=tls.verify, ca_file=tls.ca_file, cert=tls.cert, key=tls.key)
+            self.endpoint.tls_context = (<TlsContext>self._tls).context
 
     cpdef set_addresses(self, list addresses):
         """Takes resolved (host, port) pairs, or ("/path", 0) for a Unix socket; at most ENDPOINT_ADDRESSES_MAX are

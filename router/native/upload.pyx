@@ -83,7 +83,7 @@ cdef text_t upload_name(const exchange_t* x, text_t model, bint in_json) noexcep
     for index in range(x.endpoint.rewrite_count):
         if x.endpoint.rewrites[index].name.length == model.length \
                 and memcmp(x.endpoint.rewrites[index].name.data, model.data, model.length) == 0:
-            return x.endpoint.rewrites[index].engine_name
+            return x.endpoint.rewrites[index].json_name if in_json else x.endpoint.rewrites[index].engine_name
     if x.served != NULL:
         return x.served.json_name if in_json else x.served.name
     same.data, same.length = NULL, 0

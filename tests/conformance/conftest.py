@@ -40,8 +40,8 @@ def particular(made: Conformance) -> dict[str, Any]:
             "endpoints": [
                 {
                     "url": made.url("127.5.0.1") + "/base/path",
-                    "models": ["keyed", "pretty", "längs"],
-                    "model_rewrite": {"pretty": "org/engine-name", "längs": "s"},
+                    "models": ["keyed", "pretty", "längs", "odd"],
+                    "model_rewrite": {"pretty": "org/engine-name", "längs": "s", "odd": 'a"b\\c'},
                     "auth": {"bearer": "sk-endpoint"},
                     "host": "engine.example:8000",
                 }

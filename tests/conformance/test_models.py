@@ -194,6 +194,12 @@ def test_unknown_model_is_404_with_the_known_names(lane: Lane, model: bytes) -> 
     assert answer.value("x-should-retry") == b"false"
 
 
+def test_unknown_model_of_a_route_to_a_pool_is_told_the_names_of_that_pool(lane: Lane) -> None:
+    answer, error = refuse(lane, post(b'{"model":"open"}', path=lane.path))
+    assert answer.status == 404
+    assert f"model 'open'; known: 'lane{lane.number}'." in error["message"]
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -296,7 +302,9 @@ def test_large_form_with_its_model_first_is_cut_through(conformance: Conformance
         finish_upload(client, upstream, body)
 
 
-def test_large_form_waits_for_the_model_behind_its_file_and_streams_the_rest(conformance: Conformance) -> None:
+def test_large_form_waits_for_the_model_behind_its_file_and_streams_the_rest(
+    conformance: Conformance,
+) -> None:
     body = form(FILE_PART * 2500, MODEL_PART, FILE_PART * 2500)
     raw = post(body, kind=BOUNDARY)
     model_end = raw.index(MODEL_PART) + len(MODEL_PART)
@@ -358,6 +366,7 @@ REWRITTEN = {
         b'{"n":1, "model" : "org/engine-name" ,"x":"pretty"}',
     ),
     "to a shorter name": (b'{"model":"l\xc3\xa4ngs","a":[]}', b'{"model":"s","a":[]}'),
+    "with what JSON escapes": (b'{"model":"odd"}', b'{"model":"a\\"b\\\\c"}'),
     "another model": (b'{"model":"keyed","x":"pretty"}', b'{"model":"keyed","x":"pretty"}'),
 }
 

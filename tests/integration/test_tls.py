@@ -137,6 +137,9 @@ def scene(papers: Papers, fleet: Fleet) -> Iterator[Scene]:
         "unchecked": SecureEndpoint(
             papers.server_context("unchecked", "else.example", authority=papers.stranger)
         ),
+        "renewed": SecureEndpoint(
+            papers.server_context("renewed-leaf", "127.0.0.1", authority=papers.stranger)
+        ),
         "demanding": SecureEndpoint(demanding),
         "unmet": SecureEndpoint(demanding),
     }
@@ -144,6 +147,8 @@ def scene(papers: Papers, fleet: Fleet) -> Iterator[Scene]:
     settings["named"]["server_name"] = "engine.example"
     settings["misnamed"]["server_name"] = "other.example"
     settings["unchecked"] = {"verify": False}
+    papers.authority.cert_pem.write_to_path(papers.folder / "renewed.pem")
+    settings["renewed"] = {"ca_file": str(papers.folder / "renewed.pem")}
     settings["demanding"] |= {"cert_file": ours[0], "key_file": ours[1]}
     rows = [
         {"name": name, "url": endpoint.url, "models": [name], "tls": settings[name]}
@@ -184,6 +189,45 @@ def test_an_endpoint_with_the_wrong_papers_is_a_502_and_gets_no_byte(scene: Scen
         status, _, body = client.take_response()
         assert status == 502
         assert json.loads(body)["error"]["code"] in ("tls_failed", "upstream_reset")
+    scene.router.wait_settled()
+
+
+def test_a_renewed_client_certificate_is_shown_on_the_next_connection(scene: Scene) -> None:
+    def serial() -> int:
+        with scene.dial() as client:
+            scene.ask("demanding", client)
+            with scene.endpoints["demanding"].accept() as engine:
+                engine.take_request()
+                assert isinstance(engine.sock, ssl.SSLSocket)
+                shown = engine.sock.getpeercert() or {}
+                engine.send_response(b"{}", connection="close")
+                assert client.take_response()[0] == 200
+        return int(str(shown["serialNumber"]), 16)
+
+    before = serial()
+    scene.papers.issue("ours", "router.example")
+    wait_until(lambda: serial() != before, "the new certificate is shown")
+    scene.router.wait_settled()
+
+
+def test_authorities_that_change_are_trusted_on_the_next_connection(scene: Scene) -> None:
+    # A file of its own: "stranger" is not trusted by the others', and they go on being spoken to.
+    path = scene.papers.folder / "renewed.pem"
+
+    def is_trusted() -> bool:
+        with scene.dial() as client:
+            scene.ask("renewed", client)
+            try:
+                with scene.endpoints["renewed"].accept() as engine:
+                    engine.take_request()
+                    engine.send_response(b"{}", connection="close")
+            except (ssl.SSLError, ConnectionError, EOFError):
+                pass
+            return client.take_response()[0] == 200
+
+    assert not is_trusted()
+    scene.papers.stranger.cert_pem.write_to_path(path)
+    wait_until(is_trusted, "the new authority is trusted")
     scene.router.wait_settled()
 
 
