@@ -8,6 +8,7 @@ it.
 
 import asyncio
 import logging
+import ssl
 import time
 from collections.abc import Callable, Mapping
 
@@ -91,7 +92,9 @@ class ModelList:
             headers["Host"] = endpoint.host
         url = endpoint.url.rstrip("/") + "/v1/models"
         try:
-            async with self._session.get(url, headers=headers, ssl=endpoint.tls.verify) as response:
+            context = await asyncio.to_thread(_tls_context, endpoint)
+            name = endpoint.tls.server_name if context else None
+            async with self._session.get(url, headers=headers, ssl=context, server_hostname=name) as response:
                 body = bytearray()
                 async for data in response.content.iter_any():
                     body += data
@@ -99,10 +102,23 @@ class ModelList:
                         raise aiohttp.ClientPayloadError("the list is too long")
             if response.status == 200:
                 names = [model.id for model in _decoder.decode(body).data][: limits.MODELS_MAX]
-        except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError) as exc:
+        except (aiohttp.ClientError, OSError, msgspec.MsgspecError) as exc:
             logger.debug("endpoint %s: no model list (%s)", endpoint.name, exc)
         self._asked[endpoint.name] = (now, names)
         return names
+
+
+def _tls_context(endpoint: Endpoint) -> ssl.SSLContext | bool:
+    """How the endpoint is spoken to, as the core does. Raises: OSError for files that do not load."""
+    tls = endpoint.tls
+    if not endpoint.url.startswith("https:"):
+        return False
+    context = ssl.create_default_context(cafile=tls.ca_file)
+    if not tls.verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if tls.cert_file:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    return context
 
 
 def _is_ejected(load: LoadTable, slots: Mapping[str, int], endpoint: Endpoint, now_us: int) -> bool:

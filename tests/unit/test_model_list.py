@@ -1,8 +1,12 @@
 """The model list is the union over pools that live, and no endpoint can spoil it."""
 
 import asyncio
+import json
+import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
+import trustme
 from aiohttp import web
 
 from router.config import parse_config
@@ -77,17 +81,58 @@ def test_endpoints_without_names_are_asked_and_a_failing_one_keeps_its_last_answ
     asyncio.run(test())
 
 
+def test_an_endpoint_is_asked_over_tls_as_it_is_configured(tmp_path: Path) -> None:
+    ours = trustme.CA()
+    ca_file, client_file = str(tmp_path / "ca.pem"), str(tmp_path / "client.pem")
+    ours.cert_pem.write_to_path(ca_file)
+    ours.issue_cert("router.example").private_key_and_cert_chain_pem.write_to_path(client_file)
+    demanding = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ca_file)
+    demanding.verify_mode = ssl.CERT_REQUIRED
+    ours.issue_cert("engine.example").configure_cert(demanding)
+    listed = {"object": "list", "data": [{"id": "x"}]}
+
+    async def engine(_request: web.Request) -> web.StreamResponse:
+        return web.json_response(listed)
+
+    async def names(url: str, tls: dict[str, str]) -> list[str]:
+        endpoint = {"url": url, "name": "e", "tls": tls}
+        config = parse_config(json.dumps({"pools": [{"name": "p", "endpoints": [endpoint]}]}))
+        load = LoadTable.create(8, 1)
+        models = ModelList(lambda: (config, {"e": 0}, load))
+        try:
+            return await models.names()
+        finally:
+            await models.close()
+
+    async def test() -> None:
+        async with Served(engine, demanding) as port:
+            url = f"https://127.0.0.1:{port}"
+            known = {"ca_file": ca_file, "server_name": "engine.example"}
+            shown = {"cert_file": client_file, "key_file": client_file}
+            assert await names(url, known | shown) == ["x"]
+            assert await names(url, known) == []
+            assert await names(url, {"server_name": "engine.example"} | shown) == []
+            assert await names(url, {"ca_file": ca_file} | shown) == []
+
+    asyncio.run(test())
+
+
 class Served:
     """A server of one handler for every path; its port."""
 
-    def __init__(self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> None:
+    def __init__(
+        self,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._context = context
         application = web.Application()
         application.router.add_get("/{path:.*}", handler)
         self._runner = web.AppRunner(application)
 
     async def __aenter__(self) -> int:
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._context).start()
         return int(self._runner.addresses[0][1])
 
     async def __aexit__(self, *_: object) -> None:
