@@ -57,7 +57,13 @@ class RouteTimeouts(Section, frozen=True, kw_only=True):
     tls_ms: Annotated[Milliseconds | None, Meta(description="As `timeouts.tls_ms`, towards endpoints.")] = (
         None
     )
-    body_ms: Annotated[Milliseconds | None, Meta(description="As `timeouts.body_ms`.")] = None
+    body_ms: Annotated[
+        Milliseconds | None,
+        Meta(
+            description="As `timeouts.body_ms`, from the pick on: for bodies that are cut through. "
+            "Before it, the model and so the route are not known."
+        ),
+    ] = None
     first_byte_ms: Annotated[Milliseconds | None, Meta(description="As `timeouts.first_byte_ms`.")] = None
     idle_ms: Annotated[Milliseconds | None, Meta(description="As `timeouts.idle_ms`.")] = None
     total_ms: Annotated[MillisecondsOrOff | None, Meta(description="As `timeouts.total_ms`.")] = None
