@@ -84,6 +84,7 @@ cdef struct world_t:
     request_t* untold                # picked since the last gossip, in order
     request_t* untold_last
     bint is_gossip_lost
+    bint is_gossip_fresh             # what replicas hold of each other is no older than GOSSIP_STALE_US
     uint32_t mark_index              # at its arrival the busy times so far are noted
     uint64_t* busy_mark_us           # busy_mark_us[endpoint_count]
     uint64_t mark_us

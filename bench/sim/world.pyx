@@ -4,7 +4,8 @@ A request comes to a router, which picks with the decision core exactly as the p
 decision_charge in one step, decision_first_token, decision_end), travels half a round trip, is batched by the engine's
 step model, and its first and last token travel back. What fails is sent elsewhere, up to ATTEMPTS_MAX times, unless its
 first token had been seen. Routers share nothing but what gossip carries: each copies its own column of the accounts to
-the others at every interval, and what is not renewed is dropped; and it tells what prompts it gave to whom since.
+the others at every interval, and what is not renewed is dropped; and it tells what prompts it gave to whom since. In
+between each expects that the others do as it does.
 
 Invariant: a run depends on its inputs alone. Equal times are served in the order they were planned, random words come
 from (seed, request, attempt), and nothing reads a clock. Neighbours: agenda (what is next), engine (one engine),
@@ -32,8 +33,8 @@ from router.native.learner cimport (
     learner_decoded, learner_expected_output, learner_joined, learner_output,
 )
 from router.native.loadtable cimport (
-    ROW_COUNT, ROW_IN_FLIGHT, ROW_KV_TOKENS, ROW_PENDING, load_eject, load_observe_outcome, load_observe_ttft,
-    load_readmit, load_set_remote, load_sum,
+    ROW_COUNT, ROW_IN_FLIGHT, ROW_KV_TOKENS, ROW_PENDING, load_eject, load_expect_remote, load_observe_outcome,
+    load_observe_ttft, load_readmit, load_set_remote, load_sum,
 )
 from router.native.pick cimport decider_t
 from router.native.prefix cimport prefix_insert
@@ -153,8 +154,10 @@ cdef void _send(world_t* world, request_t* request) noexcept nogil:
     request.endpoint = <int32_t>choice.candidates.slots[winner]
     request.sequence = NO_SEQUENCE
     request.picked_us = world.now_us
-    if world.gossip_us and world.replica_count > 1 and not request.is_untold:
-        _keep_untold(world, request)
+    if world.gossip_us and world.replica_count > 1:
+        _expect_others(world, request)
+        if not request.is_untold:
+            _keep_untold(world, request)
     agenda_add(&world.agenda, world.now_us + world.endpoints[request.endpoint].half_rtt_us, EVENT_DELIVERY,
                <int32_t>request.index, request.serial)
 
@@ -406,6 +409,15 @@ cdef inline void _keep_untold(world_t* world, request_t* request) noexcept nogil
     world.untold_last = request
 
 
+cdef inline void _expect_others(world_t* world, const request_t* request) noexcept nogil:
+    cdef uint32_t other
+    if not world.is_gossip_fresh:        # nobody would ever correct it
+        return
+    for other in range(world.replica_count):
+        if other != request.replica:
+            load_expect_remote(world.deciders[request.replica].load, other, &request.charge)
+
+
 cdef void _tell_claims(world_t* world) noexcept nogil:
     """What each replica gave to whom since the last time, as it claimed it itself."""
     cdef request_t* request = world.untold
@@ -427,6 +439,7 @@ cdef void _gossip(world_t* world, bint is_stale) noexcept nogil:
     cdef uint32_t[6] cells               # ROW_COUNT
     cdef uint32_t teller, hearer, slot, row
     cdef decider_t* own
+    world.is_gossip_fresh = not is_stale
     for teller in range(world.replica_count):
         own = world.deciders[teller]
         for slot in range(world.endpoint_count):

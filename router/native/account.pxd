@@ -129,3 +129,5 @@ cdef void load_read(
 ) noexcept nogil
 # Another replica's account, taken as its column; `cells` is ROW_COUNT values of one slot.
 cdef void load_set_remote(load_table_t* table, uint32_t column, uint32_t slot, const uint32_t* cells) noexcept nogil
+# Until it is heard of again: it is expected to have charged what this one has, for it saw what this one saw.
+cdef void load_expect_remote(load_table_t* table, uint32_t column, const charge_t* charge) noexcept nogil

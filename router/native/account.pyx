@@ -266,6 +266,19 @@ cdef void load_set_remote(load_table_t* table, uint32_t column, uint32_t slot, c
         store_u32(load_cell_at(table, column, row, slot), cells[row])
 
 
+cdef void load_expect_remote(load_table_t* table, uint32_t column, const charge_t* charge) noexcept nogil:
+    cdef uint32_t* cell = load_cell_at(table, column, 0, charge.slot)
+    cdef size_t stride = table.slot_count
+    if charge.state != CHARGE_PENDING:
+        return
+    _activate(table, column)
+    _add(cell + ROW_IN_FLIGHT * stride, 1)
+    _add(cell + ROW_PENDING * stride, 1)
+    _add(cell + ROW_QUEUED_TOKENS * stride, charge.uncached_tokens)
+    _add(cell + ROW_QUEUED_WORK * stride, charge.work_ticks)
+    _add(cell + ROW_KV_TOKENS * stride, charge.kv_tokens)
+
+
 # --- sums ------------------------------------------------------------------------------------------------------------
 
 cdef inline uint32_t _word_count(load_table_t* table) noexcept nogil:

@@ -64,6 +64,8 @@ class LoadTable:
         """
     def set_remote(self, column: int, slot: int, cells: Sequence[int]) -> None:
         """Another replica's account of a slot, as ROW_COUNT cells of a column that nobody here charges."""
+    def expect_remote(self, column: int, charge: Charge) -> None:
+        """Until it is set again: that replica is expected to have made a pending charge like this one."""
     def row(self, row: int, slots: Sequence[int], in_a_row: bool = False) -> list[float]:
         """Sums over columns of a row of accounts; ROW_COUNT rows, in the order of native/account.pxd."""
     def read(self, slots: Sequence[int], now_us: int, in_a_row: bool = False) -> dict[str, list[float]]:

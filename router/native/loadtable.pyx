@@ -269,6 +269,10 @@ cdef class LoadTable:
             values[row] = value
         load_set_remote(&self.table, column, slot, values)
 
+    def expect_remote(self, uint32_t column, Charge charge not None):
+        _check(self, column, charge.charge.slot)
+        load_expect_remote(&self.table, column, &charge.charge)
+
     def row(self, int row, slots, bint in_a_row=False):
         """Sums of a row, of `slots` one by one or of as many in a row from the first: what picks by load read."""
         cdef uint32_t[::1] wanted = self._slots(slots, in_a_row)

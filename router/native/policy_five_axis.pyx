@@ -20,9 +20,8 @@ cached is asked for once more (h / (1 - h) of the running hit ratio); evicted, h
 there would have been (prefix), and of a prompt longer than usual (the running mean) no more counts, or that term alone
 would place it. With a target for the first token its predicted 95 % quantile is held under it by a soft penalty, and
 the time itself no longer counts: any endpoint that keeps the promise is good enough. Within a band above the least
-score the choice is where the session was last, else by rendezvous hashing of the session, or random.
-Neighbours: view (accounts), residency
-(loads), session (where it was), learner (figures), explain (asks for the terms).
+score the choice is where the session was last, else by rendezvous hashing of the session, or random. Neighbours: view
+(accounts), residency (loads), session (where it was), learner (figures), explain (asks for the terms).
 """
 
 from libc.math cimport INFINITY

@@ -111,6 +111,22 @@ def test_account_of_another_replica_counts_and_its_head_does_not() -> None:
         table.set_remote(2, 2, [0] * 5)
 
 
+def test_what_another_replica_is_expected_to_charge_counts_until_it_is_heard_of() -> None:
+    table = LoadTable.create(4, 2)
+    table.set_remote(1, 2, [1, 0, 0, 0, 500, 0])
+    charge = table.charge(0, 2, uncached_tokens=100, work_us=2_000, kv_tokens=150, now_us=NOW_US)
+    table.expect_remote(1, charge)
+    view = table.view(2)
+    assert (view["in_flight"], view["pending"], view["queued_tokens"]) == (3, 2, 200)
+    assert (view["queued_work_us"], view["kv_tokens"]) == (4_000, 800)
+    assert table.progress_us([2], NOW_US + 10_000) == [2_000]  # of this router's own only
+    table.first_token(0, charge)
+    table.expect_remote(1, charge)  # pending no more: the others' will be, or not
+    assert table.in_flight(2) == 3
+    table.set_remote(1, 2, [2, 1, 300, 100, 900, 100])
+    assert table.in_flight(2) == 3 and table.view(2)["kv_tokens"] == 1_050
+
+
 def test_dead_worker_leaves_no_account() -> None:
     table = LoadTable.create(4, 2)
     body = """
