@@ -419,8 +419,9 @@ def demo(
                 )
             )
         except (aiohttp.ClientError, OSError, ValueError, click.ClickException) as problem:
-            log = (folder / "router.log").read_text(errors="replace")[-4000:]
-            raise click.ClickException(f"{problem}\nthe router's log:\n{log}") from problem
+            log = folder / "router.log"
+            said = f"\nthe router's log:\n{log.read_text(errors='replace')[-4000:]}" if log.exists() else ""
+            raise click.ClickException(f"{problem}{said}") from problem
     sys.exit(1 if failed else 0)
 
 

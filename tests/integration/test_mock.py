@@ -5,12 +5,12 @@ what it says.
 import contextlib
 import http.client
 import json
+import select
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +25,7 @@ from bench.mock.fleet import EngineSpec, Fleet
 from bench.native.engine import EngineLoop
 from bench.native.fault import KINDS
 from bench.native.replies import answer_text, prompt_seed
+from tests.integration.processes import wait_until
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 
@@ -47,14 +48,6 @@ def fleet() -> Iterator[Fleet]:
 def client(fleet: Fleet, index: int) -> Any:
     """An OpenAI client; Any, for its overloads do not take plain dictionaries."""
     return openai.OpenAI(base_url=fleet.urls[index] + "/v1", api_key="none", max_retries=0, timeout=10)
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    """Wait for what another thread is about to do."""
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def get(fleet: Fleet, index: int, path: str) -> bytes:
@@ -96,7 +89,6 @@ def exchange(fleet: Fleet, index: int, request: bytes, until: bytes = b"") -> tu
 
 
 # --- what clients see
-# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -191,7 +183,7 @@ def test_a_client_that_leaves_frees_its_sequence(fleet: Fleet) -> None:
         pass
     assert fleet.stats(2)["running"] == 1
     stream.close()
-    eventually(lambda: fleet.stats(2)["aborted"] == before + 1)
+    wait_until(lambda: fleet.stats(2)["aborted"] == before + 1, "the sequence is aborted")
     assert fleet.stats(2)["running"] == fleet.stats(2)["in_flight"] == 0
 
 
@@ -199,7 +191,9 @@ def test_a_client_that_does_not_read_bounds_what_is_written_for_it(fleet: Fleet)
     with connected(fleet, 0) as sock:
         before = fleet.stats(0)["finished"]
         sock.sendall(raw_request({"stream": True, "max_tokens": 100_000}))
-        eventually(lambda: fleet.stats(0)["in_flight"] == 1)
+        assert select.select([sock], [], [], 10)[0]
+        now = fleet.stats(0)
+        assert (now["in_flight"], now["finished"]) == (1, before), "it has written all that it may"
         got = 0
         tail = b""
         while not tail.endswith(b"0\r\n\r\n"):
@@ -207,7 +201,7 @@ def test_a_client_that_does_not_read_bounds_what_is_written_for_it(fleet: Fleet)
             got += len(part)
             tail = (tail + part)[-16:]
         assert got > 10_000_000
-        eventually(lambda: fleet.stats(0)["finished"] == before + 1)
+        wait_until(lambda: fleet.stats(0)["finished"] == before + 1, "the answer is finished")
 
 
 def test_metrics_are_vllms_and_the_load_report_comes_on_request(fleet: Fleet) -> None:
@@ -275,7 +269,6 @@ def test_manual_engines_step_when_told(fleet: Fleet) -> None:
 
 
 # --- faults
-# -------------------------------------------------------------------------------------------------------
 
 STREAM: dict[str, object] = {"stream": True, "max_tokens": 4}
 
@@ -312,11 +305,11 @@ def test_faults_that_hang_hold_the_slot_until_the_client_leaves(fleet: Fleet) ->
         got = b""
         while tokens(got) < 2:
             got += second.recv(65536)
-        eventually(lambda: fleet.stats(0)["in_flight"] == 2)
+        wait_until(lambda: fleet.stats(0)["in_flight"] == 2, "both hang")
         first.setblocking(False)
         with pytest.raises(BlockingIOError):
             first.recv(1)
-    eventually(lambda: fleet.stats(0)["in_flight"] == 0)
+    wait_until(lambda: fleet.stats(0)["in_flight"] == 0, "both have left")
     got, _ = exchange(fleet, 0, raw_request({}, "hang:5"), until=b"}}}")  # for 5 ms, then as if nothing were
     assert got.startswith(b"HTTP/1.1 200 OK")
 
@@ -388,15 +381,16 @@ def test_faults_at_run_time_and_of_a_whole_engine(fleet: Fleet) -> None:
     fleet.set_fault(3, "status:500@0.5")
     assert {status("POST", "/v1/chat/completions", chat) for _ in range(60)} == {200, 500}
     fleet.set_fault(3, "flap:2")
-    deadline = time.monotonic() + 10
-    seen: set[int] = set()
-    while seen != {200, 503} and time.monotonic() < deadline:
-        seen.add(status("POST", "/v1/chat/completions", chat))
-    assert seen == {200, 503}
+    for due in (200, 503, 200):
+
+        def is_due(due: int = due) -> bool:
+            return status("POST", "/v1/chat/completions", chat) == due
+
+        wait_until(is_due, f"{due} in its turn")
     fleet.set_fault(3)
     assert status("POST", "/v1/chat/completions", chat) == 200
     fleet.set_fault(3, "idle-close:20")
-    eventually(lambda: fleet.stats(3)["connections_open"] == 0)
+    wait_until(lambda: fleet.stats(3)["connections_open"] == 0, "idle connections are closed")
     fleet.set_fault(3, "refuse:50")
     with pytest.raises(ConnectionRefusedError), connected(fleet, 3):
         pass
@@ -406,7 +400,7 @@ def test_faults_at_run_time_and_of_a_whole_engine(fleet: Fleet) -> None:
             return True
         return False
 
-    eventually(accepts)
+    wait_until(accepts, "it accepts again")
     with pytest.raises(ValueError, match="not a fault"):
         fleet.set_fault(3, "nonsense")
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
 from pathlib import Path
 
 from tests.integration.processes import BOUND_S, endpoint, read_until, router, wait_gone, wait_until
@@ -197,4 +196,8 @@ def test_stale_control_and_traffic_sockets_of_a_killed_router_do_not_hinder_the_
         assert first.wait(BOUND_S) == -signal.SIGKILL
         second = fairlead.start(wait=False)
         fairlead.wait_notified("READY=1", second)
-        assert isinstance(second, subprocess.Popen)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(BOUND_S)
+            sock.connect(f"{tmp_path}/traffic.sock")
+            sock.sendall(b"GET /who HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"200 OK" in read_until(sock, b"}")

@@ -50,12 +50,16 @@ def test_only_the_exchanges_of_a_killed_worker_fail() -> None:
     ):
         pairs = streams(router, endpoint, 24)
         router.wait_in_flight(24)
+        wait_until(
+            lambda: sum(held_by_worker(router).values()) == 24, "both workers have told what they hold"
+        )
+        held = held_by_worker(router)
         before = router.metrics()
-        _, survivor = kill_one(router)
+        victim, survivor = kill_one(router)
         # Who was cut has seen it by now: the kernel closed a dead process's sockets.
-        cut = [pair for pair in pairs if not pair[0].is_quiet()]
         kept = [pair for pair in pairs if pair[0].is_quiet()]
-        assert len(kept) + len(cut) == 24
+        cut = [pair for pair in pairs if pair not in kept]
+        assert (len(cut), len(kept)) == (held[victim], held[survivor])
         router.wait_in_flight(len(kept))
         for client, engine in cut:
             client.wait_closed()
@@ -78,6 +82,11 @@ def test_only_the_exchanges_of_a_killed_worker_fail() -> None:
             client.reset()
             engine.wait_closed()
         router.wait_settled()
+
+
+def held_by_worker(router: RouterProcess) -> dict[int, int]:
+    """Open exchanges by pid, as of each worker's last heartbeat."""
+    return {row["pid"]: row["open_exchanges"] for row in router.debug_workers()}
 
 
 def wait_more(finished: list[int], count: int) -> None:
