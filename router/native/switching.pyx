@@ -38,7 +38,8 @@ cdef int _reason_to_go(const terms_t* home, const terms_t* winner, bint has_targ
     _weigh(home.queue + home.proximity, winner.queue + winner.proximity, SWITCH_QUEUE, &most, &found)
     # With a target, what is expected beyond it is in the residual's place, and outweighs it.
     _weigh(home.residual, winner.residual, SWITCH_TARGET if has_target else SWITCH_QUEUE, &most, &found)
-    _weigh(home.prefill + home.duplication, winner.prefill + winner.duplication, SWITCH_CACHE, &most, &found)
+    _weigh(home.prefill + home.duplication + home.eviction, winner.prefill + winner.duplication + winner.eviction,
+           SWITCH_CACHE, &most, &found)
     _weigh(home.load, winner.load, SWITCH_LOAD, &most, &found)
     _weigh(home.health, winner.health, SWITCH_HEALTH, &most, &found)
     _weigh(home.cost, winner.cost, SWITCH_COST, &most, &found)

@@ -98,6 +98,21 @@ def test_it_goes_where_more_of_its_prompt_is_cached() -> None:
     assert fleet.ask(blocks=BLOCKS, block_tokens=BLOCK_TOKENS) == (6, "cache")
 
 
+def test_it_goes_where_less_that_others_need_is_driven_out() -> None:
+    fleet = Fleet()
+    fleet.prefix.set_capacity(5, 1000)
+    for turn in range(200):
+        fleet.prefix.insert([turn % 10], [110], 5, 110, NOW_US)
+    assert fleet.prefix.eviction(5) > 0.5
+    for slot in SLOTS:
+        for _ in range(4):
+            fleet.load.first_token(0, fleet.load.charge(0, slot, now_us=NOW_US), NOW_US)
+    for _ in range(40):
+        fleet.ask(key=1)  # prompts of a usual length
+    slot, why = fleet.ask(switch_ms=1)
+    assert (slot in (3, 6), why) == (True, "cache")
+
+
 def test_it_goes_where_its_model_is_loaded() -> None:
     fleet = Fleet()
     fleet.residency.used(3, 77, 20, 0, NOW_US - 1)
@@ -178,6 +193,14 @@ def test_what_one_decision_knew_is_not_told_of_the_next() -> None:
         fleet.ring.explain(fleet.decider, kind, fleet.slots, f"by {kind}", **fleet.settings(knobs=knobs))
     told = [fleet.ring.find(f"by {kind}")[0] for kind in (FIVE_AXIS, LMETRIC)]
     assert [(one["session"], one["session_tokens"]) for one in told] == [("stayed", 700), ("", 0)]
+
+
+def test_a_pick_that_was_not_charged_moves_no_session() -> None:
+    fleet = Fleet()
+    fleet.ring.explain(fleet.decider, FIVE_AXIS, fleet.slots, "r", **fleet.settings())
+    other = fleet.decider.decide(LMETRIC, [3], **fleet.settings(knobs=()))
+    fleet.decider.end(other, NOW_US)
+    assert fleet.sessions.find(SESSION, NOW_US) == (5, 0, 700)
 
 
 def test_the_cost_is_a_term_of_the_score_and_the_reason_where_it_decided() -> None:
