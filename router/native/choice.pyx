@@ -141,6 +141,7 @@ def choose(
         best = pick_choice(&decider.decider, choices, count, &position)
         scores = []
         for index in range(count):
+            choices[index].request.is_trial = 1
             place = pick_endpoint(&decider.decider, &policy, choices[index].candidates, &choices[index].request)
             scores.append(_score(&decider.decider, &choices[index], place) if place >= 0 else None)
         return best, position, scores

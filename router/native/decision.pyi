@@ -20,6 +20,15 @@ class DecisionFigures(TypedDict):
     work_s: float
     decoding: float
 
+class Running(TypedDict):
+    """Means over the picks by score, the last ones most."""
+
+    prompt_tokens: float
+    hit_tokens: float
+    queued_s: float
+    waited_s: float
+    answer_s: float
+
 class Decision:
     """Who was picked, and what was charged for it."""
 
@@ -112,6 +121,7 @@ class Decider:
 
         Each chain is a session, where the decider has a table of them.
         """
+    def running(self) -> Running: ...
     def first_token(self, decision: Decision, now_us: int) -> None: ...
     def end(
         self,

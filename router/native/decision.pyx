@@ -343,6 +343,13 @@ cdef class Decider:
         free(charges)
         return picks_ns, decisions_ns
 
+    def running(self):
+        return {
+            "prompt_tokens": self.decider.learner.prompt_mean, "hit_tokens": self.decider.learner.hit_mean,
+            "queued_s": self.decider.learner.queued_mean_s, "waited_s": self.decider.learner.waited_mean_s,
+            "answer_s": self.decider.learner.answer_mean_s,
+        }
+
     def first_token(self, Decision decision not None, uint64_t now_us):
         decision_first_token(&self.decider, &decision.charge, now_us)
 

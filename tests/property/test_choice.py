@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -142,6 +143,38 @@ def test_what_a_model_costs_in_quality_comes_on_top_of_its_best_score(
         if ratio_mode == RATIOS:
             busy = min(scene.in_flight[model.slots[position]] for position in allowed)
             assert score == pytest.approx(prompt_tokens * (busy + 1) * TOKEN_S)
+
+
+def alike(slot_count: int, models: Sequence[Sequence[int]]) -> tuple[Decider, list[tuple[int, int]]]:
+    """A decider of endpoints that are alike, and (model, position) of a prompt of 1,000 tokens that any of
+    these models may answer; those after the first would be a thousand seconds better.
+    """
+    load = LoadTable.create(slot_count, 1)
+    learner = Learner.create(load.slot_count)
+    for slot in range(slot_count):
+        learner.set_figures(slot, Figures(token_s=TOKEN_S))
+    decider = Decider(load, None, learner)
+    asked = [
+        (slots, frozenset[int](), [0] * len(slots), 0.0 if place else 1000.0)
+        for place, slots in enumerate(models)
+    ]
+    knobs = Knobs(ratio_mode=TIMES).in_order()
+    picked = [
+        choose(decider, FIVE_AXIS, asked, knobs=knobs, now_us=NOW_US, prompt_tokens=1000)[:2]
+        for _ in range(2)
+    ]
+    return decider, picked
+
+
+@pytest.mark.parametrize("models", [[[0, 1]], [[0], [1]], [[0], [1], [2], [3]]])
+def test_one_decision_is_remembered_of_however_many_models(models: list[list[int]]) -> None:
+    decider, _picked = alike(SLOTS, models)
+    assert decider.running()["prompt_tokens"] == pytest.approx(1000 * (1 - 0.98**2))
+
+
+def test_models_with_more_endpoints_than_can_be_weighed_are_taken_in_order() -> None:
+    assert {model for model, _ in alike(2048, [range(1000), range(1000)])[1]} == {1}
+    assert {model for model, _ in alike(2048, [range(1500), range(10)])[1]} == {0}
 
 
 @given(scenes(), st.integers(0, 2**64 - 1), st.sampled_from([(LEAST_IN_FLIGHT, 100), (FIVE_AXIS, 0)]))

@@ -224,6 +224,13 @@ def test_a_load_counts_against_its_model() -> None:
     world.finish()
 
 
+def test_without_a_prompt_the_models_are_taken_in_order_though_the_first_has_to_be_loaded() -> None:
+    world = scripted({**LARGE, "model_load_ms": {"llama-70b": 20_000}}, SMALL)
+    ask(world, post(b'{"model":"chat"}'))
+    assert asked_of(world)[0] == 9000
+    world.finish()
+
+
 @pytest.mark.parametrize("policy", ["round_robin", "least_in_flight", "ring", "maglev", "peak_ewma", "llmd"])
 def test_policies_without_seconds_take_the_models_in_order(policy: str) -> None:
     world = scripted(SMALL, LARGE, BOTH, pool={"policy": {"type": policy}})

@@ -9,6 +9,7 @@ import pytest
 from router.native.decision import Decider, Decision
 from router.native.learner import Learner
 from router.native.loadtable import LoadTable
+from router.native.pick import random_words
 from router.native.prefix import PrefixTable
 from tests.support.figures import EIGHT_B
 
@@ -78,6 +79,16 @@ def test_view_takes_as_many_candidates_as_are_reserved_for() -> None:
     view = one.view(range(2000))
     assert len(view["in_flight"]) == 2000
     assert len(one.view([7])["in_flight"]) == 16
+
+
+def test_all_are_weighed_that_there_is_room_for() -> None:
+    one = decider()
+    for slot in range(15):
+        one.load.charge(0, slot, uncached_tokens=5000, now_us=NOW_US)
+    for word in random_words(1, 20):
+        decision = one.decide(LMETRIC, range(16), random=word, prompt_tokens=100, now_us=NOW_US)
+        assert decision.slot == 15
+        one.end(decision, NOW_US)
 
 
 def test_decision_is_charged_at_the_pick_and_settled_at_the_end() -> None:
