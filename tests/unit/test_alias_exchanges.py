@@ -224,8 +224,10 @@ def test_a_load_counts_against_its_model() -> None:
     world.finish()
 
 
-def test_without_a_prompt_the_models_are_taken_in_order_though_the_first_has_to_be_loaded() -> None:
-    world = scripted({**LARGE, "model_load_ms": {"llama-70b": 20_000}}, SMALL)
+def test_without_a_prompt_the_models_are_taken_in_order_though_the_first_takes_longer_to_load() -> None:
+    loads = {"llama-70b": 20_000}, {"llama-8b": 1000}
+    large, small = ({**one, "model_load_ms": load} for one, load in zip((LARGE, SMALL), loads, strict=True))
+    world = scripted(large, small)
     ask(world, post(b'{"model":"chat"}'))
     assert asked_of(world)[0] == 9000
     world.finish()

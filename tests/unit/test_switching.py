@@ -109,8 +109,8 @@ def test_it_goes_where_less_that_others_need_is_driven_out() -> None:
             fleet.load.first_token(0, fleet.load.charge(0, slot, now_us=NOW_US), NOW_US)
     for _ in range(40):
         fleet.ask(key=1)  # prompts of a usual length
-    slot, why = fleet.ask(switch_ms=1)
-    assert (slot in (3, 6), why) == (True, "cache")
+    there, why = fleet.ask(switch_ms=1)
+    assert (there in (3, 6), why) == (True, "cache")
 
 
 def test_it_goes_where_its_model_is_loaded() -> None:
@@ -118,6 +118,19 @@ def test_it_goes_where_its_model_is_loaded() -> None:
     fleet.residency.used(3, 77, 20, 0, NOW_US - 1)
     fleet.sessions.put(SESSION, 5, NOW_US, model=77)
     assert fleet.ask(model=77, load_s=[20.0] * 3, models_max=[1] * 3) == (3, "load")
+
+
+def test_what_has_no_prompt_goes_where_its_model_is_loaded_too() -> None:
+    fleet = Fleet()
+    fleet.residency.used(6, 77, 20, 0, NOW_US - 1)
+    asked: dict[str, Any] = {
+        "key": 0,
+        "prompt_tokens": 0,
+        "model": 77,
+        "load_s": [20.0] * 3,
+        "models_max": [1] * 3,
+    }
+    assert {fleet.ask(random=word << 32, **asked)[0] for word in range(0, 2**32, 2**28)} == {6}
 
 
 def test_its_model_is_part_of_where_it_was() -> None:
