@@ -98,6 +98,24 @@ def test_it_goes_where_more_of_its_prompt_is_cached() -> None:
     assert fleet.ask(blocks=BLOCKS, block_tokens=BLOCK_TOKENS) == (6, "cache")
 
 
+def test_it_goes_where_the_way_is_shorter() -> None:
+    slot, why = Fleet(e5=Figures(rtt_s=0.2)).ask()
+    assert (slot in (3, 6), why) == (True, "queue")
+
+
+def test_a_second_copy_of_its_prompt_counts_with_what_there_is_to_compute() -> None:
+    fleet = Fleet()
+    knobs = structs.replace(FiveAxis(), switch_ms=1).knobs()
+    cached: dict[str, Any] = {"blocks": BLOCKS, "block_tokens": BLOCK_TOKENS, "knobs": knobs}
+    fleet.prefix.insert(BLOCKS, BLOCK_TOKENS, 6, 900, NOW_US)
+    now_us = NOW_US
+    for _ in range(100):  # what is cached is asked for again and again
+        now_us += 20_000
+        fleet.ask(key=1, now_us=now_us, **cached)
+    fleet.load.charge(0, 5, prompt_tokens=100, uncached_tokens=100, work_us=95_000, now_us=now_us)
+    assert fleet.ask(now_us=now_us, **cached) == (6, "cache"), "0.09 s to compute, 0.095 s to wait"
+
+
 def test_it_goes_where_less_that_others_need_is_driven_out() -> None:
     fleet = Fleet()
     fleet.prefix.set_capacity(5, 1000)
