@@ -123,6 +123,8 @@ class Decider:
         """
     def running(self) -> Running: ...
     def first_token(self, decision: Decision, now_us: int) -> None: ...
+    def whole_answer(self, decision: Decision, now_us: int, output_tokens: int = -1) -> None:
+        """As first_token, for an answer that came at once. -1: its length was not told."""
     def end(
         self,
         decision: Decision,

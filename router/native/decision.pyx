@@ -353,6 +353,9 @@ cdef class Decider:
     def first_token(self, Decision decision not None, uint64_t now_us):
         decision_first_token(&self.decider, &decision.charge, now_us)
 
+    def whole_answer(self, Decision decision not None, uint64_t now_us, int64_t output_tokens=-1):
+        decision_whole_answer(&self.decider, &decision.charge, output_tokens, now_us)
+
     def end(self, Decision decision not None, uint64_t now_us, *, bint failed=False, int64_t prompt_tokens=-1,
             int64_t cached_tokens=-1):
         decision_end(&self.decider, &decision.charge, failed, prompt_tokens, cached_tokens, now_us)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.pick import random_words
 from router.native.prefix import PrefixTable
+from router.native.residency import ResidencyTable
 from tests.support.figures import EIGHT_B
 
 NOW_US = 1_000_000_000
@@ -198,6 +200,60 @@ def test_engines_report_corrects_how_far_its_claims_are_trusted() -> None:
     before = one.prefix.trust(2)
     one.end(decision, NOW_US, prompt_tokens=2000, cached_tokens=1600)
     assert one.prefix.trust(2) > before, "1,600 of 2,000 is what was expected"
+
+
+def test_a_stream_that_breaks_says_nothing_of_first_tokens() -> None:
+    one = decider()
+    for turn in range(10):
+        now_us = NOW_US + turn * 20_000_000
+        decision = one.decide(LEAST_IN_FLIGHT, [1], prompt_tokens=1000, now_us=now_us)
+        one.first_token(decision, now_us + round(decision.figures()["predicted_s"] * 1e6))
+        one.end(decision, now_us + 10_000_000, failed=True)
+    assert one.learner.view(1, now_us)["residual"] == pytest.approx(1, abs=0.01)
+
+
+def residual_after(answer_s: float, output_tokens: int | None) -> float:
+    """How slow endpoint 1 is believed to be once it has answered a prompt of 1,000 tokens: whole, with so
+    many tokens (-1: not told, 100 expected), or None: with the first of a stream.
+    """
+    one = decider()
+    decision = one.decide(LEAST_IN_FLIGHT, [1], prompt_tokens=1000, output_tokens=100, now_us=NOW_US)
+    now_us = NOW_US + round(answer_s * 1e6)
+    if output_tokens is None:
+        one.first_token(decision, now_us)
+    else:
+        one.whole_answer(decision, now_us, output_tokens)
+    assert decision.state == "decoding"
+    one.whole_answer(decision, now_us + 60_000_000, 1)  # once
+    one.end(decision, now_us)
+    assert one.load.view(1)["queued_tokens"] == 0
+    return one.learner.view(1, now_us)["residual"]
+
+
+def test_a_whole_answer_came_as_long_after_its_first_token_as_the_others_took() -> None:
+    assert residual_after(5.0, 1) == residual_after(5.0, None) > 2
+    assert residual_after(5.0, -1) == residual_after(5.0, 100) < residual_after(5.0, 1)
+    step_s = 0.0098 + 92e-9 * 1100
+    assert residual_after(5.0, 100) == pytest.approx(residual_after(5.0 - 99 * step_s, None), rel=1e-3)
+
+
+def test_a_whole_answer_faster_than_its_tokens_can_be_was_no_faster_than_predicted() -> None:
+    assert residual_after(0.2, 1000) == pytest.approx(1, abs=0.01)
+
+
+def test_a_whole_answer_tells_that_its_model_is_loaded_and_not_how_fast_the_engine_is() -> None:
+    load = LoadTable.create(16, 1)
+    residency = ResidencyTable.create(16)
+    one = Decider(load, None, Learner.create(16), 0, residency)
+    one.learner.set_figures(1, EIGHT_B)
+    asked: dict[str, Any] = {"model": 77, "load_s": [10.0], "models_max": [1]}
+    decision = one.decide(LEAST_IN_FLIGHT, [1], prompt_tokens=1000, now_us=NOW_US, **asked)
+    assert residency.wait_s(1, 77, 10, 1, NOW_US) == pytest.approx(10)
+    late_us = NOW_US + 15_000_000
+    assert residency.wait_s(1, 77, 10, 1, late_us) == pytest.approx(5), "it is late: as long again"
+    one.whole_answer(decision, late_us, 1)
+    assert residency.wait_s(1, 77, 10, 1, late_us) == 0
+    assert one.learner.view(1, late_us)["residual"] == 1
 
 
 def reported(

@@ -13,7 +13,7 @@ from router.native.loadtable import LoadTable
 from router.native.pick import random_words
 from router.native.prefix import PrefixTable
 from router.schema.engines import EngineFigures, figures_of
-from router.schema.policies import POLICIES, BasePolicy, PeakEwma, Smetric
+from router.schema.policies import POLICIES, BasePolicy, PeakEwma, Prequal, Smetric
 
 NOW_US = 1_000_000_000
 SLOTS = range(8)
@@ -139,4 +139,23 @@ def test_peak_ewma_avoids_whoever_was_slow() -> None:
         decider.decide(policy.KIND, [0, 1], knobs=policy.knobs(), random=word, now_us=now_us).slot
         for word in random_words(5, 1)
     }
+    assert winners == {1}
+
+
+@pytest.mark.parametrize("policy", [PeakEwma(), Prequal()], ids=["peak_ewma", "prequal"])
+def test_who_fails_before_a_first_token_is_remembered_as_slow(policy: BasePolicy) -> None:
+    decider, now_us = fresh(), NOW_US
+    for slot in (0, 1):
+        decision = decider.decide(policy.KIND, [slot], knobs=policy.knobs(), now_us=now_us, prompt_tokens=100)
+        if slot == 1:
+            decider.first_token(decision, now_us + 50_000)
+        decider.end(decision, now_us + 900_000, failed=slot == 0)
+    now_us += 1_000_000
+    winners = set()
+    for word in random_words(6, 20):
+        asked: dict[str, Any] = {"random": word, "now_us": now_us, "prompt_tokens": 100}
+        decision = decider.decide(policy.KIND, [0, 1], knobs=policy.knobs(), **asked)
+        winners.add(decision.slot)
+        decider.first_token(decision, now_us + 50_000)
+        decider.end(decision, now_us + 50_000)
     assert winners == {1}
