@@ -12,6 +12,7 @@ native/residency, native/session, native/learner, native/signals (the tables), s
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import logging
 import os
@@ -195,8 +196,10 @@ class SharedState:
         """
         names = [endpoint.name for pool in config.pools for endpoint in pool.endpoints]
         before = set(self.endpoints.configured())
-        slots = self.endpoints.assign(names, self.load.in_flight)
-        routes = self.routes.assign(route_names(config), lambda _index: 0)
+        endpoints_after, routes_after = copy.deepcopy(self.endpoints), copy.deepcopy(self.routes)
+        slots = endpoints_after.assign(names, self.load.in_flight)
+        routes = routes_after.assign(route_names(config), lambda _index: 0)
+        self.endpoints, self.routes = endpoints_after, routes_after
         now_us = time.monotonic_ns() // 1000
         for slot in slots.reused:
             self.load.reset_slot(slot)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import subprocess
 import time
 
 import pytest
@@ -12,9 +14,10 @@ from msgspec import structs
 from router import limits, wire
 from router.config import parse_config
 from router.native.prefix import PrefixTable
-from router.schema.config import Config
+from router.schema.config import Config, Route
 from router.schema.engines import EngineFigures, figures_of
 from router.shared_state import SharedState, Tables
+from router.slots import SlotDirectory, SlotsExhausted
 
 PREFIX_BYTES = 1 << 20
 
@@ -66,6 +69,130 @@ def test_signals_are_told_by_endpoint_and_a_slot_that_changes_hands_forgets_them
         state.tell([("a", "mood", 0.5, now_us)], "control")
     state.tables.signals.forget(slots["a"])
     assert state.tables.signals.read(slots["a"], now_us) == {}
+
+
+def test_nothing_of_an_endpoint_is_left_to_the_one_that_gets_its_slot() -> None:
+    state = SharedState.create(configured("a"))
+    state.endpoints = SlotDirectory(2)
+    slots, routes = state.assign(configured("a", "b"))
+    tables, now_us = state.tables, time.monotonic_ns() // 1000
+    for slot in slots.values():
+        tables.load.eject(slot, now_us, 60_000_000, 60_000_000)
+        tables.metrics.count_request(0, routes["default"], slot, 0)
+        tables.prefix.insert([slot], [64], slot, 64, now_us)
+        tables.residency.used(slot, 7, 10.0, 0.0, now_us)
+        tables.sessions.put(slot, slot, now_us)
+        tables.signals.push([(slot, "kv", 0.5, now_us, "poll")], now_us)
+    known = [known_of(state, slot) for slot in slots.values()]
+    assert known[0] == known[1]
+    assert None not in known[0]
+    assigned(state, "a")
+    assert known_of(state, slots["b"]) == known[1], "until somebody else gets it"
+    assert assigned(state, "a", "c")["c"] == slots["b"]
+    assert known_of(state, slots["a"]) == known[0]
+    assert set(known_of(state, slots["b"])) == {None}
+
+
+def known_of(state: SharedState, slot: int) -> list[object]:
+    """What each table holds of an endpoint; None: nothing."""
+    tables, now_us = state.tables, time.monotonic_ns() // 1000
+    place = tables.sessions.find(slot, now_us)
+    return [
+        tables.load.is_ejected(slot, now_us) or None,
+        sum(count for _route, at, _outcome, count in tables.metrics.requests() if at == slot) or None,
+        tables.prefix.match([slot], [64], [slot])[0] or None,
+        tables.residency.is_resident(slot, 7, 1, now_us) or None,
+        None if place is None else place[0] == slot,
+        tables.signals.read(slot, now_us).keys() or None,
+    ]
+
+
+def test_a_route_that_gets_anothers_index_begins_at_nothing() -> None:
+    def with_route(name: str) -> Config:
+        return structs.replace(configured("a"), routes=(Route(name=name),))
+
+    state = SharedState.create(configured("a"))
+    state.routes = SlotDirectory(2)
+    routes = state.assign(with_route("first"))[1]
+    for index in routes.values():
+        state.metrics.count_request(0, index, 0, 0)
+    state.assign(configured("a"))
+    assert state.assign(with_route("second"))[1]["second"] == routes["first"]
+    assert [row[0] for row in state.metrics.requests()] == [routes["default"]]
+
+
+def test_where_there_are_too_few_indexes_for_the_routes_the_endpoints_are_as_before() -> None:
+    state = SharedState.create(configured("a"))
+    state.routes = SlotDirectory(1)
+    assigned(state, "a")
+    with pytest.raises(SlotsExhausted):
+        state.assign(structs.replace(configured("a", "b"), routes=(Route(name="more"),)))
+    assert state.endpoints.configured() == ("a",)
+    slots = assigned(state, "a", "b")
+    assert ramp(state, slots["b"]) > 5, "it joins only now"
+
+
+def test_a_dead_workers_attempts_are_released_and_what_it_counted_is_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    state = SharedState.create(configured("a"))
+    for column in (0, 1):
+        state.load.charge(column, 3)
+        state.metrics.count_request(column, 0, 3, 0)
+    state.settle(1)
+    assert state.load.in_flight_by_column()[:2] == [1, 0]
+    assert state.metrics.columns() == [0]
+    assert state.metrics.requests() == [(0, 3, 0, 2)]
+    assert [record.message for record in caplog.records] == ["column 1: 1 attempts of a dead worker settled"]
+    assert state.leave() == {}
+    state.settle(0)
+    assert state.load.in_flight_by_column()[:2] == [1, 0], "the next generation settles"
+
+
+def test_columns_of_the_generation_before_are_settled_as_its_processes_exit() -> None:
+    async def play() -> None:
+        running = SharedState.create(configured("a"))
+        state = SharedState(running.tables, running.endpoints, running.routes, [2], inherited=True)
+        with (
+            subprocess.Popen(["cat"], stdin=subprocess.PIPE) as first,
+            subprocess.Popen(["cat"], stdin=subprocess.PIPE) as second,
+        ):
+            for column in (0, 1):
+                state.load.charge(column, 3)
+            before = len(os.listdir("/proc/self/fd"))
+            state.settle_when_gone({0: first.pid, 1: second.pid})
+            assert state.writers == {0: first.pid, 1: second.pid}
+            first.communicate()
+            while 0 in state.writers:
+                await asyncio.sleep(0)
+            assert state.load.in_flight_by_column()[:2] == [0, 1]
+            assert state.leave() == {1: second.pid}
+            second.communicate()
+            while state.writers:
+                await asyncio.sleep(0)
+            assert state.load.in_flight_by_column()[:2] == [0, 1], "the next generation settles"
+            assert len(os.listdir("/proc/self/fd")) == before - 2, "but for the pipes of the two"
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
+def test_a_process_that_has_exited_already_is_settled_at_once() -> None:
+    async def play() -> None:
+        running = SharedState.create(configured("a"))
+        state = SharedState(running.tables, running.endpoints, running.routes, [1], inherited=True)
+        state.load.charge(0, 3)
+        process = subprocess.Popen(["true"])
+        process.wait()
+        state.settle_when_gone({0: process.pid})
+        assert (state.writers, state.load.total_in_flight()) == ({}, 0)
+
+    asyncio.run(play())
+
+
+def test_processes_that_count_in_memory_of_their_own_are_not_waited_for() -> None:
+    state = SharedState.create(configured("a"))
+    state.settle_when_gone({0: os.getpid()})
+    assert state.writers == {}
 
 
 def test_a_prefix_table_in_use_is_tended_and_an_empty_one_costs_no_memory() -> None:
