@@ -109,6 +109,13 @@ def test_forgotten_endpoint_has_nothing_and_is_trusted_again() -> None:
     assert table.match(KEYS, TOKENS, [1]) == [300]
 
 
+@pytest.mark.parametrize(("expected_tokens", "counts"), [(63, False), (64, True)])
+def test_a_report_of_less_than_a_block_says_nothing(expected_tokens: int, counts: bool) -> None:
+    table = table_of(1)
+    table.reported(1, expected_tokens, 0)
+    assert (table.trust(1) < 1) == counts
+
+
 def test_evicting_costs_where_what_is_driven_out_is_asked_for_again() -> None:
     table = table_of()
     table.set_capacity(1, 3000)

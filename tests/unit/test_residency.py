@@ -107,6 +107,15 @@ def test_a_ninth_model_replaces_the_least_recently_used_one() -> None:
     assert there == [1, 3, 4, 5, 6, 7, 8, 9]
 
 
+def test_a_model_that_takes_the_place_of_one_that_was_loading_is_not_loading_itself() -> None:
+    table = ResidencyTable.create(1)
+    for model in range(1, 9):
+        table.used(0, model, 20, 20, NOW_US + model)
+    table.used(0, 9, 20, 0, NOW_US + 10)
+    assert table.is_resident(0, 9, 9, NOW_US + 10)
+    assert table.wait_s(0, 9, 20, 9, NOW_US + 10) == 0
+
+
 def test_a_forgotten_slot_and_no_model_have_nothing() -> None:
     table = ResidencyTable.create(1)
     table.used(0, A, 20, 0, NOW_US)
