@@ -1,5 +1,6 @@
 """The session table's promises, alone and between processes; tests/property has histories of one writer."""
 
+import os
 import subprocess
 import sys
 
@@ -40,6 +41,24 @@ def test_a_session_that_is_not_seen_is_forgotten_after_its_time() -> None:
     assert table.find(7, NOW_US + 62_000_000) is not None, "longer for who remembers longer"
     assert table.find(7, NOW_US - 5_000_000) is not None, "another core's clock may be behind"
     assert table.find(7, NOW_US + 3_000_000, remembered_s=0) is None
+
+
+def test_it_is_remembered_to_the_tick() -> None:
+    table = table_of()
+    table.put(7, 3, NOW_US)
+    remembered_s = 10.5 * TICK_US / 1e6
+    assert table.find(7, NOW_US + 10 * TICK_US, remembered_s=remembered_s) is not None
+    assert table.find(7, NOW_US + 11 * TICK_US, remembered_s=remembered_s) is None
+
+
+def test_a_slot_that_is_none_of_the_tables_is_nobodys() -> None:
+    table = table_of()
+    table.put(7, 3, NOW_US)
+    begin = SIZE_BYTES - table.set_count * 64
+    words = memoryview(os.pread(table.fd, SIZE_BYTES, 0))[begin:].cast("Q")
+    (at,) = (index for index in range(0, len(words), 2) if words[index])
+    os.pwrite(table.fd, (words[at] | 0xFFFF).to_bytes(8, "little"), begin + 8 * at)
+    assert table.find(7, NOW_US) is None
 
 
 def test_a_full_line_lets_go_of_who_was_seen_least_recently() -> None:
