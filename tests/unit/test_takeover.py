@@ -1,0 +1,171 @@
+"""The control socket alone: where it is, who is let in to take over, and whose file it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router import takeover, wire
+from router.config import parse_config
+from router.schema.config import Config
+from router.takeover import ControlServer, TakeoverError
+
+BOUND_S = 30.0
+
+
+def configured(**more: Any) -> Config:
+    pools = [{"name": "all", "endpoints": [{"url": "http://127.0.0.1:9000"}]}]
+    return parse_config(json.dumps({"version": 1, "pools": pools, **more}))
+
+
+# ---- where it is
+
+
+def test_the_folder_is_made_for_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = takeover.runtime_folder(str(tmp_path / "a" / "b"))
+    assert (made, made.stat().st_mode & 0o777) == (tmp_path / "a" / "b", 0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "xdg"))
+    assert takeover.runtime_folder(None) == tmp_path / "xdg" / "fairlead"
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert takeover.runtime_folder(None) == tmp_path / f"fairlead-{os.getuid()}"
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(TakeoverError, match="only this user can write"):
+        takeover.runtime_folder(str(folder))
+
+
+def test_a_link_to_a_folder_and_a_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to("real")
+    with pytest.raises(TakeoverError, match="only this user can write"):
+        takeover.runtime_folder(str(tmp_path / "link"))
+    (tmp_path / "file").touch()
+    with pytest.raises(TakeoverError, match="cannot use the runtime folder"):
+        takeover.runtime_folder(str(tmp_path / "file"))
+
+
+def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)
+    with pytest.raises(TakeoverError, match="correct its owner"):
+        takeover.runtime_folder(str(tmp_path))
+
+
+def test_a_router_is_found_by_the_admin_address_that_was_configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    fixed, free = ({"address": f"127.0.0.1:{port}"} for port in (9090, 0))
+    assert takeover.control_path(configured(admin=fixed), "127.0.0.1:9090").name == "127.0.0.1_9090.sock"
+    assert takeover.control_path(configured(admin=free), "127.0.0.1:4321").name == "127.0.0.1_4321.sock"
+    own = configured(admin=free, runtime_dir=str(tmp_path / "own"))
+    assert takeover.control_path(own, "127.0.0.1:4321") == tmp_path / "own" / "127.0.0.1_0.sock"
+
+
+def test_long_addresses_have_short_names_of_their_own(tmp_path: Path) -> None:
+    names = {
+        takeover.control_path_of(str(tmp_path), "unix:" + "/long" * 30 + str(number)).name
+        for number in range(5)
+    }
+    assert len(names) == 5
+    assert {len(name) for name in names} == {len(".sock") + 40}
+
+
+# ---- who is let in
+
+
+class Running:
+    """A supervisor that may be taken over from, unless it says why not."""
+
+    def __init__(self) -> None:
+        self.refuses = ""
+        self.handed_over = 0
+
+    async def reload(self) -> wire.ReloadAnswer:
+        raise AssertionError("nobody asked")
+
+    def upgrade_plan(self) -> wire.UpgradePlan:
+        raise AssertionError("nobody asked")
+
+    def offer_takeover(self) -> tuple[wire.TakeoverOffer, list[int]]:
+        if self.refuses:
+            raise TakeoverError(self.refuses)
+        offer = wire.TakeoverOffer(
+            pid=os.getpid(), sockets=[], column_count=1, columns_in_use=[], endpoints=b"", routes=b""
+        )
+        return offer, []
+
+    def hand_over(self) -> dict[int, int]:
+        self.handed_over += 1
+        return {0: 42}
+
+
+def play(scene: Callable[[Path, Running, ControlServer], Awaitable[None]], folder: Path) -> None:
+    async def run() -> None:
+        path, running = folder / "control.sock", Running()
+        server = ControlServer(path, running)
+        await server.open(replaces=False)
+        try:
+            await asyncio.wait_for(scene(path, running, server), BOUND_S)
+        finally:
+            await server.close()
+
+    asyncio.run(run())
+
+
+def test_one_takes_over_at_a_time_and_one_that_leaves_makes_way(tmp_path: Path) -> None:
+    async def scene(path: Path, running: Running, _server: ControlServer) -> None:
+        first = await takeover.ask_takeover(path)
+        with pytest.raises(TakeoverError, match="is taking over already"):
+            await takeover.ask_takeover(path)
+        first.close()
+        while True:  # until it has noticed
+            try:
+                second = await takeover.ask_takeover(path)
+            except TakeoverError:
+                continue
+            break
+        assert running.handed_over == 0
+        assert await second.take_over() == {0: 42}
+        assert running.handed_over == 1
+        second.close()
+
+    play(scene, tmp_path)
+
+
+def test_one_that_was_refused_may_come_again(tmp_path: Path) -> None:
+    async def scene(path: Path, running: Running, _server: ControlServer) -> None:
+        running.refuses = "not now"
+        for _ in range(2):
+            with pytest.raises(TakeoverError, match="not now"):
+                await takeover.ask_takeover(path)
+        running.refuses = ""
+        (await takeover.ask_takeover(path)).close()
+
+    play(scene, tmp_path)
+
+
+def test_the_socket_is_private_refused_to_a_second_router_and_left_to_a_successor(tmp_path: Path) -> None:
+    async def scene(path: Path, _running: Running, server: ControlServer) -> None:
+        assert path.stat().st_mode & 0o777 == 0o600
+        other = ControlServer(path, Running())
+        with pytest.raises(TakeoverError, match="another router answers at"):
+            await other.open(replaces=False)
+        await other.open(replaces=True)
+        await server.close()
+        (await takeover.ask_takeover(path)).close()
+        await other.close()
+        assert not path.exists()
+
+    play(scene, tmp_path)
