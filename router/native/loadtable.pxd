@@ -7,9 +7,10 @@ Accounts are in account.pxd, whose names are found here too; this adds the segme
 from libc.stdint cimport uint32_t, uint64_t
 from router.native.account cimport (
     CHARGE_DECODING, CHARGE_NONE, CHARGE_PENDING, CHARGE_TOKENS_MAX, ROW_COUNT, ROW_HEAD_WORK, ROW_IN_FLIGHT,
-    ROW_KV_TOKENS, ROW_PENDING, ROW_QUEUED_TOKENS, ROW_QUEUED_WORK, WORK_TICK_US, WORK_TICKS_MAX, charge_t, load_charge,
-    load_expect_remote, load_first_token, load_head, load_in_flight, load_last_first_token_us, load_oldest,
-    load_queue_t, load_read, load_read_t, load_release, load_row, load_row_many, load_set_remote, load_sum, load_table_t,
+    ROW_KV_TOKENS, ROW_PENDING, ROW_QUEUED_TOKENS, ROW_QUEUED_WORK, WORK_TICK_US, WORK_TICKS_MAX, charge_t,
+    load_charge, load_expect_remote, load_first_token, load_head, load_in_flight, load_last_first_token_us,
+    load_oldest, load_queue_t, load_read, load_read_t, load_release, load_row, load_row_many, load_set_remote,
+    load_sum, load_table_t,
 )
 
 cdef struct load_view_t:             # a consistent enough reading of one slot
