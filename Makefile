@@ -82,7 +82,8 @@ e2e: build  ## against real engines, see docs/how-to/real-engines.md
 
 clean:  ## remove what was built; caches of tests and checks too
 	@rm -rf $(VENV) build results *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
-	@find router bench tests -name '*.so' -delete -o -name __pycache__ -prune -exec rm -rf {} +
+	@find router bench tests -name '*.so' -delete
+	@find router bench tests -name __pycache__ -prune -exec rm -rf {} +
 	@for source in $$(find router bench -name '*.pyx'); do rm -f "$${source%.pyx}.c" "$${source%.pyx}.html"; done
 
 $(ENV_STAMP): requirements.lock pyproject.toml setup.py
