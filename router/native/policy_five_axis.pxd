@@ -8,7 +8,7 @@ from router.native.policy cimport decider_t, policy_t
 
 cdef enum:                           # order in router/schema/policies.py
     KNOB_BETA = 0                    # externality: of what a prefill delays each answer there
-    KNOB_GAMMA = 1                   # decode slot: of the time the answer will take
+    KNOB_GAMMA = 1                   # decode slot: of the time the answer will take among others
     KNOB_KAPPA = 2                   # prefix duplication: for each time that a cached token will be asked for again
     KNOB_BAND_RATIO = 3              # scores this near to the least are as good
     KNOB_BAND_MS = 4

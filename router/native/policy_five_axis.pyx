@@ -5,23 +5,26 @@ For a prompt of l tokens of which n are not cached at the candidate, with E[out]
     w    = (token_s n + pair_s n (l - n / 2)) ramp             prefill work there
     ttft = max(0.3 (Wq + w) + t0, theta . [1, Wq, w, D]) r + rtt + load
     step = max(floor_s, base_s + token_s A) + context_s kv          a decode step with this stream in it
-    S    = ttft + (beta delay w A + gamma E[out] step) s
+    idle = max(floor_s, base_s + token_s) + context_s l             the same with nobody else there
+    S    = ttft + beta delay w A s + gamma E[out] (step s - 2/3 idle)
          + kappa again mean n + eta evicted mean min(n, usual) A
          + cost (price_in n + price_out E[out] + price_s (w + E[out] share))
          + barrier_s b + power_s p + error_s e                  and infinity for who may not be picked
          + switch_s                                             but where the session was last
 
 where A requests are in flight, D of them decoding, Wq seconds of prefill are queued, and load seconds pass until the
-model is in memory there; s is how many times slower the machine is (residual); delay is what a second lost to an answer
-there counts against one of waiting for a first token, each relative to what it delays: the mean wait by mean wait and
-answer, none without queues. Room in a cache is priced alike everywhere, or the fastest endpoints would draw everybody's
-sessions until none finds its own: by mean, a token's prefill in the mean of the candidates; again, how often what is
-cached is asked for once more (h / (1 - h) of the running hit ratio); evicted, how surely what this prompt drives out
-there would have been (prefix), and of a prompt longer than usual (the running mean) no more counts, or that term alone
-would place it. With a target for the first token its predicted 95 % quantile is held under it by a soft penalty, and
-the time itself no longer counts: any endpoint that keeps the promise is good enough. Within a band above the least
-score the choice is where the session was last, else by rendezvous hashing of the session, or random. Neighbours: view
-(accounts), residency (loads), session (where it was), learner (figures), explain (asks for the terms).
+model is in memory there; s is how many times slower the machine is (residual); delay is what a second lost to an
+answer there counts against one of waiting for a first token, each relative to what it delays: the mean wait by mean
+wait and answer, none without queues. Room in a cache is priced alike everywhere, or the fastest endpoints would draw
+everybody's sessions until none finds its own: by mean, a token's prefill in the mean of the candidates; again, how
+often what is cached is asked for once more (h / (1 - h) of the running hit ratio); evicted, how surely what this
+prompt drives out there would have been (prefix), and of a prompt longer than usual (the running mean) no more counts,
+or that term alone would place it. Of a decode step what others add counts in full, what the machine takes by itself
+by a third: slow is not crowded. With a target for the first token its predicted 95 % quantile is held under it by a
+soft penalty, and the time itself no longer counts: any endpoint that keeps the promise is good enough. Within a band
+above the least score the choice is where the session was last, else by rendezvous hashing of the session, or random.
+Neighbours: view (accounts), residency (loads), session (where it was), learner (figures), explain (asks for the
+terms).
 """
 
 from libc.math cimport INFINITY
@@ -57,7 +60,7 @@ cdef extern from * nogil:
     FL_WIDE static void fl_score(
             const float* const* rows, const float* const* accounts, float* __restrict score, uint32_t count,
             float prompt, float beta, float gamma, float copy_s, float evict_s, float evicted_max, float queue_share,
-            float barrier_s, float power_s, float error_s) {
+            float idle_taken, float barrier_s, float power_s, float error_s) {
         const float *__restrict token_s = rows[0], *__restrict pair_s = rows[1], *__restrict floor_s = rows[2];
         const float *__restrict base_s = rows[3], *__restrict context_s = rows[4], *__restrict residual = rows[8];
         const float *__restrict theta0_s = rows[9], *__restrict theta1 = rows[10], *__restrict theta2 = rows[11];
@@ -75,11 +78,13 @@ cdef extern from * nogil:
             float least = queue_share * (queued_s[i] + work) + theta0_s[i];
             float fitted = theta0_s[i] + theta1[i] * queued_s[i] + theta2[i] * work + theta3_s[i] * decoding[i];
             float ttft = fl_greater(least, fitted) * residual[i] + bias_s[i];
+            float idle = fl_greater(floor_s[i], base_s[i] + token_s[i]) + context_s[i] * prompt;
             float step = fl_greater(floor_s[i], base_s[i] + token_s[i] * (in_flight[i] + 1.0f))
                           + context_s[i] * (kv_tokens[i] + prompt);
             ttft_s[i] = ttft;
             work_s[i] = work;
-            score[i] = ttft + (beta * work * in_flight[i] * ramp[i] + gamma * step) * slowness[i]
+            score[i] = ttft + beta * work * in_flight[i] * ramp[i] * slowness[i]
+                       + gamma * (step * slowness[i] - idle_taken * idle)
                        + copy_s * n + evict_s * evicted[i] * fl_least_of(n, evicted_max) * in_flight[i]
                        + barrier_s * barrier[i] + power_s * power_barrier[i] + error_s * error[i] + refused[i];
         }
@@ -131,8 +136,8 @@ cdef extern from * nogil:
     """
     const uint32_t CHOICE_BLOCK "FL_CHOICE_BLOCK"
     void fl_score(const float** rows, const float** accounts, float* score, uint32_t count, float prompt, float beta,
-                  float gamma, float copy_s, float evict_s, float evicted_max, float queue_share, float barrier_s,
-                  float power_s, float error_s)
+                  float gamma, float copy_s, float evict_s, float evicted_max, float queue_share, float idle_taken,
+                  float barrier_s, float power_s, float error_s)
     float fl_sum(const float* row, uint32_t count)
     void fl_score_cost(const float** rows, const float* work_s, float* score, uint32_t count, float cost, float prompt,
                        float output)
@@ -153,6 +158,9 @@ cdef enum:
 cdef float RUNNING_WEIGHT = 0.02     # of one request in the running means: about the last fifty count
 cdef float PRESSURE_S = 0.05         # of queue that are no pressure: one step of an engine
 cdef float QUEUE_SHARE_MIN = 0.3     # of queued and own work, that a predicted TTFT never goes below; as in learner
+# Of a step with nobody else there, what the decode term leaves out: in full, streams crowd the fastest endpoints until
+# their caches overflow, while others stand empty; with none of it, light traffic goes to slow machines for nothing.
+cdef float IDLE_TAKEN = 2.0 / 3.0
 cdef uint64_t RANK_FOLD = 0x9E3779B97F4A7C15     # 2^64 / golden ratio: bits without a pattern
 
 
@@ -254,7 +262,7 @@ cdef void _score_times(
     accounts[6], accounts[7] = view.scratch[TTFT_SCRATCH], view.scratch[WORK_SCRATCH]
     fl_score(rows, accounts, view.score, count, prompt, policy.knobs[KNOB_BETA] * learner.delay_weight,
              policy.knobs[KNOB_GAMMA] * output, copy_s, evict_s, learner.prompt_mean, QUEUE_SHARE_MIN,
-             policy.knobs[KNOB_BARRIER_S], policy.knobs[KNOB_POWER_S], policy.knobs[KNOB_ERROR_S])
+             IDLE_TAKEN, policy.knobs[KNOB_BARRIER_S], policy.knobs[KNOB_POWER_S], policy.knobs[KNOB_ERROR_S])
     if cost > 0:
         fl_score_cost(rows, accounts[7], view.score, count, cost, prompt, output)
     if request.ttft_target_s > 0:
@@ -442,6 +450,8 @@ cdef void five_axis_terms(
     cdef float step = max(
         learner.floor_s[slot], learner.base_s[slot] + learner.token_s[slot] * (view.in_flight[position] + 1)) \
         + learner.context_s[slot] * (view.kv_tokens[position] + prompt)
+    cdef float idle = max(learner.floor_s[slot], learner.base_s[slot] + learner.token_s[slot]) \
+        + learner.context_s[slot] * prompt
     cdef float harm = 0
     cdef float mean_s = 0
     cdef uint32_t other
@@ -460,7 +470,7 @@ cdef void five_axis_terms(
     terms.proximity = (learner.bias_s[slot] - learner.others_s[slot]) * weight
     terms.externality = harm + policy.knobs[KNOB_BETA] * learner.delay_weight * work * view.in_flight[position] \
         * learner.ramp[slot] * learner.slowness[slot]
-    terms.decode = policy.knobs[KNOB_GAMMA] * output * step * learner.slowness[slot]
+    terms.decode = policy.knobs[KNOB_GAMMA] * output * (step * learner.slowness[slot] - IDLE_TAKEN * idle)
     terms.duplication = _copy_s(policy, learner, mean_s) * uncached
     terms.eviction = 0
     if decider.prefix != NULL:

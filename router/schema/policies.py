@@ -339,9 +339,14 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
             "waits for first tokens, each relative to what is usual.",
         ),
     ] = 1.0
-    gamma: Annotated[float, Meta(ge=0, le=100, description="Of the time that decoding the answer takes.")] = (
-        0.3
-    )
+    gamma: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=100,
+            description="Of the time that decoding the answer takes; what it takes alone, by a third.",
+        ),
+    ] = 0.3
     kappa: Annotated[
         float,
         Meta(

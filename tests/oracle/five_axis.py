@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 RUNNING_WEIGHT = 0.02
 PRESSURE_GAIN = 2.0
 ANSWER_PRIOR_S = 5.0
+IDLE_TAKEN = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,11 @@ def step_s(one: Candidate, prompt_tokens: float) -> float:
     return step + one.context_s * (one.kv_tokens + prompt_tokens)
 
 
+def idle_s(one: Candidate, prompt_tokens: float) -> float:
+    """A decode step with this stream alone."""
+    return max(one.floor_s, one.base_s + one.token_s) + one.context_s * prompt_tokens
+
+
 def score(
     knobs: Knobs,
     one: Candidate,
@@ -139,7 +145,8 @@ def score(
         total = ttft
     total += one.harm_s + one.switch_s
     total += knobs.beta * running.delay_weight * work * one.in_flight * one.ramp * one.slowness
-    total += knobs.gamma * output_tokens * step * one.slowness
+    decode = step * one.slowness - IDLE_TAKEN * idle_s(one, prompt_tokens)
+    total += knobs.gamma * output_tokens * decode
     total += knobs.kappa * running.again * mean_token_s * n
     total += knobs.eta * one.eviction * mean_token_s * min(n, running.prompt) * one.in_flight
     total += knobs.cost_weight * cost

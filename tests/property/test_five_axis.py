@@ -236,21 +236,35 @@ def test_with_a_target_the_cheapest_that_keeps_it_wins_and_without_money_at_stak
     assert play(Fleet([dear, cheap]), [ASK], oracle.Knobs()) == [0]
 
 
+def term(fleet: Fleet, name: str, output_tokens: int) -> float:
+    """Of the endpoint that a prompt with so long an answer would go to."""
+    told: dict[str, Any] = {"prompt_tokens": 4000, "output_tokens": output_tokens, "now_us": 1_000_000}
+    fleet.ring.explain(fleet.decider, FIVE_AXIS, fleet.slots, "x", knobs=oracle.Knobs().in_order(), **told)
+    return float(fleet.ring.find("x")[0]["shown"][0]["terms"][name])
+
+
 def externality(fleet: Fleet, output_tokens: int) -> float:
     """Of a prompt at the endpoint it goes to, after a queue of requests with answers that long."""
     play(fleet, [replace(ASK, depth=0, output_tokens=output_tokens)] * 20, oracle.Knobs())
-    told: dict[str, Any] = {"prompt_tokens": 4000, "output_tokens": output_tokens, "now_us": 1_000_000}
-    fleet.ring.explain(fleet.decider, FIVE_AXIS, fleet.slots, "x", knobs=oracle.Knobs().in_order(), **told)
-    return float(fleet.ring.find("x")[0]["shown"][0]["terms"]["externality"])
+    return term(fleet, "externality", output_tokens)
 
 
 def test_to_delay_short_answers_costs_more_than_to_delay_long_ones_and_nothing_where_nobody_waits() -> None:
     assert externality(Fleet([PLAIN]), 5) > 1.2 * externality(Fleet([PLAIN]), 2000) > 0
     idle = Fleet([PLAIN])
     play(idle, [replace(ASK, stays=1)], oracle.Knobs())
-    told: dict[str, Any] = {"prompt_tokens": 4000, "output_tokens": 5, "now_us": 1_000_000}
-    idle.ring.explain(idle.decider, FIVE_AXIS, idle.slots, "x", knobs=oracle.Knobs().in_order(), **told)
-    assert idle.ring.find("x")[0]["shown"][0]["terms"]["externality"] == 0
+    assert term(idle, "externality", 5) == 0
+
+
+def test_what_streams_add_to_a_step_counts_in_full_and_what_the_machine_takes_by_itself_by_a_third() -> None:
+    slow = structs.replace(PLAIN, floor_s=0.03, base_s=0.0, context_s=1e-6)
+    weight = oracle.Knobs().gamma * 100
+    by_itself = term(Fleet([slow]), "decode", 100)
+    assert by_itself == pytest.approx(weight * (0.03 + 4000e-6) / 3, rel=1e-3)
+    busy = Fleet([slow])
+    play(busy, [replace(ASK, depth=0)] * 2, oracle.Knobs())
+    added_s = 2 * (4000 + 100) * 1e-6
+    assert term(busy, "decode", 100) - by_itself == pytest.approx(weight * added_s, rel=1e-3)
 
 
 def test_a_request_without_a_prompt_goes_to_the_less_busy_of_two() -> None:
