@@ -208,7 +208,8 @@ def test_a_stream_that_breaks_says_nothing_of_first_tokens() -> None:
         now_us = NOW_US + turn * 20_000_000
         decision = one.decide(LEAST_IN_FLIGHT, [1], prompt_tokens=1000, now_us=now_us)
         one.first_token(decision, now_us + round(decision.figures()["predicted_s"] * 1e6))
-        one.end(decision, now_us + 10_000_000, failed=True)
+        now_us += 10_000_000
+        one.end(decision, now_us, failed=True)
     assert one.learner.view(1, now_us)["residual"] == pytest.approx(1, abs=0.01)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from router.config import parse_config
 from router.native.prefix import PrefixTable
 from router.schema.config import Config, Route
 from router.schema.engines import EngineFigures, figures_of
-from router.shared_state import SharedState, Tables
+from router.shared_state import SharedState, Tables, watch_exit
 from router.slots import SlotDirectory, SlotsExhausted
 
 PREFIX_BYTES = 1 << 20
@@ -172,6 +173,19 @@ def test_columns_of_the_generation_before_are_settled_as_its_processes_exit() ->
                 await asyncio.sleep(0)
             assert state.load.in_flight_by_column()[:2] == [0, 1], "the next generation settles"
             assert len(os.listdir("/proc/self/fd")) == before - 2, "but for the pipes of the two"
+
+    asyncio.run(asyncio.wait_for(play(), 30))
+
+
+def test_one_process_after_the_other_is_waited_for() -> None:
+    async def play() -> None:
+        exited: list[int] = []
+        for number in range(3):  # each with the descriptor that the one before has given back
+            with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+                watch_exit(process.pid, functools.partial(exited.append, number))
+                process.communicate()
+                while exited != list(range(number + 1)):
+                    await asyncio.sleep(0)
 
     asyncio.run(asyncio.wait_for(play(), 30))
 
