@@ -91,6 +91,7 @@ class Running:
     def __init__(self) -> None:
         self.refuses = ""
         self.handed_over = 0
+        self.fds: list[int] = []
 
     async def reload(self) -> wire.ReloadAnswer:
         raise AssertionError("nobody asked")
@@ -104,7 +105,7 @@ class Running:
         offer = wire.TakeoverOffer(
             pid=os.getpid(), sockets=[], column_count=1, columns_in_use=[], endpoints=b"", routes=b""
         )
-        return offer, []
+        return offer, self.fds
 
     def hand_over(self) -> dict[int, int]:
         self.handed_over += 1
@@ -152,6 +153,43 @@ def test_one_that_was_refused_may_come_again(tmp_path: Path) -> None:
                 await takeover.ask_takeover(path)
         running.refuses = ""
         (await takeover.ask_takeover(path)).close()
+
+    play(scene, tmp_path)
+
+
+def test_another_user_is_not_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire.Channel, "peer_credentials", lambda _self: (1, os.getuid() + 1))
+
+    async def scene(path: Path, running: Running, _server: ControlServer) -> None:
+        with pytest.raises(TakeoverError, match="does not answer"):
+            await takeover.ask_takeover(path)
+        assert running.handed_over == 0
+
+    play(scene, tmp_path)
+
+
+def test_no_more_are_served_at_once_than_there_can_be_use_for(tmp_path: Path) -> None:
+    async def scene(path: Path, _running: Running, _server: ControlServer) -> None:
+        idle = [await takeover.connect(path) for _ in range(takeover.CONTROL_CLIENTS_MAX)]
+        one_more = await takeover.connect(path)
+        with pytest.raises(wire.ChannelClosedError):
+            await one_more.receive()
+        for channel in (*idle, one_more):
+            channel.close()
+
+    play(scene, tmp_path)
+
+
+def test_what_was_handed_out_and_not_used_is_closed(tmp_path: Path) -> None:
+    async def scene(path: Path, running: Running, _server: ControlServer) -> None:
+        running.fds = [os.memfd_create("table")]
+        before = len(os.listdir("/proc/self/fd"))
+        predecessor = await takeover.ask_takeover(path)
+        assert len(predecessor.table_fds) == 1
+        predecessor.close()
+        while len(os.listdir("/proc/self/fd")) > before:  # until the other end is closed, too
+            await asyncio.sleep(0)
+        os.close(running.fds[0])
 
     play(scene, tmp_path)
 
