@@ -57,7 +57,7 @@ cdef struct driver_t:
     adopt_fn adopt                   # a socket that was accepted or made elsewhere; 0, or -1 and the fd is closed
     # Gives the socket up without closing it: its fd, or -1 for TLS and while bytes wait in `out`.
     release_fn release
-    conn_fn pause_accepting          # of a listener, for a short while
+    conn_fn pause_accepting          # of a listener, for a short while and while is_full
     connect_fn connect               # 0 under way or done (connected is told), -1 failed at once (nothing is told)
     # 0 all taken (if not by the kernel yet, on_blocked may follow), 1 the rest waits in `out`, -1 broken (eof will be
     # told)
@@ -79,4 +79,5 @@ cdef struct driver_t:
     conn_fn on_drained
     conn_fn on_freed
     void* core
+    bint is_full                     # set by the core: nobody is accepted before it is taken back
     uint64_t now_us                  # monotonic; read once per event by the driver

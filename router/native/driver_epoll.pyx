@@ -276,6 +276,9 @@ cdef void accept_some(epoll_driver_t* driver, conn_t* listener) noexcept nogil:
     cdef uint32_t length
     cdef int fd
     cdef int _turn
+    if driver.base.is_full:
+        driver_pause_accepting(listener)
+        return
     for _turn in range(DRIVER_ACCEPTS_MAX):
         length = sizeof(raw)
         fd = accept4(listener.fd, <sockaddr*>raw, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
@@ -415,7 +418,7 @@ cdef int driver_run(epoll_driver_t* driver, int timeout_ms) noexcept nogil:
     cdef int index
     count = epoll_wait(driver.epoll_fd, events, DRIVER_EVENTS_MAX, timeout_ms)
     driver.base.now_us = monotonic_us()
-    if driver.accept_resume_us and driver.base.now_us >= driver.accept_resume_us:
+    if driver.accept_resume_us and driver.base.now_us >= driver.accept_resume_us and not driver.base.is_full:
         resume_accepting(driver)
     driver.outbox.is_open = count > 1
     for index in range(count):

@@ -162,6 +162,7 @@ cdef void forget_downstream(core_t* core, downstream_t* down) noexcept nogil:
     if down.next != NULL:
         down.next.previous = down.previous
     core.connection_count -= 1
+    core.driver.is_full = core.connection_count >= core.options.connections_max
     metrics_add(&core.metrics, COUNT_CONNECTIONS_OPEN, -1)
 
 

@@ -65,7 +65,8 @@ cdef void on_accepted(driver_t* driver, conn_t* listener, int fd, const void* ad
     metrics_add(&core.metrics, COUNT_CONNECTIONS_OPEN, 1)
     arm(core, down)
     if core.connection_count >= core.options.connections_max:
-        driver.pause_accepting(listener)    # the backlog keeps the next ones; who is here is not hurt
+        driver.is_full = True               # the backlog keeps the next ones; who is here is not hurt
+        driver.pause_accepting(listener)
 
 
 cdef void on_connected(conn_t* conn) noexcept nogil:
