@@ -26,10 +26,9 @@ def test_who_comes_when_all_places_are_taken_gets_one_as_somebody_leaves() -> No
             client.send(UNKNOWN)
         for client in clients[1:BOUND]:
             assert client.take_response()[0] == 404
-        clients[0].send(
-            request(chat())
-        )  # to an endpoint that never answers: half a second by the router's clock,
-        assert clients[0].take_response()[0] == 504  # in which it looks for room several times
+        # An endpoint that never answers: half a second by the router's clock; room is looked for.
+        clients[0].send(request(chat()))
+        assert clients[0].take_response()[0] == 504
         for number in range(WAITING // 2):
             assert clients[BOUND + number].is_quiet(), "its place is not there yet"
             clients[number].close()
