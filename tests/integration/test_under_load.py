@@ -5,6 +5,7 @@ must.
 import fcntl
 import http.client
 import json
+import operator
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ class Load:
         self.failures: list[str] = []
         self._address = address
         self._count = 0
+        self._counts = [0] * CLIENTS
         self._done = threading.Condition()
         self._stop = False
         self._threads = [threading.Thread(target=self._run, args=(index,)) for index in range(CLIENTS)]
@@ -52,6 +54,14 @@ class Load:
         with self._done:
             wanted = self._count + count
             assert self._done.wait_for(lambda: self._count >= wanted, BOUND_S), self.failures
+
+    def pass_each(self) -> None:
+        """Returns when each client has had an answer, or a failure, to a request sent after the call."""
+        with self._done:
+            wanted = [count + 2 for count in self._counts]  # the first may be of one that was under way
+            assert self._done.wait_for(lambda: all(map(operator.ge, self._counts, wanted)), BOUND_S), (
+                self.failures
+            )
 
     def _run(self, index: int) -> None:
         connection = http.client.HTTPConnection(*self._address, timeout=BOUND_S)
@@ -78,6 +88,7 @@ class Load:
                 connection.close()
             with self._done:
                 self._count += 1
+                self._counts[index] += 1
                 self._done.notify_all()
         connection.close()
 
@@ -142,7 +153,7 @@ def test_a_killed_worker_fails_only_what_it_held_and_leaks_nothing(tmp_path: Pat
             victim = min(fairlead.worker_pids())
             os.kill(victim, signal.SIGKILL)
             wait_gone(victim)
-            load.pass_more(CLIENTS)  # What was in flight there has failed by now ...
+            load.pass_each()  # What was in flight there has failed by now ...
             failed_count = len(load.failures)
             wait_until(lambda: len(fairlead.worker_pids()) == 2, "a new worker is ready")
             load.pass_more(50)
