@@ -188,10 +188,19 @@ cdef inline void _publish_head(
     store_u64(&table.head_begun_us[load_place(table, column, slot)], head.begun_us if head != NULL else 0)
 
 
+cdef void _count_pending(load_table_t* table, uint32_t column, const charge_t* charge) noexcept nogil:
+    cdef uint32_t* cell = load_cell_at(table, column, 0, charge.slot)
+    cdef size_t stride = table.slot_count
+    _activate(table, column)
+    _add(cell + ROW_IN_FLIGHT * stride, 1)
+    _add(cell + ROW_PENDING * stride, 1)
+    _add(cell + ROW_QUEUED_TOKENS * stride, charge.uncached_tokens)
+    _add(cell + ROW_QUEUED_WORK * stride, charge.work_ticks)
+    _add(cell + ROW_KV_TOKENS * stride, charge.kv_tokens)
+
+
 cdef void load_charge(load_table_t* table, uint32_t column, charge_t* charge, uint64_t now_us) noexcept nogil:
     cdef uint32_t slot = charge.slot
-    cdef uint32_t* cell = load_cell_at(table, column, 0, slot)
-    cdef size_t stride = table.slot_count
     cdef load_queue_t* queue = &table.queues[load_place(table, column, slot)]
     charge.prompt_tokens = min(charge.prompt_tokens, <uint32_t>CHARGE_TOKENS_MAX)
     charge.uncached_tokens = min(charge.uncached_tokens, <uint32_t>CHARGE_TOKENS_MAX)
@@ -201,12 +210,7 @@ cdef void load_charge(load_table_t* table, uint32_t column, charge_t* charge, ui
     charge.state = CHARGE_PENDING
     charge.newer = NULL
     charge.older = queue.newest
-    _activate(table, column)
-    _add(cell + ROW_IN_FLIGHT * stride, 1)
-    _add(cell + ROW_PENDING * stride, 1)
-    _add(cell + ROW_QUEUED_TOKENS * stride, charge.uncached_tokens)
-    _add(cell + ROW_QUEUED_WORK * stride, charge.work_ticks)
-    _add(cell + ROW_KV_TOKENS * stride, charge.kv_tokens)
+    _count_pending(table, column, charge)
     if queue.newest != NULL:
         queue.newest.newer = charge
     else:
@@ -267,16 +271,9 @@ cdef void load_set_remote(load_table_t* table, uint32_t column, uint32_t slot, c
 
 
 cdef void load_expect_remote(load_table_t* table, uint32_t column, const charge_t* charge) noexcept nogil:
-    cdef uint32_t* cell = load_cell_at(table, column, 0, charge.slot)
-    cdef size_t stride = table.slot_count
     if charge.state != CHARGE_PENDING:
         return
-    _activate(table, column)
-    _add(cell + ROW_IN_FLIGHT * stride, 1)
-    _add(cell + ROW_PENDING * stride, 1)
-    _add(cell + ROW_QUEUED_TOKENS * stride, charge.uncached_tokens)
-    _add(cell + ROW_QUEUED_WORK * stride, charge.work_ticks)
-    _add(cell + ROW_KV_TOKENS * stride, charge.kv_tokens)
+    _count_pending(table, column, charge)
 
 
 # --- sums ------------------------------------------------------------------------------------------------------------

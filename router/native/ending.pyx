@@ -17,9 +17,8 @@ from router.native.causes cimport (
 )
 from router.native.conn cimport CONN_BLOCKED, CONN_CLOSED
 from router.native.exchange cimport (
-    DOWN_FLUSH, DOWN_IDLE, DOWN_LINGER, EXCHANGE_TUNNEL, X_CLOSE_DOWNSTREAM, X_FAULT, X_UPLOAD_DONE, core_t,
-    downstream_t, exchange_deadline,
-    exchange_free, exchange_new, exchange_record, exchange_t,
+    DOWN_FLUSH, DOWN_IDLE, DOWN_LINGER, EXCHANGE_RELAYING, EXCHANGE_TUNNEL, X_CLOSE_DOWNSTREAM, X_FAULT, X_UPLOAD_DONE,
+    core_t, downstream_t, exchange_deadline, exchange_free, exchange_new, exchange_record, exchange_t,
 )
 from router.native.http1 cimport (
     FIELD_COUNT, HTTP1_BAD_EXPECT, HTTP1_HEAD_TOO_LARGE, HTTP1_TARGET_TOO_LONG, HTTP1_TOO_MANY_FIELDS,
@@ -28,6 +27,7 @@ from router.native.http1 cimport (
 from router.native.loadtable cimport load_observe_outcome
 from router.native.logline cimport log_exchange
 from router.native.metrics cimport COUNT_CONNECTIONS_OPEN, COUNT_PROTOCOL_ERRORS_DOWNSTREAM, metrics_add
+from router.native.sse cimport METER_SSE
 from router.native.wheel cimport wheel_arm, wheel_cancel
 
 
@@ -166,11 +166,19 @@ cdef void forget_downstream(core_t* core, downstream_t* down) noexcept nogil:
     metrics_add(&core.metrics, COUNT_CONNECTIONS_OPEN, -1)
 
 
+cdef inline bint has_all(const exchange_t* x) noexcept nogil:
+    # SDKs hang up when they have read a stream's end event, often before its last chunk has come.
+    return x.state == EXCHANGE_TUNNEL or (x.state == EXCHANGE_RELAYING and x.meter.mode == METER_SSE
+                                          and x.meter.saw_done and not x.down.conn.flags & CONN_BLOCKED)
+
+
 cdef void client_gone(core_t* core, downstream_t* down) noexcept nogil:
     """The client went away: its upstream is cancelled in the same event, whatever it was doing."""
     cdef exchange_t* x = down.exchange
+    cdef int cause
     if x != NULL:
+        cause = CAUSE_NONE if has_all(x) else CAUSE_CLIENT_CLOSED
         attempt_end(core, x, False)
         core.driver.close(&down.conn)
-        finish(core, x, CAUSE_NONE if x.state == EXCHANGE_TUNNEL else CAUSE_CLIENT_CLOSED)
+        finish(core, x, cause)
     close_downstream(core, down)
