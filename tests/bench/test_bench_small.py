@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from bench import compare, scenarios
 from bench.measure import SliceFailed
@@ -27,6 +26,7 @@ from bench.peers.certificate import make_certificate
 from bench.peers.fairlead import Fairlead
 from bench.peers.floor import Floor
 from bench.scenarios import Cores, Stage
+from tests.support.command import run_command
 
 CONNECTIONS_MAX = 300
 
@@ -178,14 +178,11 @@ def test_other_groups_engines_do_not_count() -> None:
 
 def test_command_measures_and_writes_its_report(tmp_path: Path) -> None:
     json_path, markdown_path = tmp_path / "report.json", tmp_path / "report.md"
-    done = CliRunner().invoke(
-        compare.compare,
-        [
-            "--only", "floor", "--scenario", "request,lockstep,latency,memory,many,soak", "--rounds", "1",
-            "--seconds", "0.1", "--streams", "20", "--soak-seconds", "0.3", "--soak-times", "2",
-            "--soak-idle", "0", "--no-install", "--starved-max", "1000",
-            "--json", str(json_path), "--markdown", str(markdown_path),
-        ],
+    done = run_command(
+        "bench", "--only", "floor", "--scenario", "request,lockstep,latency,memory,many,soak",
+        "--rounds", "1", "--seconds", "0.1", "--streams", "20", "--soak-seconds", "0.3", "--soak-times", "2",
+        "--soak-idle", "0", "--no-install", "--starved-max", "1000",
+        "--json", json_path, "--markdown", markdown_path,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     results = json.loads(json_path.read_bytes())["results"]
@@ -197,7 +194,7 @@ def test_command_measures_and_writes_its_report(tmp_path: Path) -> None:
 
 
 def test_command_refuses_unknown_names() -> None:
-    assert CliRunner().invoke(compare.compare, ["--only", "ngins"]).exit_code == 2
+    assert run_command("bench", "--only", "ngins").exit_code == 2
 
 
 def test_absent_peers_are_skipped_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from bench.compare import compare
 from bench.native.step import prompt_block_hashes
 from bench.real import prompts, ranking
 from bench.real.live import Case, run_pair
@@ -21,6 +19,7 @@ from bench.sim.traces import Format, Jitter, read_trace
 from router.schema.config import Config
 from router.schema.policies import policy_names
 from tests.bench.sim_worlds import fleet_of, trace_of
+from tests.support.command import run_command
 
 PACE = 50.0
 
@@ -61,13 +60,10 @@ def mooncake_file(folder: Path, row_count: int = 24) -> Path:
 def test_the_command_plays_and_simulates_and_loses_nothing(tmp_path: Path) -> None:
     fleet = tmp_path / "fleet.yaml"
     fleet.write_text("endpoints: [{class: 8b-h100, count: 2}, {class: 8b-l40s, speed: 2}]\n")
-    done = CliRunner().invoke(
-        compare,
-        [
-            "real", "--trace", str(mooncake_file(tmp_path)), "--format", "mooncake", "--fleet", str(fleet),
-            "--policy", "round_robin,five_axis", "--replicas", "2", "--seconds", "8", "--pace", str(PACE),
-            "--json", str(tmp_path / "out.json"),
-        ],
+    done = run_command(
+        "bench", "real", "--trace", mooncake_file(tmp_path), "--format", "mooncake", "--fleet", fleet,
+        "--policy", "round_robin,five_axis", "--replicas", "2", "--seconds", "8", "--pace", str(PACE),
+        "--json", tmp_path / "out.json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert "Kendall's tau" in done.output
@@ -204,11 +200,8 @@ def test_swapped_pairs_are_told_and_counted_in_tau() -> None:
 
 
 def test_a_fleet_that_loads_models_is_refused(tmp_path: Path) -> None:
-    done = CliRunner().invoke(
-        compare,
-        [
-            "real", "--trace", str(mooncake_file(tmp_path)), "--format", "mooncake",
-            "--fleet", "multi-model", "--policy", "p2c",
-        ],
+    done = run_command(
+        "bench", "real", "--trace", mooncake_file(tmp_path), "--format", "mooncake",
+        "--fleet", "multi-model", "--policy", "p2c",
     )  # fmt: skip
     assert done.exit_code == 1 and "do not load models" in done.output

@@ -7,15 +7,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from bench.compare import compare
 from bench.sim import plot
-from bench.sim.cli import sim
 from bench.sim.fleets import read_fleet
 from bench.sim.page import to_html
 from bench.sim.sweep import Case, run_cases
 from bench.sim.traces import Format, read_trace
+from tests.support.command import run_command
 
 RUN_KEYS = ["policy", "fleet", "speed", "seed", "fault", "requests", "ttft_ms", "tpot_ms", "goodput_ratio"]
 RUN_KEYS += ["cost_per_1k_tokens", "prefix_hit_ratio", "imbalance", "recovery_s"]
@@ -45,7 +44,7 @@ def invoke(trace: Path, *options: str) -> Result:
     given = dict(zip(options[::2], options[1::2], strict=True))
     wanted = {"--trace": str(trace), "--format": "mooncake", "--fleet": "hom-8xa100", "--policy": "p2c"}
     words = [word for pair in (wanted | given).items() for word in pair]
-    return CliRunner().invoke(sim, words)
+    return run_command("bench", "sim", *words)
 
 
 def test_a_sweep_prints_tables_and_writes_json_and_a_page(trace: Path, tmp_path: Path) -> None:
@@ -184,7 +183,7 @@ def test_a_malformed_row_ends_with_1_and_its_place(trace: Path) -> None:
 
 
 def test_it_is_a_subcommand_of_bench_and_bench_alone_is_still_the_comparison(trace: Path) -> None:
-    shown = CliRunner().invoke(compare, ["sim", "--help"])
+    shown = run_command("bench", "sim", "--help")
     assert shown.exit_code == 0 and "--format" in shown.output
-    assert CliRunner().invoke(compare, ["--only", "ngins"]).exit_code == 2
-    assert CliRunner().invoke(compare, ["smi"]).exit_code == 2
+    assert run_command("bench", "--only", "ngins").exit_code == 2
+    assert run_command("bench", "smi").exit_code == 2

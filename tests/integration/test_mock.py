@@ -17,15 +17,14 @@ from urllib.parse import urlsplit
 import anthropic
 import openai
 import pytest
-from click.testing import CliRunner
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.mock.cli import mock
 from bench.mock.fleet import EngineSpec, Fleet
 from bench.native.engine import EngineLoop
 from bench.native.fault import KINDS
 from bench.native.replies import answer_text, prompt_seed
 from tests.integration.processes import wait_until
+from tests.support.command import run_command
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 
@@ -438,7 +437,7 @@ def test_what_the_command_cannot_do_is_said(options: list[str], status: int, sai
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         arguments = [option.replace("{taken}", port) for option in options]
-        result = CliRunner().invoke(mock, arguments)
+        result = run_command("mock", *arguments)
     assert result.exit_code == status
     assert said.replace("{taken}", port) in result.stderr
 

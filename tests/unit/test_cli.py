@@ -13,11 +13,11 @@ from typing import Any
 import click
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 
 from router import cli
 from router.config import parse_config
 from router.schema.policies import LeastInFlight
+from tests.support.command import run_command
 
 POOLS = "pools: [{name: a, endpoints: [{url: 'http://10.0.0.1:8000'}]}]\n"
 ROOT = Path(__file__).parents[2]
@@ -59,17 +59,11 @@ def config_file(tmp_path: Path) -> Path:
     return file
 
 
-def run(*arguments: str | Path, **environ: str) -> Result:
-    return CliRunner().invoke(
-        cli.main, [str(argument) for argument in arguments], env=environ, prog_name="fairlead"
-    )
-
-
 # ---- serve
 
 
 def test_endpoints_alone_are_enough_to_serve(app: App) -> None:
-    result = run("serve", "--endpoint", "http://a:1", "--endpoint", "http://b:2")
+    result = run_command("serve", "--endpoint", "http://a:1", "--endpoint", "http://b:2")
     assert (result.exit_code, result.output) == (0, "")
     [(_, call)] = app.calls
     assert [endpoint.url for endpoint in call["config"].default_pool.endpoints] == [
@@ -80,7 +74,7 @@ def test_endpoints_alone_are_enough_to_serve(app: App) -> None:
 
 
 def test_every_option_reaches_the_configuration(app: App) -> None:
-    result = run(
+    result = run_command(
         *(
             "serve",
             "--endpoint",
@@ -105,7 +99,7 @@ def test_every_option_reaches_the_configuration(app: App) -> None:
 
 
 def test_options_come_from_the_environment_too(app: App) -> None:
-    result = run(
+    result = run_command(
         "serve", FAIRLEAD_ENDPOINT="http://a:1 http://b:1", FAIRLEAD_WORKERS="2", FAIRLEAD_LISTEN="h:1"
     )
     assert result.exit_code == 0, result.output
@@ -114,7 +108,7 @@ def test_options_come_from_the_environment_too(app: App) -> None:
 
 
 def test_a_file_is_served_and_its_whole_path_kept(app: App, config_file: Path) -> None:
-    assert run("serve", "--config", config_file, "--takeover").exit_code == 0
+    assert run_command("serve", "--config", config_file, "--takeover").exit_code == 0
     call = app.calls[0][1]
     assert call["config"] == parse_config(config_file.read_text(), "f.yaml")
     assert (call["config_path"], call["takeover"]) == (config_file.resolve(), True)
@@ -122,28 +116,28 @@ def test_a_file_is_served_and_its_whole_path_kept(app: App, config_file: Path) -
 
 def test_the_applications_exit_code_is_ours(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "serve", lambda config, **options: 1)
-    assert run("serve", "--endpoint", "http://a:1").exit_code == 1
+    assert run_command("serve", "--endpoint", "http://a:1").exit_code == 1
 
 
 def test_nothing_to_route_to_is_a_usage_error(app: App) -> None:
-    result = run("serve")
+    result = run_command("serve")
     assert result.exit_code == 2
     assert "--endpoint URL" in result.stderr
     assert result.stdout == ""
 
 
 def test_file_and_options_exclude_each_other(app: App, config_file: Path) -> None:
-    result = run("serve", "--config", config_file, "--workers", "2", "--endpoint", "http://a:1")
+    result = run_command("serve", "--config", config_file, "--workers", "2", "--endpoint", "http://a:1")
     assert result.exit_code == 2
     assert "--config holds everything; it cannot be used with --workers, --endpoint." in result.stderr
     assert not app.calls
 
 
 def test_what_came_from_the_environment_is_named_by_its_variable(app: App, config_file: Path) -> None:
-    result = run("serve", "--config", config_file, "--workers", "2", FAIRLEAD_ENDPOINT="http://a:1")
+    result = run_command("serve", "--config", config_file, "--workers", "2", FAIRLEAD_ENDPOINT="http://a:1")
     assert result.exit_code == 2
     assert "--workers, FAIRLEAD_ENDPOINT of the environment" in result.stderr
-    result = run("serve", "--workers", "2", FAIRLEAD_CONFIG=str(config_file))
+    result = run_command("serve", "--workers", "2", FAIRLEAD_CONFIG=str(config_file))
     assert result.exit_code == 2
     assert (
         "FAIRLEAD_CONFIG of the environment holds everything; it cannot be used with --workers"
@@ -153,12 +147,12 @@ def test_what_came_from_the_environment_is_named_by_its_variable(app: App, confi
 
 
 def test_an_unknown_log_level_is_a_usage_error(app: App) -> None:
-    result = run("serve", "--endpoint", "http://a:1", FAIRLEAD_LOG_LEVEL="foo")
+    result = run_command("serve", "--endpoint", "http://a:1", FAIRLEAD_LOG_LEVEL="foo")
     assert result.exit_code == 2
     assert "FAIRLEAD_LOG_LEVEL is 'foo'; expected DEBUG, INFO, WARNING, ERROR or CRITICAL" in result.stderr
     assert not app.calls
     for level in ("debug", "WARNING", ""):
-        assert run("serve", "--endpoint", "http://a:1", FAIRLEAD_LOG_LEVEL=level).exit_code == 0
+        assert run_command("serve", "--endpoint", "http://a:1", FAIRLEAD_LOG_LEVEL=level).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -173,7 +167,7 @@ def test_an_unknown_log_level_is_a_usage_error(app: App) -> None:
     ],
 )
 def test_bad_options_are_usage_errors(app: App, arguments: tuple[str, ...]) -> None:
-    result = run("serve", *arguments)
+    result = run_command("serve", *arguments)
     assert result.exit_code == 2
     assert result.stdout == ""
     assert arguments[-2 if len(arguments) > 1 else 0] in result.stderr or "token" in result.stderr
@@ -182,7 +176,7 @@ def test_bad_options_are_usage_errors(app: App, arguments: tuple[str, ...]) -> N
 
 def test_bad_file_is_not_served(app: App, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("workers: 0\n" + POOLS)
-    result = run("serve", "--config", tmp_path / "bad.yaml")
+    result = run_command("serve", "--config", tmp_path / "bad.yaml")
     assert result.exit_code == 78
     assert result.stderr.startswith(f"{tmp_path}/bad.yaml:1:10: workers: 0 is not allowed here")
     assert not app.calls
@@ -192,13 +186,13 @@ def test_bad_file_is_not_served(app: App, tmp_path: Path) -> None:
 
 
 def test_check_says_ok(config_file: Path) -> None:
-    result = run("check", config_file)
+    result = run_command("check", config_file)
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"{config_file}: ok\n", "")
 
 
 def test_check_prints_every_problem_to_standard_error(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("workers: 0\nlistners: []\n" + POOLS)
-    result = run("check", tmp_path / "bad.yaml")
+    result = run_command("check", tmp_path / "bad.yaml")
     assert result.exit_code == 78
     assert result.stdout == ""
     assert [line.partition(": ")[0].rpartition("/")[2] for line in result.stderr.splitlines()] == [
@@ -208,13 +202,13 @@ def test_check_prints_every_problem_to_standard_error(tmp_path: Path) -> None:
 
 
 def test_check_prints_json_for_programs(tmp_path: Path, config_file: Path) -> None:
-    assert json.loads(run("check", config_file, "--format", "json").stdout) == {
+    assert json.loads(run_command("check", config_file, "--format", "json").stdout) == {
         "ok": True,
         "problems": [],
         "left_out": 0,
     }
     (tmp_path / "bad.yaml").write_text("workers: 0\n" + POOLS)
-    result = run("check", tmp_path / "bad.yaml", "--format", "json")
+    result = run_command("check", tmp_path / "bad.yaml", "--format", "json")
     assert result.exit_code == 78
     found = json.loads(result.stdout)
     assert found["ok"] is False
@@ -231,18 +225,18 @@ def test_check_prints_json_for_programs(tmp_path: Path, config_file: Path) -> No
 
 
 def test_check_of_a_missing_file_is_a_bad_configuration(tmp_path: Path) -> None:
-    assert run("check", tmp_path / "none.yaml").exit_code == 78
+    assert run_command("check", tmp_path / "none.yaml").exit_code == 78
 
 
 def test_check_without_a_file_is_a_usage_error() -> None:
-    assert run("check").exit_code == 2
+    assert run_command("check").exit_code == 2
 
 
 @pytest.mark.parametrize(("style", "load"), [("yaml", yaml.safe_load), ("json", json.loads)])
 def test_show_prints_the_effective_configuration_without_secrets(
     config_file: Path, style: str, load: Any
 ) -> None:
-    result = run("config", "show", config_file, "--format", style)
+    result = run_command("config", "show", config_file, "--format", style)
     assert result.exit_code == 0
     assert "s3cret" not in result.output
     shown = load(result.stdout)
@@ -251,14 +245,14 @@ def test_show_prints_the_effective_configuration_without_secrets(
 
 
 def test_schema_is_json_schema_of_the_file() -> None:
-    schema = json.loads(run("schema").stdout)
+    schema = json.loads(run_command("schema").stdout)
     assert schema["$schema"].startswith("https://json-schema.org/")
     assert schema["$defs"]["Config"]["required"] == ["pools"]
     assert schema["$defs"]["Config"]["additionalProperties"] is False
 
 
 def test_schema_prints_the_reference_page() -> None:
-    assert run("schema", "--format", "markdown").stdout.startswith("# Configuration\n")
+    assert run_command("schema", "--format", "markdown").stdout.startswith("# Configuration\n")
 
 
 # ---- the running router
@@ -266,10 +260,10 @@ def test_schema_prints_the_reference_page() -> None:
 
 @pytest.mark.parametrize("command", ["reload", "upgrade"])
 def test_running_router_is_found_by_its_admin_address(app: App, config_file: Path, command: str) -> None:
-    run(command)
-    run(command, "--admin", "127.0.0.1:1", "--runtime-dir", "/tmp/x")
-    run(command, "--config", config_file)
-    run(command, "--config", config_file, "--admin", "127.0.0.1:1")
+    run_command(command)
+    run_command(command, "--admin", "127.0.0.1:1", "--runtime-dir", "/tmp/x")
+    run_command(command, "--config", config_file)
+    run_command(command, "--config", config_file, "--admin", "127.0.0.1:1")
     assert app.calls == [
         (command, {"admin_address": "127.0.0.1:9090", "runtime_dir": None}),
         (command, {"admin_address": "127.0.0.1:1", "runtime_dir": "/tmp/x"}),
@@ -279,7 +273,7 @@ def test_running_router_is_found_by_its_admin_address(app: App, config_file: Pat
 
 
 def test_refused_reload_is_exit_code_one(app: App) -> None:
-    assert run("reload").exit_code == 1
+    assert run_command("reload").exit_code == 1
 
 
 # ---- the rest
@@ -287,18 +281,18 @@ def test_refused_reload_is_exit_code_one(app: App) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_script_calls_back(shell: str) -> None:
-    result = run("completion", shell)
+    result = run_command("completion", shell)
     assert result.exit_code == 0
     assert f"_FAIRLEAD_COMPLETE={shell}_complete" in result.stdout
 
 
 def test_completion_knows_subcommands() -> None:
-    result = run(COMP_WORDS="fairlead ser", COMP_CWORD="1", _FAIRLEAD_COMPLETE="bash_complete")
+    result = run_command(COMP_WORDS="fairlead ser", COMP_CWORD="1", _FAIRLEAD_COMPLETE="bash_complete")
     assert "plain,serve" in result.stdout
 
 
 def test_version_names_the_build() -> None:
-    result = run("--version")
+    result = run_command("--version")
     assert result.exit_code == 0
     assert result.stdout.startswith("fairlead ")
     assert f"CPython {sys.version.split()[0]}" in result.stdout or "PyPy" in result.stdout
@@ -339,23 +333,23 @@ def plugins(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
 
 def test_commands_of_other_packages_run_and_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     plugins(monkeypatch, extra=f"{__name__}:extra")
-    assert run("extra").stdout == "hello from elsewhere\n"
-    assert "Something from elsewhere." in run("--help").stdout
+    assert run_command("extra").stdout == "hello from elsewhere\n"
+    assert "Something from elsewhere." in run_command("--help").stdout
 
 
 def test_command_that_cannot_be_loaded_breaks_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     plugins(monkeypatch, broken="nonexistent_module:main", odd=f"{__name__}:ROOT")
-    assert run("--help").exit_code == 0
-    result = run("broken")
+    assert run_command("--help").exit_code == 0
+    result = run_command("broken")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "nonexistent_module:main cannot be loaded" in result.stderr
-    assert run("odd").exit_code == 1
+    assert run_command("odd").exit_code == 1
 
 
 def test_other_packages_cannot_replace_our_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     plugins(monkeypatch, check=f"{__name__}:extra")
-    assert run("check").exit_code == 2
+    assert run_command("check").exit_code == 2
 
 
 def test_unknown_command_is_a_usage_error() -> None:
-    assert run("nonsense").exit_code == 2
+    assert run_command("nonsense").exit_code == 2

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from router import cli
 from router.explain_report import ExplainError, fetch_decisions, report
 from router.explain_view import describe_decisions
+from tests.support.command import run_command
 
 TERMS = {"queue": 0.25, "prefill": 0.5, "cost": 0.0}
 
@@ -204,23 +203,23 @@ def test_a_router_that_is_not_there_and_an_address_that_is_none_are_told_apart()
 
 def test_the_command_prints_a_table_or_json(admin: Any, tmp_path: Path) -> None:
     admin.answer = (200, json.dumps({"decisions": [described()]}).encode())
-    result = CliRunner().invoke(cli.main, ["explain", "abc", "--admin", address_of(admin)])
+    result = run_command("explain", "abc", "--admin", address_of(admin))
     assert (result.exit_code, result.stdout) == (0, report([described()]) + "\n")
     file = tmp_path / "fairlead.yaml"
     file.write_text(
         "pools: [{name: a, endpoints: [{url: 'http://10.0.0.1:8000'}]}]\n"
         f"admin: {{address: '{address_of(admin)}', token: s3cret}}\n"
     )
-    result = CliRunner().invoke(cli.main, ["explain", "abc", "--json", "--config", str(file)])
+    result = run_command("explain", "abc", "--json", "--config", str(file))
     assert json.loads(result.stdout) == [described()]
     assert admin.asked[-1] == ("/debug/explain/abc", "Bearer s3cret")
 
 
 def test_the_command_says_on_standard_error_what_is_wrong(admin: Any) -> None:
     admin.answer = (404, b'{"error": {"message": "No decision is recorded."}}')
-    result = CliRunner().invoke(cli.main, ["explain", "abc", "--admin", address_of(admin)])
+    result = run_command("explain", "abc", "--admin", address_of(admin))
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "Error: No decision is recorded.\n"
-    wrong = CliRunner().invoke(cli.main, ["explain", "abc", "--admin-token", "file:/nowhere/token"])
+    wrong = run_command("explain", "abc", "--admin-token", "file:/nowhere/token")
     assert wrong.exit_code == 2
     assert "cannot be read" in wrong.stderr
