@@ -71,6 +71,8 @@ cdef struct learner_t:               # arrays by slot, 64-byte aligned; those fr
     float answer_mean_s              # decoding it, with nobody's prefill in between
     float again                      # times that a token cached lately is asked for once more: hits by misses
     float delay_weight               # of a second's delay to an answer, against one of waiting for a first token
+    float behind_weight              # per second: of a queue, for whoever comes after its next prefill
+    float crowd_weight               # of what others add to a decode step
     signal_table_t* signals          # NULL: nobody tells anything
     others_t* others                 # others[slot_count]
     hearing_t hearing

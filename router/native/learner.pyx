@@ -75,6 +75,10 @@ cdef float TTFT_S_MAX = 600.0
 cdef float KNEE = 0.8                # of KV or power in use, from where on the barrier grows
 cdef float FULL = 0.98
 cdef float PRESSURE_GAIN = 2.0       # delays count in full from as much queue as own work on, and not at all without
+cdef float WAITED_S_MIN = 0.05        # what each wait is counted longer by: only the first picks are nearer to 0
+# The more of a wait is for others, the more of what they add to a decode step counts: a stream that lasts longer holds
+# its place longer, and somebody is waiting for it.
+cdef float PRESSURE_ON_DECODE = 2.0
 cdef float ANSWER_PRIOR_S = 5.0      # of decoding, before the first picks: 256 tokens, 20 ms each
 cdef float MISS_PRIOR = 0.02         # of prompt tokens, more than are missed: again stays within 50
 cdef float RAMP_S = 30.0
@@ -179,6 +183,8 @@ cdef void learner_refresh(learner_t* learner, load_table_t* load, uint64_t now_u
     # Either counts relative to what it delays: waits in first tokens, prefills in answers. None while nobody queues.
     learner.delay_weight = min(PRESSURE_GAIN * learner.queued_mean_s, learner.waited_mean_s) \
         / max(learner.waited_mean_s + learner.answer_mean_s, PREDICTED_S_MIN)
+    learner.behind_weight = 1 / max(learner.waited_mean_s, WAITED_S_MIN)
+    learner.crowd_weight = 1 + PRESSURE_ON_DECODE * min(learner.queued_mean_s * learner.behind_weight, <float>1)
     for index in range(learner.known_count):
         _refresh_slot(learner, load, learner.known[index], now_us)
     signals_judge(&learner.hearing, now_us)
@@ -542,6 +548,7 @@ cdef Learner _open(Segment segment):
     self.fd = segment.fd
     learner.slot_count = slot_count
     learner.answer_mean_s = ANSWER_PRIOR_S
+    learner.crowd_weight = 1
     learner.shared = segment.base
     learner.shared_bytes = segment.size_bytes
     self._arrays = aligned_alloc(ALIGNMENT, ARRAY_COUNT * stride * sizeof(float))

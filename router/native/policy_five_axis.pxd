@@ -21,6 +21,7 @@ cdef enum:                           # order in router/schema/policies.py
     KNOB_SESSION_S = 11              # how long a session is remembered after its last request
     KNOB_ETA = 12                    # eviction: of what is driven out, for each request that would wait for it again
     KNOB_POWER_S = 13                # a power limit that is reached
+    KNOB_PHI = 14                    # externality: of what a prefill delays whoever comes after it
 
 cdef enum:
     TERM_COUNT = 14

@@ -59,8 +59,8 @@ cdef extern from * nogil:
     }
     FL_WIDE static void fl_score(
             const float* const* rows, const float* const* accounts, float* __restrict score, uint32_t count,
-            float prompt, float beta, float gamma, float copy_s, float evict_s, float evicted_max, float queue_share,
-            float idle_taken, float barrier_s, float power_s, float error_s) {
+            float prompt, float beta, float phi, float gamma, float crowd, float idle_share, float copy_s,
+            float evict_s, float evicted_max, float queue_share, float barrier_s, float power_s, float error_s) {
         const float *__restrict token_s = rows[0], *__restrict pair_s = rows[1], *__restrict floor_s = rows[2];
         const float *__restrict base_s = rows[3], *__restrict context_s = rows[4], *__restrict residual = rows[8];
         const float *__restrict theta0_s = rows[9], *__restrict theta1 = rows[10], *__restrict theta2 = rows[11];
@@ -83,8 +83,8 @@ cdef extern from * nogil:
                           + context_s[i] * (kv_tokens[i] + prompt);
             ttft_s[i] = ttft;
             work_s[i] = work;
-            score[i] = ttft + beta * work * in_flight[i] * ramp[i] * slowness[i]
-                       + gamma * (step * slowness[i] - idle_taken * idle)
+            score[i] = ttft + work * (beta * in_flight[i] * ramp[i] * slowness[i] + phi * queued_s[i] * residual[i])
+                       + gamma * (crowd * (step * slowness[i] - idle) + idle_share * idle)
                        + copy_s * n + evict_s * evicted[i] * fl_least_of(n, evicted_max) * in_flight[i]
                        + barrier_s * barrier[i] + power_s * power_barrier[i] + error_s * error[i] + refused[i];
         }
@@ -136,8 +136,8 @@ cdef extern from * nogil:
     """
     const uint32_t CHOICE_BLOCK "FL_CHOICE_BLOCK"
     void fl_score(const float** rows, const float** accounts, float* score, uint32_t count, float prompt, float beta,
-                  float gamma, float copy_s, float evict_s, float evicted_max, float queue_share, float idle_taken,
-                  float barrier_s, float power_s, float error_s)
+                  float phi, float gamma, float crowd, float idle_share, float copy_s, float evict_s, float evicted_max,
+                  float queue_share, float barrier_s, float power_s, float error_s)
     float fl_sum(const float* row, uint32_t count)
     void fl_score_cost(const float** rows, const float* work_s, float* score, uint32_t count, float cost, float prompt,
                        float output)
@@ -158,9 +158,9 @@ cdef enum:
 cdef float RUNNING_WEIGHT = 0.02     # of one request in the running means: about the last fifty count
 cdef float PRESSURE_S = 0.05         # of queue that are no pressure: one step of an engine
 cdef float QUEUE_SHARE_MIN = 0.3     # of queued and own work, that a predicted TTFT never goes below; as in learner
-# Of a step with nobody else there, what the decode term leaves out: in full, streams crowd the fastest endpoints until
+# Of a step with nobody else there, what counts in the decode term: in full, streams crowd the fastest endpoints until
 # their caches overflow, while others stand empty; with none of it, light traffic goes to slow machines for nothing.
-cdef float IDLE_TAKEN = 2.0 / 3.0
+cdef float IDLE_SHARE = 1.0 / 3.0
 cdef uint64_t RANK_FOLD = 0x9E3779B97F4A7C15     # 2^64 / golden ratio: bits without a pattern
 
 
@@ -261,8 +261,9 @@ cdef void _score_times(
     accounts[3], accounts[4], accounts[5] = view.in_flight, view.kv_tokens, view.refused
     accounts[6], accounts[7] = view.scratch[TTFT_SCRATCH], view.scratch[WORK_SCRATCH]
     fl_score(rows, accounts, view.score, count, prompt, policy.knobs[KNOB_BETA] * learner.delay_weight,
-             policy.knobs[KNOB_GAMMA] * output, copy_s, evict_s, learner.prompt_mean, QUEUE_SHARE_MIN,
-             IDLE_TAKEN, policy.knobs[KNOB_BARRIER_S], policy.knobs[KNOB_POWER_S], policy.knobs[KNOB_ERROR_S])
+             policy.knobs[KNOB_PHI] * learner.behind_weight, policy.knobs[KNOB_GAMMA] * output, learner.crowd_weight,
+             IDLE_SHARE, copy_s, evict_s, learner.prompt_mean, QUEUE_SHARE_MIN, policy.knobs[KNOB_BARRIER_S],
+             policy.knobs[KNOB_POWER_S], policy.knobs[KNOB_ERROR_S])
     if cost > 0:
         fl_score_cost(rows, accounts[7], view.score, count, cost, prompt, output)
     if request.ttft_target_s > 0:
@@ -468,9 +469,12 @@ cdef void five_axis_terms(
     terms.load = load * weight
     terms.residual = ttft * weight * (learner.residual[slot] - 1) + late * policy.knobs[KNOB_SLO_PENALTY]
     terms.proximity = (learner.bias_s[slot] - learner.others_s[slot]) * weight
-    terms.externality = harm + policy.knobs[KNOB_BETA] * learner.delay_weight * work * view.in_flight[position] \
-        * learner.ramp[slot] * learner.slowness[slot]
-    terms.decode = policy.knobs[KNOB_GAMMA] * output * (step * learner.slowness[slot] - IDLE_TAKEN * idle)
+    terms.externality = harm + work * (
+        policy.knobs[KNOB_BETA] * learner.delay_weight * view.in_flight[position] * learner.ramp[slot]
+        * learner.slowness[slot]
+        + policy.knobs[KNOB_PHI] * learner.behind_weight * queued * learner.residual[slot])
+    terms.decode = policy.knobs[KNOB_GAMMA] * output * (
+        learner.crowd_weight * (step * learner.slowness[slot] - idle) + IDLE_SHARE * idle)
     terms.duplication = _copy_s(policy, learner, mean_s) * uncached
     terms.eviction = 0
     if decider.prefix != NULL:

@@ -338,7 +338,7 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
             description="Of the prefill's time, for each answer that waits for it: what delays count against "
             "waits for first tokens, each relative to what is usual.",
         ),
-    ] = 1.0
+    ] = 1.25
     gamma: Annotated[
         float,
         Meta(
@@ -406,6 +406,15 @@ class FiveAxis(KeyedPolicy, frozen=True, kw_only=True, tag="five_axis"):
     power_s: Annotated[
         float, Meta(ge=0, le=3600, description="Of power beyond four fifths of its limit, in seconds.")
     ] = 0.15
+    phi: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=100,
+            description="Of the queue that a prefill lengthens, for each usual wait that it lasts: what "
+            "delays whoever comes after it.",
+        ),
+    ] = 0.2
 
 
 Policy = (

@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 RUNNING_WEIGHT = 0.02
 PRESSURE_GAIN = 2.0
 ANSWER_PRIOR_S = 5.0
-IDLE_TAKEN = 2 / 3
+IDLE_SHARE = 1 / 3
+PRESSURE_ON_DECODE = 2.0
+WAITED_S_MIN = 0.05
 
 
 @dataclass(frozen=True)
 class Knobs:
     """In the order of native code."""
 
-    beta: float = 1.0
+    beta: float = 1.25
     gamma: float = 0.3
     kappa: float = 3.0
     band_ratio: float = 0.02
@@ -33,6 +35,7 @@ class Knobs:
     session_s: float = 3600.0
     eta: float = 4.0
     power_s: float = 0.15
+    phi: float = 0.2
 
     def in_order(self) -> tuple[float, ...]:
         return tuple(getattr(self, name) for name in self.__dataclass_fields__)
@@ -98,6 +101,14 @@ class Running:
     def delay_weight(self) -> float:
         return min(PRESSURE_GAIN * self.queued_s, self.waited_s) / max(self.waited_s + self.answer_s, 0.001)
 
+    @property
+    def behind_weight(self) -> float:
+        return 1 / max(self.waited_s, WAITED_S_MIN)
+
+    @property
+    def crowd_weight(self) -> float:
+        return 1 + PRESSURE_ON_DECODE * min(1.0, self.queued_s * self.behind_weight)
+
     def note(self, winner: Candidate, prompt_tokens: float, output_tokens: float) -> None:
         waited_s = winner.queued_s + winner.token_s * winner.uncached(prompt_tokens) + 0.05
         self.prompt += (prompt_tokens - self.prompt) * RUNNING_WEIGHT
@@ -145,7 +156,9 @@ def score(
         total = ttft
     total += one.harm_s + one.switch_s
     total += knobs.beta * running.delay_weight * work * one.in_flight * one.ramp * one.slowness
-    decode = step * one.slowness - IDLE_TAKEN * idle_s(one, prompt_tokens)
+    total += knobs.phi * running.behind_weight * work * one.queued_s * one.residual
+    idle = idle_s(one, prompt_tokens)
+    decode = running.crowd_weight * (step * one.slowness - idle) + IDLE_SHARE * idle
     total += knobs.gamma * output_tokens * decode
     total += knobs.kappa * running.again * mean_token_s * n
     total += knobs.eta * one.eviction * mean_token_s * min(n, running.prompt) * one.in_flight

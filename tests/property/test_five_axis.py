@@ -89,6 +89,7 @@ knobs = st.builds(
     cost_weight=st.sampled_from([0.0, 100.0]),
     barrier_s=st.floats(0, 1),
     power_s=st.floats(0, 1),
+    phi=st.floats(0, 2),
     error_s=st.floats(0, 2),
     ratio_mode=st.sampled_from([0.0, 0.0, 0.0, 1.0]),
     slo_penalty=st.floats(0, 200),
@@ -261,10 +262,35 @@ def test_what_streams_add_to_a_step_counts_in_full_and_what_the_machine_takes_by
     weight = oracle.Knobs().gamma * 100
     by_itself = term(Fleet([slow]), "decode", 100)
     assert by_itself == pytest.approx(weight * (0.03 + 4000e-6) / 3, rel=1e-3)
-    busy = Fleet([slow])
-    play(busy, [replace(ASK, depth=0)] * 2, oracle.Knobs())
+    decoding = Fleet([slow])
+    play(decoding, [replace(ASK, depth=0, stays=1)] * 2, oracle.Knobs())
     added_s = 2 * (4000 + 100) * 1e-6
-    assert term(busy, "decode", 100) - by_itself == pytest.approx(weight * added_s, rel=1e-3)
+    assert term(decoding, "decode", 100) - by_itself == pytest.approx(weight * added_s, rel=1e-3)
+
+
+def test_what_streams_add_to_a_step_counts_for_more_where_prompts_wait_for_each_other() -> None:
+    slow = structs.replace(PLAIN, floor_s=0.03, base_s=0.0, context_s=1e-6)
+    weight = oracle.Knobs().gamma * 100
+    by_itself = weight * (0.03 + 4000e-6) / 3
+    queued = Fleet([slow])
+    play(queued, [replace(ASK, depth=0)] * 20, oracle.Knobs())
+    added_s = 20 * (4000 + 100) * 1e-6
+    assert 2 < queued.running.crowd_weight < 3
+    assert term(queued, "decode", 100) - by_itself == pytest.approx(
+        weight * added_s * queued.running.crowd_weight, rel=1e-2
+    )
+
+
+def test_a_long_prompt_minds_a_queue_more_than_a_short_one() -> None:
+    short, long = replace(ASK, depth=0, prompt_tokens=100), replace(ASK, depth=0, prompt_tokens=20_000)
+    before = [replace(ASK, depth=0)]
+
+    def winner(ask: Ask, phi: float) -> int:
+        far = Fleet([PLAIN, structs.replace(PLAIN, rtt_s=0.8)])
+        return play(far, [*before, ask], oracle.Knobs(beta=0, gamma=0, phi=phi))[-1]
+
+    assert (winner(short, 0), winner(long, 0)) == (0, 0)
+    assert (winner(short, 0.5), winner(long, 0.5)) == (0, 1)
 
 
 def test_a_request_without_a_prompt_goes_to_the_less_busy_of_two() -> None:
