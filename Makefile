@@ -65,7 +65,7 @@ fuzz: build  ## every fuzz entry point, FUZZ_SECONDS together
 asan: build  ## unit and property tests, then fuzzing, with address and undefined-behaviour sanitizers
 	@test -e "$$($(CC) -print-file-name=libasan.so)" || { echo 'libasan is missing: apt install libasan8, or the one of your compiler'; exit 1; }
 	@mkdir -p build/asan && rm -rf build/asan/tests
-	@tar -cf - --exclude='*.so' --exclude='*.c' --exclude=__pycache__ setup.py pyproject.toml LICENSE README.md router bench tests docs \
+	@tar -cf - --exclude='*.so' --exclude='*.c' --exclude=__pycache__ setup.py pyproject.toml LICENSE README.md router control bench tests docs \
 		| tar -xf - -C build/asan
 	cd build/asan && FAIRLEAD_SANITIZE=1 ../../$(BIN)/python setup.py -q build_ext --inplace
 	cd build/asan && $(SANITIZED) ../../$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal tests/unit tests/property $(TEST)
@@ -83,7 +83,7 @@ e2e: build  ## against real engines, see docs/how-to/real-engines.md
 clean:  ## remove what was built; caches of tests and checks too
 	@rm -rf $(VENV) build results *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .benchmarks
 	@find router bench tests -name '*.so' -delete
-	@find router bench tests -name __pycache__ -prune -exec rm -rf {} +
+	@find router control bench tests -name __pycache__ -prune -exec rm -rf {} +
 	@for source in $$(find router bench -name '*.pyx'); do rm -f "$${source%.pyx}.c" "$${source%.pyx}.html"; done
 
 $(ENV_STAMP): requirements.lock pyproject.toml setup.py

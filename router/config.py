@@ -3,17 +3,19 @@
     text ── config_source ──► values with places ── check ──► schema.Config ── schema.validate ──► Config
     options ────────────────► values
 
+Control reads its own settings (`load_settings`) and operators' documents (`parse_document`) the same way.
 Invariant: a `Config` comes out whole and consistent, or a `ConfigError` with all problems does, but for those
 that hang on a value that cannot be read; nothing is half applied. Secrets are read here (`file:/path`) and
-masked in every dump. Neighbours: cli.py, and the supervisor on reload.
+masked in every dump. Neighbours: cli.py, the supervisor on reload, control.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path as FilePath
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, NoReturn, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Struct, structs
@@ -21,12 +23,17 @@ from msgspec import Struct, structs
 from router import limits
 from router.config_source import ConfigProblem, Source, read_source
 from router.schema.config import Config
-from router.schema.faults import Doubts, Path
+from router.schema.faults import Doubts, Fault, Path
+from router.schema.files import find_file_faults
 from router.schema.secret import MASK, Secret
 from router.schema.validate import find_faults
 from router.schema.words import bare_type, describe, fields_of, key_places, metas_of, nearest, union_members
 
 SECRET_BYTES_MAX = 8192  # keys are tens of bytes, JWTs a few KiB; a larger file is not a secret but a mistake
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+Settings = TypeVar("Settings", bound=Struct)
 
 KEY_PLACES_SHOWN_MAX = 3  # where a key that is not known here belongs; `name` is nearly everywhere
 
@@ -46,6 +53,21 @@ def load_config(path: str | FilePath, environ: Mapping[str, str] | None = None) 
 
     Raises: ConfigError.
     """
+    return parse_config(_read_text(path), str(path), environ)
+
+
+def load_settings(
+    path: str | FilePath, schema: type[Settings], find: Callable[[Settings, Doubts], Iterable[Fault]]
+) -> Settings:
+    """The file at `path` as another `schema`, whose fields all have defaults; `find` says what types cannot.
+
+    Raises: ConfigError.
+    """
+    source = read_source(_read_text(path), str(path), os.environ)
+    return _build(source, schema, {}, lambda settings, doubts: list(find(settings, doubts)))
+
+
+def _read_text(path: str | FilePath) -> str:
     file = str(path)
     try:
         with open(file, "rb") as stream:
@@ -63,7 +85,7 @@ def load_config(path: str | FilePath, environ: Mapping[str, str] | None = None) 
         line = data.count(b"\n", 0, exc.start) + 1
         column = exc.start - data.rfind(b"\n", 0, exc.start)
         _refuse(ConfigProblem(file, line, column, "", "not UTF-8", "UTF-8 text"))
-    return parse_config(text, file, environ)
+    return text
 
 
 def parse_config(text: str, file: str = "<text>", environ: Mapping[str, str] | None = None) -> Config:
@@ -71,7 +93,30 @@ def parse_config(text: str, file: str = "<text>", environ: Mapping[str, str] | N
 
     Raises: ConfigError.
     """
-    return _build(read_source(text, file, os.environ if environ is None else environ))
+    source = read_source(text, file, os.environ if environ is None else environ)
+    return _build_config(source)
+
+
+def parse_document(text: str, file: str = "<text>", environ: Mapping[str, str] | None = None) -> Config:
+    """As parse_config, for a file that routers on other machines will serve by.
+
+    Secrets that are `${NAME}` or `file:/path` stay references, since they are read where they are used; no
+    file is looked at. Raises: ConfigError.
+    """
+    source = read_source(text, file, os.environ if environ is None else environ, is_elsewhere=True)
+    return _build_config(source)
+
+
+def read_reference(reference: str, environ: Mapping[str, str] | None = None) -> Secret:
+    """The secret behind `${NAME}` or `file:/path`. Raises: ConfigError."""
+    variable = _VARIABLE.fullmatch(reference)
+    if variable is None:
+        return read_secret(reference, "secret")
+    value = (os.environ if environ is None else environ).get(variable[1])
+    if not value:
+        problem = f"the environment variable {variable[1]} is not set"
+        _refuse(ConfigProblem("secret", None, None, "", problem, "a value for it where the router runs"))
+    return Secret(value, reference)
 
 
 def config_from_options(
@@ -119,7 +164,7 @@ def config_from_options(
                 section = section.setdefault(step, {})
             section[path[-1]] = value
             source.options[path] = option
-    return _build(source)
+    return _build_config(source)
 
 
 def read_secret(text: str, option: str) -> Secret:
@@ -147,27 +192,42 @@ def _refuse(problem: ConfigProblem) -> NoReturn:
     raise ConfigError([problem])
 
 
-def _build(source: Source) -> Config:
+def _build_config(source: Source) -> Config:
+    def find(config: Config, doubts: Doubts) -> list[Fault]:
+        files = [] if source.is_elsewhere else find_file_faults(config, doubts)
+        return [*find_faults(config, doubts), *files]
+
+    return _build(source, Config, {"pools": ()}, find)
+
+
+def _build(
+    source: Source,
+    schema: type[Settings],
+    stand_ins: Mapping[str, Any],
+    find: Callable[[Settings, Doubts], Iterable[Fault]],
+) -> Settings:
+    """`stand_ins` are values of fields without a default, for while other faults are looked for."""
     if source.values is None:
         raise ConfigError(source.problems)
     reported = {problem.path for problem in source.problems}
     unread = len(source.problems)
-    values = _checked(Config, source.values, (), source)
+    values = _checked(schema, source.values, (), source)
     # A value that could not be read is wrong once, not once more because what stands in for it is.
     source.problems[unread:] = [
         problem for problem in source.problems[unread:] if problem.path not in reported
     ]
     if () in source.left_out:
         raise ConfigError(source.problems)
-    sound = {name: info for name, info in fields_of(Config).items() if name in values}
-    config = Config(
-        **{"pools": (), **{name: _built(info.type, values[name]) for name, info in sound.items()}}
+    sound = {name: info for name, info in fields_of(schema).items() if name in values}
+    settings = schema(
+        **{**stand_ins, **{name: _built(info.type, values[name]) for name, info in sound.items()}}
     )
-    for fault in find_faults(config, Doubts(source.values, source.left_out, source.unknown, source.kept)):
+    doubts = Doubts(source.values, source.left_out, source.unknown, source.kept)
+    for fault in find(settings, doubts):
         source.report(*fault)
     if source.problems:
         raise ConfigError(source.problems)
-    return config
+    return settings
 
 
 def _built(annotation: Any, value: Any) -> Any:
@@ -317,6 +377,14 @@ def _checked_leaf(annotation: Any, value: Any, path: Path, source: Source) -> An
         value = source.texts[path]  # 1.2, 007, true: unquoted, and meant as text
     if inner is Secret:
         return _secret(value, path, source)
+    if source.is_elsewhere and path in source.references and value in (None, ""):
+        variable = source.references[path][2:-1]
+        source.report(
+            path,
+            f"the environment variable {variable} is not set",
+            "a value for it here: only secrets are filled in by the routers",
+        )
+        return value
     try:
         msgspec.convert(value, annotation)
     except msgspec.ValidationError:
@@ -326,17 +394,22 @@ def _checked_leaf(annotation: Any, value: Any, path: Path, source: Source) -> An
 
 def _secret(value: Any, path: Path, source: Source) -> Any:
     expected = "file:/path, ${ENV} or the secret itself"
+    reference = source.references.get(path)
+    if source.is_elsewhere and reference is not None:
+        return Secret(None, reference)
     if not isinstance(value, str):
         source.report(path, "not text", expected)
         return value
     if value == MASK:
         source.report(path, "this is the mask of a redacted dump", expected)
     if not value.startswith("file:"):
-        return Secret(value)
+        return Secret(value, reference)
     name = value.removeprefix("file:")
     if not name.startswith("/"):
         source.report(path, f"{value!r} is relative", "an absolute path: file:/path")
         return value
+    if source.is_elsewhere:
+        return Secret(None, value)
     try:
         with open(name, "rb") as stream:
             data = stream.read(SECRET_BYTES_MAX + 1)

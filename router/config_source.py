@@ -72,6 +72,10 @@ class Source:
     marks: dict[Path, Mark] = field(default_factory=dict)  # of values
     key_marks: dict[Path, Mark] = field(default_factory=dict)  # of the keys in front of them
     texts: dict[Path, str] = field(default_factory=dict)  # of plain scalars that are not text, as they stand
+    references: dict[Path, str] = field(
+        default_factory=dict
+    )  # of values that are one ${NAME} and nothing else
+    is_elsewhere: bool = False  # for another machine: what secrets refer to is there
     options: dict[Path, str] = field(default_factory=dict)  # the command-line option a value came from
     problems: list[ConfigProblem] = field(default_factory=list)
     left_out: set[Path] = field(default_factory=set)  # values that something is wrong with
@@ -103,9 +107,13 @@ class Source:
         )
 
 
-def read_source(text: str, file: str, environ: Mapping[str, str]) -> Source:
-    """The values of `text`, which is JSON when `file` ends in .json and YAML otherwise."""
-    source = Source(file)
+def read_source(text: str, file: str, environ: Mapping[str, str], *, is_elsewhere: bool = False) -> Source:
+    """The values of `text`, which is JSON when `file` ends in .json and YAML otherwise.
+
+    Of one that `is_elsewhere`, a value that is one `${NAME}` may name what is not set here: it is empty then,
+    and whoever cannot do without it says so (`references`).
+    """
+    source = Source(file, is_elsewhere=is_elsewhere)
     if file.endswith(".json"):
         try:
             json.loads(text)
@@ -248,6 +256,12 @@ class _Reader:
     def _substituted(self, text: str, path: Path) -> str:
         if "${" not in text:
             return text
+
+        whole = _REFERENCE.fullmatch(text)
+        if whole and whole["name"] and whole["default"] is None:
+            self._source.references[path] = text
+            if self._source.is_elsewhere and whole["name"] not in self._environ:
+                return ""
 
         def replacement(match: re.Match[str]) -> str:
             if match["escape"]:

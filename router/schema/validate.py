@@ -1,4 +1,4 @@
-"""What types cannot say of a configuration: names that refer to each other, contradictions, missing files.
+"""What types cannot say of a configuration: names that refer to each other, contradictions.
 
 `find_faults(config)` returns every fault with the path of the field it is about; router/config.py adds file
 and line. A value that is merely a default is not held against one that was written: a total timeout below
@@ -11,8 +11,6 @@ one.
 from __future__ import annotations
 
 import ipaddress
-import os
-import ssl
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -20,17 +18,16 @@ from msgspec import Struct
 from router import limits
 from router.schema.address import TcpAddress, is_loopback, parse_address, parse_endpoint_url
 from router.schema.config import (
-    STDOUT_NAMES,
     Config,
     Endpoint,
     EndpointTls,
-    ListenerTls,
     Pool,
     Route,
     RouteMatch,
 )
 from router.schema.eligibility import Condition, Requirement, conditions_of, distinct_conditions
 from router.schema.faults import Doubts, Fault, Path, dotted
+from router.schema.secret import Secret
 from router.schema.timeouts import RouteTimeouts, Timeouts, effective_timeouts
 from router.schema.words import nearest
 
@@ -38,7 +35,7 @@ from router.schema.words import nearest
 def find_faults(config: Config, doubts: Doubts = Doubts()) -> list[Fault]:  # noqa: B008 - never changes
     """Every fault of a configuration without its ill-typed values, in the order of its fields.
 
-    None that could go away when those are set right. Looks at the files it names.
+    None that could go away when those are set right. What is in the files that it names is in files.py.
     """
     return [
         *_listener_faults(config, doubts),
@@ -50,7 +47,6 @@ def find_faults(config: Config, doubts: Doubts = Doubts()) -> list[Fault]:  # no
         *_route_faults(config, doubts),
         *_requirement_faults(config, doubts),
         *_network_faults(config, doubts),
-        *_access_log_faults(config),
     ]
 
 
@@ -83,47 +79,15 @@ def _listener_faults(config: Config, doubts: Doubts) -> Iterator[Fault]:
                 "a token (file:/path or ${ENV}), or a loopback address",
             )
     if config.admin.token is not None:
-        yield from _secret_faults(("admin", "token"), config.admin.token.reveal())
-    for index, listener in listeners:
-        if listener.tls is not None:
-            yield from _listener_tls_faults(("listeners", index, "tls"), listener.tls)
+        yield from _secret_faults(("admin", "token"), config.admin.token)
     if config.runtime_dir is not None and not config.runtime_dir.startswith("/"):
         yield Fault(("runtime_dir",), f"{config.runtime_dir!r} is relative", "an absolute path")
 
 
-def _listener_tls_faults(path: Path, tls: ListenerTls) -> Iterator[Fault]:
-    faults = [*_file_faults((*path, "cert"), tls.cert), *_file_faults((*path, "key"), tls.key)]
-    yield from faults
-    if not faults:
-        yield from _pair_faults((*path, "cert"), tls.cert, tls.key)
-
-
-def _file_faults(path: Path, name: str) -> Iterator[Fault]:
-    try:
-        with open(name, "rb") as file:
-            file.read(1)
-    except OSError as exc:
-        yield Fault(path, f"{name!r} cannot be read: {exc.strerror}", "a PEM file that this user can read")
-
-
-def _pair_faults(path: Path, cert: str, key: str) -> Iterator[Fault]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        context.load_cert_chain(cert, key, password=_no_password)
-    except (ssl.SSLError, ValueError) as exc:
-        reason = getattr(exc, "reason", None) or str(exc)
-        yield Fault(
-            path,
-            f"{cert!r} and {key!r} cannot be used: {reason.lower().replace('_', ' ')}",
-            "a PEM certificate and its own key, without a passphrase",
-        )
-
-
-def _no_password() -> str:
-    raise ValueError("the key asks for a passphrase")
-
-
-def _secret_faults(path: Path, text: str) -> Iterator[Fault]:
+def _secret_faults(path: Path, secret: Secret) -> Iterator[Fault]:
+    if not secret.is_known:
+        return  # where it is used it will be looked at
+    text = secret.reveal()
     if not text:
         yield Fault(path, "the secret is empty", "a value, file:/path or ${ENV}")
     elif not all("!" <= char <= "~" for char in text):
@@ -279,7 +243,7 @@ def _endpoint_faults(path: Path, endpoint: Endpoint, doubts: Doubts) -> Iterator
     yield from _endpoint_tls_faults((*path, "tls"), endpoint, doubts)
     auth = endpoint.auth
     if auth.bearer is not None:
-        yield from _secret_faults((*path, "auth", "bearer"), auth.bearer.reveal())
+        yield from _secret_faults((*path, "auth", "bearer"), auth.bearer)
         if auth.pass_client_key:
             yield Fault(
                 (*path, "auth", "pass_client_key"),
@@ -307,37 +271,16 @@ def _endpoint_tls_faults(path: Path, endpoint: Endpoint, doubts: Doubts) -> Iter
             f"TLS settings for {endpoint.url!r}, which does not use TLS",
             "an https URL, or no tls section",
         )
-    if tls.ca_file is not None:
-        if not tls.verify:
-            yield Fault(
-                (*path, "ca_file"),
-                "given, but verify is false and nothing is checked",
-                "verify: true, or no ca_file",
-            )
-        yield from _ca_faults((*path, "ca_file"), tls.ca_file)
+    if tls.ca_file is not None and not tls.verify:
+        yield Fault(
+            (*path, "ca_file"),
+            "given, but verify is false and nothing is checked",
+            "verify: true, or no ca_file",
+        )
     if (tls.cert_file is None) != (tls.key_file is None):
         given, absent = ("cert_file", "key_file") if tls.key_file is None else ("key_file", "cert_file")
         if not doubts.hides(*path, absent):
             yield Fault((*path, given), f"given without {absent}", "both or neither")
-    elif tls.cert_file is not None and tls.key_file is not None:
-        faults = [
-            *_file_faults((*path, "cert_file"), tls.cert_file),
-            *_file_faults((*path, "key_file"), tls.key_file),
-        ]
-        yield from faults
-        if not faults:
-            yield from _pair_faults((*path, "cert_file"), tls.cert_file, tls.key_file)
-
-
-def _ca_faults(path: Path, name: str) -> Iterator[Fault]:
-    unreadable = list(_file_faults(path, name))
-    yield from unreadable
-    if unreadable:
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=name)
-    except ssl.SSLError:
-        yield Fault(path, f"{name!r} holds no certificate", "a PEM file of trusted authorities")
 
 
 # ---- who gets what
@@ -552,23 +495,6 @@ def _network_faults(config: Config, doubts: Doubts) -> Iterator[Fault]:
             except ValueError:
                 expected = "a network such as 10.0.0.0/8 or fd00::/8"
             yield Fault(("trusted_proxies", index), f"{text!r}: {exc}", expected)
-
-
-def _access_log_faults(config: Config) -> Iterator[Fault]:
-    name = config.access_log.path
-    if name is None or name in STDOUT_NAMES:
-        return
-    folder = os.path.dirname(name) or "."
-    if not os.path.isdir(folder):
-        reason = f"there is no folder {folder!r}"
-    elif os.path.isdir(name):
-        reason = "that is a folder"
-    elif not os.access(name if os.path.exists(name) else folder, os.W_OK):
-        reason = "Permission denied"
-    else:
-        return
-    expected = "stdout, or a file that this user can write, in a folder that is there"
-    yield Fault(("access_log", "path"), f"{name!r} cannot be written: {reason}", expected)
 
 
 def _among(word: str, known: set[str]) -> str:

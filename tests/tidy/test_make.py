@@ -25,6 +25,7 @@ def test_clean_removes_what_was_built_and_no_source(tmp_path: Path) -> None:
         "router/a.py",
         "bench/native/b.pyx",
         "bench/native/kept.c",
+        "control/d.py",
         "tests/c.py",
         "setup.py",
     ]
