@@ -2,10 +2,10 @@
 them without a gap.
 
 No traffic passes here, so this loop answers when the workers are busy. Its life: open sockets → start workers
-→ ready → (reload, certificates, a successor) → drain → exit. Invariant: a configuration is in force on all
-workers or on none, and what is refused leaves the old one untouched. Neighbours: worker_process.py (one
-worker), shared_state.py (tables), takeover.py (control socket), admin.py (what is seen from outside), app.py
-(puts it together).
+→ ready → (other configurations, certificates, a successor) → drain → exit. Invariant: one configuration at a
+time is put in force, whoever asks. Neighbours: rollout.py (how), worker_process.py (one worker),
+shared_state.py (tables), takeover.py (control socket), admin.py (what is seen from outside), app.py (puts it
+together).
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from router import limits, metrics, sdnotify, wire
+from router import metrics, sdnotify, wire
 from router.build_info import package_version
 from router.config import ConfigError, load_config, redacted
 from router.endpoint_view import describe_endpoints
 from router.explain_view import describe_decisions
 from router.listeners import Listener, open_listener, sockets_from_systemd
 from router.native.explain import ExplainRing
+from router.rollout import Rollout
 from router.schema import config as schema
 from router.schema.config import Config
 from router.schema.secret import Secret
 from router.shared_state import SharedState
 from router.slots import SlotsExhausted
-from router.snapshot import build_tables
 from router.takeover import ControlServer, Predecessor, TakeoverError, control_path
-from router.tls_watch import TlsFiles, TlsUser, TlsWatch, check_files, tls_files
 from router.worker_process import Plan, WorkerProcess, WorkerState, worker_command
 
 WATCH_S = 1.0  # between looks at heartbeats
@@ -64,8 +63,6 @@ class Supervisor:
         command: Sequence[str] | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
-        self.config = config
-        self.version = 1
         self.started_at = time.time()
         self.traffic_addresses: list[str] = []
         self.admin_address = ""
@@ -75,10 +72,8 @@ class Supervisor:
         self._listeners: list[Listener] = []
         self._admin: Listener | None = None
         self._shared: SharedState | None = None
-        self._encoded = wire.encode_config(config)
-        self._slots: dict[str, int] = {}
-        self._routes: dict[str, int] = {}
         self._workers: list[WorkerProcess] = []
+        self._rollout = Rollout(config, self._workers)
         self._control: ControlServer | None = None
         self._changed = asyncio.Event()  # a worker's state
         self._stop = asyncio.Event()  # first signal, or a successor
@@ -87,10 +82,14 @@ class Supervisor:
         self._is_draining = False
         self._handed_over = False
         self._stop_signalled = False
-        self._reloading = asyncio.Lock()
+        self._applying = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._tls_watch = TlsWatch(self._on_tls_change)
         self._reload_failure = ""
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._rollout.in_force.config
 
     # ---- start
 
@@ -122,14 +121,11 @@ class Supervisor:
     async def start(self) -> None:
         """Starts the workers and returns when all accept. Raises: StartError."""
         assert self._shared is not None
-        files = tls_files(self.config)
         try:
-            _check_listeners(self.config, files)
-            self._slots, self._routes = self._shared.assign(self.config)
-            build_tables(self.config, self._slots, self._routes)
+            self._rollout.begin(self._shared)
         except (SlotsExhausted, ValueError) as exc:
             raise StartError(f"the configuration cannot be served: {exc}") from exc
-        self._workers = [
+        self._workers += [
             WorkerProcess(
                 index,
                 column,
@@ -140,7 +136,6 @@ class Supervisor:
             )
             for index, column in enumerate(self._shared.columns)
         ]
-        self._tls_watch.watch(files)
         self._spawn(self._watch_workers())
         while not all(worker.state is WorkerState.READY for worker in self._workers):
             for worker in self._workers:
@@ -175,7 +170,7 @@ class Supervisor:
     def announce(self) -> None:
         """Ready: says so to the log, to systemd and to /readyz."""
         self._is_ready = True
-        self._spawn(self._tls_watch.run())
+        self._spawn(self._rollout.watch_files())
         interval_s = sdnotify.watchdog_interval_s()
         if interval_s is not None:
             self._spawn(_feed_watchdog(interval_s))
@@ -204,12 +199,9 @@ class Supervisor:
             )
             for sock in (listener.share(index, self.config.workers) if listener.sockets else ())
         ]
+        now = self._rollout.in_force
         return Plan(
-            version=self.version,
-            config=self._encoded,
-            slots=self._slots,
-            routes=self._routes,
-            listeners=listeners,
+            version=now.version, config=now.encoded, slots=now.slots, routes=now.routes, listeners=listeners
         )
 
     async def _watch_workers(self) -> None:
@@ -320,24 +312,31 @@ class Supervisor:
         if not task.cancelled() and task.exception() is not None:
             logger.error("the supervisor failed at something; it goes on", exc_info=task.exception())
 
-    # ---- reload
+    # ---- another configuration
 
     async def reload(self) -> wire.ReloadAnswer:
         """Loads the configuration file again and puts it in force on all workers, or on none."""
-        async with self._reloading:
+        async with self._applying:
             sdnotify.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            refusal = await self._reload()
+            self._reload_failure = refusal = await self._reload()
             sdnotify.notify("READY=1")
-        self._reload_failure = refusal
+        version = self._rollout.in_force.version
         if refusal:
-            logger.error("reload refused, version %d stays in force: %s", self.version, refusal)
-            return wire.ReloadAnswer(ok=False, message=refusal, version=self.version)
-        logger.info("reloaded: version %d is in force", self.version)
-        return wire.ReloadAnswer(ok=True, message=f"version {self.version} is in force", version=self.version)
+            logger.error("reload refused, version %d stays in force: %s", version, refusal)
+            return wire.ReloadAnswer(ok=False, message=refusal, version=version)
+        logger.info("reloaded: version %d is in force", version)
+        return wire.ReloadAnswer(ok=True, message=f"version {version} is in force", version=version)
+
+    async def apply(self, config: Config, *, label: int = 0) -> str:
+        """Puts `config`, as config.py makes it, in force on all workers, or on none: why not, or nothing.
+
+        `label` is what whoever applies it calls it, shown with it.
+        """
+        async with self._applying:
+            return await self._apply(config, label)
 
     async def _reload(self) -> str:
-        shared = self._shared
-        if shared is None or not self._is_ready or self._is_draining:
+        if not self._may_apply():
             return "the router is starting or draining"
         if self._config_path is None:
             return "the router was started without --config: there is no file to load again"
@@ -346,80 +345,15 @@ class Supervisor:
             config = await loop.run_in_executor(None, load_config, self._config_path)
         except ConfigError as exc:
             return str(exc)
-        fixed = _needs_restart(self.config, config)
-        if fixed:
-            return f"{', '.join(fixed)}: cannot change in a running process; use `fairlead upgrade`"
-        files = tls_files(config)
-        new_files = {
-            user: named
-            for user, named in files.items()
-            if user.endpoint
-            or self.config.listeners[user.listener_index].tls != config.listeners[user.listener_index].tls
-        }
-        try:
-            _check_listeners(config, new_files)
-            slots, routes = shared.assign(config)
-            build_tables(config, slots, routes)
-        except (SlotsExhausted, ValueError) as exc:
-            return str(exc)
-        version = self.version + 1
-        encoded = wire.encode_config(config)
-        refusal = await self._prepare(
-            wire.Prepare(version=version, config=encoded, slots=slots, routes=routes)
-        )
-        if refusal:
-            shared.assign(self.config)
-            return refusal
-        # From here on it is decided: a worker that dies now starts again with the new version.
-        self.config, self.version, self._encoded = config, version, encoded
-        self._slots, self._routes = slots, routes
-        await asyncio.gather(
-            *(self._activate(worker, version) for worker in self._workers if worker.is_alive)
-        )
-        self._tls_watch.watch(files)
-        for user, named in new_files.items():
-            self._on_tls_change(user, named)
-        return ""
+        return await self._apply(config, 0)
 
-    async def _prepare(self, frame: wire.Prepare) -> str:
-        """Phase one on all workers: the first refusal, or nothing."""
-        workers = [worker for worker in self._workers if worker.is_alive]
-        try:
-            async with asyncio.timeout(limits.RELOAD_TIMEOUT_MS / 1000):
-                refusals = await asyncio.gather(*(worker.prepare(frame) for worker in workers))
-        except TimeoutError:
-            refusals = ["not every worker prepared the configuration in time"]
-        refusal = next(filter(None, refusals), "")
-        if refusal:
-            for worker in workers:
-                worker.tell(wire.Abort(version=frame.version))
-        return refusal
+    async def _apply(self, config: Config, label: int) -> str:
+        if self._shared is None or not self._may_apply():
+            return "the router is starting or draining"
+        return await self._rollout.apply(config, self._shared, label=label)
 
-    async def _activate(self, worker: WorkerProcess, version: int) -> None:
-        try:
-            async with asyncio.timeout(limits.RELOAD_TIMEOUT_MS / 1000):
-                await worker.activate(version)
-        except TimeoutError:
-            logger.error(
-                "worker %d does not answer; it is replaced by one that has version %d", worker.index, version
-            )
-            worker.restart()
-
-    def _on_tls_change(self, user: TlsUser, files: TlsFiles) -> None:
-        frame: wire.AnyFrame
-        if user.endpoint:
-            frame = wire.RenewEndpointTls(endpoint=user.endpoint)
-        else:
-            tls = self.config.listeners[user.listener_index].tls
-            assert tls is not None
-            frame = wire.SetTls(
-                listener_index=user.listener_index,
-                certificate=files.certificate,
-                key=files.key,
-                min_version=tls.min_version.value,
-            )
-        for worker in self._workers:
-            worker.tell(frame)
+    def _may_apply(self) -> bool:
+        return self._is_ready and not self._is_draining
 
     # ---- a successor (takeover.Successor)
 
@@ -481,7 +415,7 @@ class Supervisor:
     def _any_endpoint_alive(self) -> bool:
         now_us = time.monotonic_ns() // 1000
         return self._shared is not None and any(
-            not self._shared.load.is_ejected(slot, now_us) for slot in self._slots.values()
+            not self._shared.load.is_ejected(slot, now_us) for slot in self._rollout.in_force.slots.values()
         )
 
     def admin_token(self) -> Secret | None:
@@ -494,17 +428,19 @@ class Supervisor:
             routes=self._shared.routes.names(),
             endpoints=self._shared.endpoints.names(),
             now_us=time.monotonic_ns() // 1000,
-            config_version=self.version,
+            config_version=self._rollout.in_force.version,
             build_version=package_version(),
         )
         return metrics.render(self._shared.metrics, self._shared.load, self._shared.tables.signals, facts)
 
     def describe_config(self) -> dict[str, Any]:
         """The configuration in force, secrets masked."""
+        now = self._rollout.in_force
         return {
-            "version": self.version,
+            "version": now.version,
+            "label": now.label,
             "reload_failure": self._reload_failure,
-            "config": redacted(self.config),
+            "config": redacted(now.config),
         }
 
     def describe_workers(self) -> list[dict[str, Any]]:
@@ -537,46 +473,13 @@ class Supervisor:
         if shared is None:
             return []
         return describe_endpoints(
-            self.config, self._slots, shared.load, shared.metrics, shared.tables.signals
+            self.config, self._rollout.in_force.slots, shared.load, shared.metrics, shared.tables.signals
         )
 
 
 def _tls_of(listener: schema.Listener) -> tuple[str, str, str] | None:
     tls = listener.tls
     return None if tls is None else (tls.cert, tls.key, tls.min_version.value)
-
-
-def _check_listeners(config: Config, files: Mapping[TlsUser, TlsFiles]) -> None:
-    """Raises: ValueError for a listener whose certificate cannot be used. Workers judge an endpoint's."""
-    for user, named in files.items():
-        if user.endpoint:
-            continue
-        try:
-            check_files(named)
-        except OSError as exc:
-            address = config.listeners[user.listener_index].address
-            raise ValueError(f"listener {address}: cannot use {named} ({exc.strerror or exc})") from exc
-
-
-def _needs_restart(old: Config, new: Config) -> list[str]:
-    """The settings that differ and that a process has only one of."""
-    fixed: dict[str, Callable[[Config], object]] = {
-        "listeners": lambda config: [(entry.address, entry.tls is None) for entry in config.listeners],
-        "admin.address": lambda config: config.admin.address,
-        "workers": lambda config: config.workers,
-        "limits": lambda config: config.limits,
-        "timeouts.head_ms, .keep_alive_ms, .tls_ms or .upstream_idle_ms": lambda config: (
-            config.timeouts.head_ms,
-            config.timeouts.keep_alive_ms,
-            config.timeouts.tls_ms,
-            config.timeouts.upstream_idle_ms,
-        ),
-        "trusted_proxies": lambda config: config.trusted_proxies,
-        "prefixes.table_bytes": lambda config: config.prefixes.table_bytes,
-        "access_log": lambda config: config.access_log,
-        "runtime_dir": lambda config: config.runtime_dir,
-    }
-    return [name for name, read in fixed.items() if read(old) != read(new)]
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

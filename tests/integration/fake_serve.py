@@ -9,7 +9,7 @@ from unittest import mock
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from router import app, supervisor, worker_process
+from router import app, rollout, worker_process
 from router.config import load_config
 
 
@@ -27,7 +27,7 @@ if __name__ == "__main__":
         if argument.startswith("--stuck-after="):
             worker_process.HEARTBEATS_MISSED_S = float(argument.partition("=")[2])
     path = Path(sys.argv[1])
-    with mock.patch.object(supervisor, "build_tables", lambda config, slots, _routes: (config, slots)):
+    with mock.patch.object(rollout, "build_tables", lambda config, slots, _routes: (config, slots)):
         sys.exit(
             app.serve(
                 load_config(path),

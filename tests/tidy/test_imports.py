@@ -26,7 +26,7 @@ FLOORS: list[set[str]] = [
     | {"router.metrics", "router.resolver", "router.retry"}
     | {"router.slots", "router.snapshot", "router.tls_watch", "router.wire"},
     # 3: what the request path asks, and what processes share
-    {"router.dispatch", "router.shared_state", "router.takeover", "router.worker_process"},
+    {"router.dispatch", "router.rollout", "router.shared_state", "router.takeover", "router.worker_process"},
     # 4: where aiohttp starts
     {"router.admin", "router.model_list", "router.slowpath"},
     # 5: what puts it together

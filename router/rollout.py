@@ -1,0 +1,173 @@
+"""One configuration put in force on every worker, or on none.
+
+    check ─► assign slots ─► Prepare on all ─► (decided) ─► Activate on all ─► certificate files watched
+
+Invariant: what is refused, by a check or by a worker, leaves the old configuration untouched everywhere; from
+the moment all have prepared, a worker that starts has the new one. Whoever calls `apply` does so one at a
+time. Neighbours: supervisor.py (owns one, and says when), worker_process.py (a worker), shared_state.py
+(slots), tls_watch.py (certificates).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec import Struct
+
+from router import limits, wire
+from router.schema.config import Config
+from router.shared_state import SharedState
+from router.slots import SlotsExhausted
+from router.snapshot import build_tables
+from router.tls_watch import TlsFiles, TlsUser, TlsWatch, check_files, tls_files
+from router.worker_process import WorkerProcess
+
+logger = logging.getLogger("fairlead.supervisor")
+
+
+class InForce(Struct, frozen=True, kw_only=True):
+    """A configuration with what workers need to serve it."""
+
+    config: Config
+    version: int = 1  # counts what this process has put in force
+    label: int = 0  # what whoever applied it calls it; 0 for a file
+    encoded: bytes = b""
+    slots: dict[str, int] = {}
+    routes: dict[str, int] = {}
+
+
+class Rollout:
+    """What is in force, and how the next one comes to be. `workers` is the supervisor's own list."""
+
+    def __init__(self, config: Config, workers: Sequence[WorkerProcess]) -> None:
+        self.in_force = InForce(config=config)
+        self._workers = workers
+        self._tls_watch = TlsWatch(self._on_tls_change)
+
+    def begin(self, shared: SharedState) -> None:
+        """Makes the first configuration ready for workers that start. Raises: ValueError, SlotsExhausted."""
+        config = self.in_force.config
+        files = tls_files(config)
+        _check_listeners(config, files)
+        self.in_force = _with_slots(config, shared, version=1, label=0)
+        self._tls_watch.watch(files)
+
+    async def apply(self, config: Config, shared: SharedState, *, label: int = 0) -> str:
+        """Puts a consistent `config` in force on all workers, or on none: why not, or nothing."""
+        old = self.in_force
+        fixed = _needs_restart(old.config, config)
+        if fixed:
+            return f"{', '.join(fixed)}: cannot change in a running process; use `fairlead upgrade`"
+        files = tls_files(config)
+        new_files = {
+            user: named
+            for user, named in files.items()
+            if user.endpoint
+            or old.config.listeners[user.listener_index].tls != config.listeners[user.listener_index].tls
+        }
+        try:
+            _check_listeners(config, new_files)
+            new = _with_slots(config, shared, version=old.version + 1, label=label)
+        except (SlotsExhausted, ValueError) as exc:
+            return str(exc)
+        refusal = await self._prepare(
+            wire.Prepare(version=new.version, config=new.encoded, slots=new.slots, routes=new.routes)
+        )
+        if refusal:
+            shared.assign(old.config)
+            return refusal
+        self.in_force = new  # It is decided: a worker that dies now starts again with the new version.
+        await asyncio.gather(
+            *(self._activate(worker, new.version) for worker in self._workers if worker.is_alive)
+        )
+        self._tls_watch.watch(files)
+        for user, named in new_files.items():
+            self._on_tls_change(user, named)
+        return ""
+
+    async def watch_files(self) -> None:
+        """Passes certificate files on that change, until cancelled."""
+        await self._tls_watch.run()
+
+    async def _prepare(self, frame: wire.Prepare) -> str:
+        """Phase one on all workers: the first refusal, or nothing."""
+        workers = [worker for worker in self._workers if worker.is_alive]
+        try:
+            async with asyncio.timeout(limits.RELOAD_TIMEOUT_MS / 1000):
+                refusals = await asyncio.gather(*(worker.prepare(frame) for worker in workers))
+        except TimeoutError:
+            refusals = ["not every worker prepared the configuration in time"]
+        refusal = next(filter(None, refusals), "")
+        if refusal:
+            for worker in workers:
+                worker.tell(wire.Abort(version=frame.version))
+        return refusal
+
+    async def _activate(self, worker: WorkerProcess, version: int) -> None:
+        try:
+            async with asyncio.timeout(limits.RELOAD_TIMEOUT_MS / 1000):
+                await worker.activate(version)
+        except TimeoutError:
+            logger.error(
+                "worker %d does not answer; it is replaced by one that has version %d", worker.index, version
+            )
+            worker.restart()
+
+    def _on_tls_change(self, user: TlsUser, files: TlsFiles) -> None:
+        frame: wire.AnyFrame
+        if user.endpoint:
+            frame = wire.RenewEndpointTls(endpoint=user.endpoint)
+        else:
+            tls = self.in_force.config.listeners[user.listener_index].tls
+            assert tls is not None
+            frame = wire.SetTls(
+                listener_index=user.listener_index,
+                certificate=files.certificate,
+                key=files.key,
+                min_version=tls.min_version.value,
+            )
+        for worker in self._workers:
+            worker.tell(frame)
+
+
+def _with_slots(config: Config, shared: SharedState, *, version: int, label: int) -> InForce:
+    """Raises: SlotsExhausted, ValueError for what no worker could build."""
+    slots, routes = shared.assign(config)
+    build_tables(config, slots, routes)
+    encoded = wire.encode_config(config)
+    return InForce(config=config, version=version, label=label, encoded=encoded, slots=slots, routes=routes)
+
+
+def _check_listeners(config: Config, files: Mapping[TlsUser, TlsFiles]) -> None:
+    """Raises: ValueError for a listener whose certificate cannot be used. Workers judge an endpoint's."""
+    for user, named in files.items():
+        if user.endpoint:
+            continue
+        try:
+            check_files(named)
+        except OSError as exc:
+            address = config.listeners[user.listener_index].address
+            raise ValueError(f"listener {address}: cannot use {named} ({exc.strerror or exc})") from exc
+
+
+def _needs_restart(old: Config, new: Config) -> list[str]:
+    """The settings that differ and that a process has only one of."""
+    fixed: dict[str, Callable[[Config], object]] = {
+        "listeners": lambda config: [(entry.address, entry.tls is None) for entry in config.listeners],
+        "admin.address": lambda config: config.admin.address,
+        "workers": lambda config: config.workers,
+        "limits": lambda config: config.limits,
+        "timeouts.head_ms, .keep_alive_ms, .tls_ms or .upstream_idle_ms": lambda config: (
+            config.timeouts.head_ms,
+            config.timeouts.keep_alive_ms,
+            config.timeouts.tls_ms,
+            config.timeouts.upstream_idle_ms,
+        ),
+        "trusted_proxies": lambda config: config.trusted_proxies,
+        "prefixes.table_bytes": lambda config: config.prefixes.table_bytes,
+        "access_log": lambda config: config.access_log,
+        "runtime_dir": lambda config: config.runtime_dir,
+    }
+    return [name for name, read in fixed.items() if read(old) != read(new)]

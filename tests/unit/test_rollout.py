@@ -1,0 +1,127 @@
+"""A configuration is put in force on every worker or on none."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+import pytest
+
+from router import limits, wire
+from router.config import parse_config
+from router.rollout import Rollout
+from router.schema.config import Config
+from router.shared_state import SharedState
+from router.supervisor import Supervisor
+from router.worker_process import WorkerProcess
+
+SMALL_BYTES = 1 << 20
+
+
+class FakeWorker:
+    """A worker process that answers at once and keeps what it was told."""
+
+    def __init__(self, index: int, *, refusal: str = "", answers: bool = True) -> None:
+        self.index = index
+        self.is_alive = True
+        self.refusal = refusal
+        self.answers = answers
+        self.told: list[wire.AnyFrame] = []
+        self.prepared: list[wire.Prepare] = []
+        self.activated: list[int] = []
+        self.restart_count = 0
+        self.on_prepare: Callable[[], None] = lambda: None
+
+    async def prepare(self, frame: wire.Prepare) -> str:
+        self.prepared.append(frame)
+        self.on_prepare()
+        return self.refusal
+
+    async def activate(self, version: int) -> bool:
+        if not self.answers:
+            await asyncio.Event().wait()
+        self.activated.append(version)
+        return True
+
+    def tell(self, frame: wire.AnyFrame) -> bool:
+        self.told.append(frame)
+        return True
+
+    def restart(self) -> None:
+        self.restart_count += 1
+
+
+def config(*names: str, more: str = "") -> Config:
+    entries = "".join(f"      - {{name: {name}, url: 'http://{name}:1'}}\n" for name in names)
+    text = f"prefixes: {{table_bytes: {SMALL_BYTES}}}\n{more}pools:\n  - name: p\n    endpoints:\n{entries}"
+    return parse_config(text, "f.yaml", {})
+
+
+def begun(*workers: FakeWorker, names: tuple[str, ...] = ("one",)) -> tuple[Rollout, SharedState]:
+    rollout = Rollout(config(*names), cast(list[WorkerProcess], list(workers)))
+    shared = SharedState.create(rollout.in_force.config)
+    rollout.begin(shared)
+    return rollout, shared
+
+
+def run(work: Coroutine[Any, Any, str]) -> str:
+    return asyncio.run(work)
+
+
+def test_what_all_prepared_all_activate() -> None:
+    workers = [FakeWorker(0), FakeWorker(1)]
+    rollout, shared = begun(*workers)
+    new = config("two")
+    assert run(rollout.apply(new, shared, label=7)) == ""
+    assert (rollout.in_force.config, rollout.in_force.version, rollout.in_force.label) == (new, 2, 7)
+    assert [worker.activated for worker in workers] == [[2], [2]]
+
+
+def test_one_refusal_makes_all_forget_it() -> None:
+    workers = [FakeWorker(0), FakeWorker(1, refusal="a file is missing")]
+    rollout, shared = begun(*workers)
+    before = rollout.in_force
+    assert run(rollout.apply(config("one", "two"), shared)) == "a file is missing"
+    assert rollout.in_force is before
+    assert [worker.activated for worker in workers] == [[], []]
+    assert [worker.told for worker in workers] == [[wire.Abort(version=2)]] * 2
+    assert shared.endpoints.configured() == ("one",)
+
+
+def test_a_worker_that_is_not_there_is_not_waited_for_and_starts_with_the_new_one() -> None:
+    workers = [FakeWorker(0), FakeWorker(1)]
+    rollout, shared = begun(*workers)
+    workers[1].is_alive = False
+    assert run(rollout.apply(config("two"), shared)) == ""
+    assert workers[1].prepared == []
+    assert set(rollout.in_force.slots) == {"two"}
+
+
+def test_while_workers_prepare_the_old_one_is_in_force() -> None:
+    worker = FakeWorker(0)
+    rollout, shared = begun(worker)
+    seen: list[int] = []
+    worker.on_prepare = lambda: seen.append(rollout.in_force.version)
+    run(rollout.apply(config("two"), shared))
+    assert seen == [1]
+
+
+def test_a_worker_that_does_not_activate_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "RELOAD_TIMEOUT_MS", 1)
+    workers = [FakeWorker(0), FakeWorker(1, answers=False)]
+    rollout, shared = begun(*workers)
+    assert run(rollout.apply(config("two"), shared)) == ""
+    assert [worker.restart_count for worker in workers] == [0, 1]
+    assert rollout.in_force.version == 2
+
+
+def test_what_a_process_has_one_of_is_refused_before_any_worker_hears_of_it() -> None:
+    worker = FakeWorker(0)
+    rollout, shared = begun(worker)
+    refusal = run(rollout.apply(config("one", more="workers: 2\n"), shared))
+    assert refusal.startswith("workers: ")
+    assert worker.prepared == []
+
+
+def test_nothing_is_put_in_force_before_the_router_is_ready() -> None:
+    supervisor = Supervisor(config("one"))
+    assert run(supervisor.apply(config("two"))) == "the router is starting or draining"
