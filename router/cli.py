@@ -27,7 +27,8 @@ from click.core import ParameterSource
 
 from router import limits
 from router.config import ConfigError, config_from_options, load_config, read_secret, redacted
-from router.schema.config import Admin, Config
+from router.schema.config import Config
+from router.schema.listening import Admin
 from router.schema.policies import policy_names
 
 EXIT_BAD_CONFIG = 78

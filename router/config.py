@@ -23,7 +23,7 @@ from msgspec import Struct, structs
 from router import limits
 from router.config_source import ConfigProblem, Source, read_source
 from router.schema.config import Config
-from router.schema.faults import Doubts, Fault, Path
+from router.schema.faults import Doubts, Fault, Path, dotted
 from router.schema.files import find_file_faults
 from router.schema.secret import MASK, Secret
 from router.schema.validate import find_faults
@@ -64,7 +64,7 @@ def load_settings(
     Raises: ConfigError.
     """
     source = read_source(_read_text(path), str(path), os.environ)
-    return _build(source, schema, {}, lambda settings, doubts: list(find(settings, doubts)))
+    return _build(source, schema, find)
 
 
 def _read_text(path: str | FilePath) -> str:
@@ -105,6 +105,19 @@ def parse_document(text: str, file: str = "<text>", environ: Mapping[str, str] |
     """
     source = read_source(text, file, os.environ if environ is None else environ, is_elsewhere=True)
     return _build_config(source)
+
+
+def check_config(config: Config) -> None:
+    """Raises: ConfigError for a well-typed one that contradicts itself, or whose files are of no use."""
+    doubts = Doubts()
+    faults = [*find_faults(config, doubts), *find_file_faults(config, doubts)]
+    if faults:
+        raise ConfigError(
+            [
+                ConfigProblem("snapshot", None, None, dotted(fault.path), fault.message, fault.expected)
+                for fault in faults
+            ]
+        )
 
 
 def read_reference(reference: str, environ: Mapping[str, str] | None = None) -> Secret:
@@ -197,16 +210,12 @@ def _build_config(source: Source) -> Config:
         files = [] if source.is_elsewhere else find_file_faults(config, doubts)
         return [*find_faults(config, doubts), *files]
 
-    return _build(source, Config, {"pools": ()}, find)
+    return _build(source, Config, find)
 
 
 def _build(
-    source: Source,
-    schema: type[Settings],
-    stand_ins: Mapping[str, Any],
-    find: Callable[[Settings, Doubts], Iterable[Fault]],
+    source: Source, schema: type[Settings], find: Callable[[Settings, Doubts], Iterable[Fault]]
 ) -> Settings:
-    """`stand_ins` are values of fields without a default, for while other faults are looked for."""
     if source.values is None:
         raise ConfigError(source.problems)
     reported = {problem.path for problem in source.problems}
@@ -219,9 +228,7 @@ def _build(
     if () in source.left_out:
         raise ConfigError(source.problems)
     sound = {name: info for name, info in fields_of(schema).items() if name in values}
-    settings = schema(
-        **{**stand_ins, **{name: _built(info.type, values[name]) for name, info in sound.items()}}
-    )
+    settings = schema(**{name: _built(info.type, values[name]) for name, info in sound.items()})
     doubts = Doubts(source.values, source.left_out, source.unknown, source.kept)
     for fault in find(settings, doubts):
         source.report(*fault)

@@ -144,6 +144,19 @@ WORKER_READY_TIMEOUT_MS = 30_000  # a new worker that has not listened by then i
 TAKEOVER_TIMEOUT_MS = 30_000  # the old process goes on if the new one is not ready by then
 RELOAD_TIMEOUT_MS = 30_000  # all workers must have applied a configuration by then, or the old one stays
 
+# ---- the link to control
+# A snapshot of 4,096 endpoints and 256 routes is some 5 MiB; two of them, for a canary, and room to grow.
+LINK_FRAME_BYTES_MAX = 64 * MIB
+# What a router sends: a report of 514 rows of routes and 4,096 endpoints is 2 MiB.
+LINK_REPORT_BYTES_MAX = 8 * MIB
+KEPT_SNAPSHOTS_MAX = 8  # on each router, to go back to without their being sent again
+LINK_BACKOFF_MIN_MS = 100  # a control that was restarted is found again at once ...
+LINK_BACKOFF_MAX_MS = 10_000  # ... and one that is away costs a connection every ten seconds
+LINK_CONNECT_TIMEOUT_MS = 5_000  # TCP and TLS and the answer to Hello
+LINK_SILENCE_MS = 10_000  # a peer pings every second or two: one this silent is gone, or hangs
+REPORT_INTERVAL_MS = 1_000
+SIGNALS_PER_BATCH_MAX = 6 * ENDPOINTS_MAX  # each signal of each endpoint
+
 
 def downstream_connections_max(wanted: int, files_max: int | None = None) -> int:
     """How many client connections a worker may hold so that it cannot run out of file descriptors.

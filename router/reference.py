@@ -129,6 +129,7 @@ of [errors.md](errors.md). Totals survive the death of a worker, a reload and a 
 def json_schema() -> dict[str, Any]:
     """The configuration as JSON Schema (2020-12), for editors and other programs."""
     found = msgspec.json.schema(Config, schema_hook=_secret_schema)
+    found["$defs"]["Config"]["anyOf"] = [{"required": ["pools"]}, {"required": ["control"]}]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Fairlead configuration",

@@ -28,8 +28,8 @@ from router.explain_view import describe_decisions
 from router.listeners import Listener, open_listener, sockets_from_systemd
 from router.native.explain import ExplainRing
 from router.rollout import Rollout
-from router.schema import config as schema
 from router.schema.config import Config
+from router.schema.listening import Listener as ListenerSettings
 from router.schema.secret import Secret
 from router.shared_state import SharedState
 from router.slots import SlotsExhausted
@@ -477,7 +477,7 @@ class Supervisor:
         )
 
 
-def _tls_of(listener: schema.Listener) -> tuple[str, str, str] | None:
+def _tls_of(listener: ListenerSettings) -> tuple[str, str, str] | None:
     tls = listener.tls
     return None if tls is None else (tls.cert, tls.key, tls.min_version.value)
 

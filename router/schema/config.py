@@ -19,6 +19,7 @@ from msgspec.structs import force_setattr
 from router import limits
 from router.schema.address import parse_endpoint_url
 from router.schema.aliases import AliasModels
+from router.schema.control_link import ControlLink
 from router.schema.eligibility import Requirement
 from router.schema.engines import CLASSES, EngineFigures
 from router.schema.kinds import (
@@ -33,52 +34,10 @@ from router.schema.kinds import (
     Price,
     Section,
 )
+from router.schema.listening import Admin, Listener
 from router.schema.policies import FiveAxis, HeaderName, Policy
 from router.schema.secret import Secret
 from router.schema.timeouts import RouteTimeouts, Timeouts
-
-
-class TlsVersion(StrEnum):
-    """The oldest TLS version that is spoken."""
-
-    TLS_1_2 = "1.2"
-    TLS_1_3 = "1.3"
-
-
-class ListenerTls(Section, frozen=True, kw_only=True):
-    """TLS towards clients. Changed files are picked up; open connections keep what they have."""
-
-    cert: Annotated[FilePath, Meta(description="PEM file: the certificate and its chain.")]
-    key: Annotated[FilePath, Meta(description="PEM file: the certificate's private key.")]
-    min_version: Annotated[TlsVersion, Meta(description="Oldest TLS version that is accepted.")] = (
-        TlsVersion.TLS_1_2
-    )
-
-
-class Listener(Section, frozen=True, kw_only=True):
-    """Where clients connect."""
-
-    address: Annotated[
-        str,
-        Meta(
-            description="`host:port`, `[v6]:port` or `unix:/path`. Port 0 takes any free port.",
-            examples=["127.0.0.1:8080", "[::]:8443", "unix:/run/fairlead/traffic.sock"],
-        ),
-    ]
-    tls: Annotated[ListenerTls | None, Meta(description="Absent: plain HTTP.")] = None
-
-
-class Admin(Section, frozen=True, kw_only=True):
-    """Where operators and scrapers connect: /livez, /readyz, /metrics, /debug."""
-
-    address: Annotated[str, Meta(description="As a listener's address.")] = "127.0.0.1:9090"
-    token: Annotated[
-        Secret | None,
-        Meta(
-            description="Bearer token asked of every request but the probes. Needed when the "
-            "address is not loopback."
-        ),
-    ] = None
 
 
 class Limits(Section, frozen=True, kw_only=True):
@@ -546,8 +505,13 @@ class Config(Section, frozen=True, kw_only=True):
     )
     pools: Annotated[
         tuple[Pool, ...],
-        Meta(min_length=1, max_length=limits.POOLS_MAX, description="The endpoints, in groups."),
-    ]
+        Meta(
+            min_length=1,
+            max_length=limits.POOLS_MAX,
+            description="The endpoints, in groups. Needed, but where `control` is given: then what is here "
+            "holds until its first snapshot.",
+        ),
+    ] = ()
     routes: Annotated[
         tuple[Route, ...],
         Meta(
@@ -588,6 +552,10 @@ class Config(Section, frozen=True, kw_only=True):
         default_factory=Explain
     )
     drain: Annotated[Drain, Meta(description="Graceful end.")] = field(default_factory=Drain)
+    control: Annotated[
+        ControlLink | None,
+        Meta(description="The control process that policy comes from; absent: this file has it."),
+    ] = None
 
     @property
     def default_pool(self) -> Pool | None:

@@ -39,6 +39,7 @@ def find_faults(config: Config, doubts: Doubts = Doubts()) -> list[Fault]:  # no
     """
     return [
         *_listener_faults(config, doubts),
+        *_control_faults(config, doubts),
         *_limit_faults(config, doubts),
         *_timeout_faults(("timeouts",), config.timeouts, Timeouts(), doubts),
         *_pool_faults(config, doubts),
@@ -82,6 +83,33 @@ def _listener_faults(config: Config, doubts: Doubts) -> Iterator[Fault]:
         yield from _secret_faults(("admin", "token"), config.admin.token)
     if config.runtime_dir is not None and not config.runtime_dir.startswith("/"):
         yield Fault(("runtime_dir",), f"{config.runtime_dir!r} is relative", "an absolute path")
+
+
+def _control_faults(config: Config, doubts: Doubts) -> Iterator[Fault]:
+    control = config.control
+    if control is None:
+        if not config.pools and not doubts.about("control") and not doubts.hides("pools"):
+            yield Fault((), "the key 'pools' is missing", "pools, or control, which they can come from")
+        return
+    path: Path = ("control",)
+    try:
+        address = parse_address(control.address)
+    except ValueError as exc:
+        yield Fault((*path, "address"), f"{control.address!r}: {exc}", "unix:/path or host:port")
+    else:
+        if control.tls is None and not is_loopback(address) and not doubts.hides(*path, "tls"):
+            yield Fault(
+                (*path, "address"), f"{control.address!r} is not on this machine", "tls, or unix:/path"
+            )
+    if control.tls is not None and (control.tls.cert_file is None) != (control.tls.key_file is None):
+        given = "cert_file" if control.tls.key_file is None else "key_file"
+        yield Fault(
+            (*path, "tls", given), "given without the other", "both cert_file and key_file, or neither"
+        )
+    if control.token is not None:
+        yield from _secret_faults((*path, "token"), control.token)
+    if control.state_dir is not None and not control.state_dir.startswith("/"):
+        yield Fault((*path, "state_dir"), f"{control.state_dir!r} is relative", "an absolute path")
 
 
 def _secret_faults(path: Path, secret: Secret) -> Iterator[Fault]:

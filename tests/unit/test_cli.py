@@ -247,7 +247,7 @@ def test_show_prints_the_effective_configuration_without_secrets(
 def test_schema_is_json_schema_of_the_file() -> None:
     schema = json.loads(run_command("schema").stdout)
     assert schema["$schema"].startswith("https://json-schema.org/")
-    assert schema["$defs"]["Config"]["required"] == ["pools"]
+    assert schema["$defs"]["Config"]["anyOf"] == [{"required": ["pools"]}, {"required": ["control"]}]
     assert schema["$defs"]["Config"]["additionalProperties"] is False
 
 

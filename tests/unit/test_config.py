@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from router import limits
 from router.config import ConfigError, config_from_options, load_config, parse_config, redacted
-from router.schema.config import Config, Engine, TlsVersion
+from router.schema.config import Config, Engine
+from router.schema.listening import TlsVersion
 from router.schema.policies import BoundedRing, FiveAxis, HashKey, Rendezvous, policy_names
 from router.schema.secret import MASK
 
