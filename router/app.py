@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Coroutine, Sequence
@@ -21,6 +22,7 @@ import uvloop
 from router import wire
 from router.admin import AdminServer
 from router.listeners import ListenError
+from router.received_policy import Policy, ReceivedPolicies, SnapshotRefusedError, state_path
 from router.schema.config import Config
 from router.supervisor import StartError, Supervisor
 from router.takeover import (
@@ -81,7 +83,12 @@ async def _serve(
     command: Sequence[str] | None,
     arguments: list[str],
 ) -> int:
-    supervisor = Supervisor(config, config_path=config_path, command=command, arguments=arguments)
+    received, policy = _policies(config)
+    supervisor = Supervisor(
+        config, policy=policy, config_path=config_path, command=command, arguments=arguments
+    )
+    if config.control is not None and received is not None:
+        supervisor.subscribe(received, config.control, _router_name(config))
     admin = AdminServer(supervisor)
     supervisor.handle_signals()
     predecessor = None
@@ -109,6 +116,26 @@ async def _serve(
     await supervisor.stopped()
     await supervisor.drain(admin.close)
     return 0
+
+
+def _policies(config: Config) -> tuple[ReceivedPolicies | None, Policy | None]:
+    """What control has sent before, as far as it is on disk, and the policy to start with."""
+    if config.control is None:
+        return None, None
+    received = ReceivedPolicies(config.control.public_key, state_path(config.control, _router_name(config)))
+    try:
+        policy = received.restore(config)
+    except SnapshotRefusedError as exc:
+        logger.error("the last policy cannot be used, starting with what the file says: %s", exc)
+        return received, None
+    if policy is not None:
+        logger.info("starting with the last policy: version %d", policy.stable.version)
+    return received, policy
+
+
+def _router_name(config: Config) -> str:
+    named = None if config.control is None else config.control.name
+    return named or f"{socket.gethostname()}:{config.admin.address}"
 
 
 async def _request_reload(path: Path) -> int:

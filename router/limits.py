@@ -155,6 +155,9 @@ LINK_BACKOFF_MAX_MS = 10_000  # ... and one that is away costs a connection ever
 LINK_CONNECT_TIMEOUT_MS = 5_000  # TCP and TLS and the answer to Hello
 LINK_SILENCE_MS = 10_000  # a peer pings every second or two: one this silent is gone, or hangs
 REPORT_INTERVAL_MS = 1_000
+LINK_PING_INTERVAL_MS = 2_000  # five of them within LINK_SILENCE_MS
+LINK_ROUTERS_MAX = 1_024  # of one control process; the aim is 200
+LINK_UNSENT_BYTES_MAX = 1 * MIB  # to a router that reads slowly: past it signals are left out, and come again
 SIGNALS_PER_BATCH_MAX = 6 * ENDPOINTS_MAX  # each signal of each endpoint
 
 

@@ -120,7 +120,7 @@ class ReceivedPolicies:
         return _policy(frame, body, own)
 
     def applied(self, frame: SnapshotFrame) -> None:
-        """It is in force now: keeps it. Raises: OSError when it cannot be written, and is kept in memory only."""
+        """It is in force now: keeps it. Raises: OSError when it cannot be written; it is in memory then."""
         body = frame.body if frame.body is not None else self._bodies[frame.snapshot_id]
         whole = msgspec.structs.replace(frame, body=body)
         self.sequence, self._in_force = frame.sequence, whole

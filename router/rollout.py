@@ -169,5 +169,6 @@ def _needs_restart(old: Config, new: Config) -> list[str]:
         "prefixes.table_bytes": lambda config: config.prefixes.table_bytes,
         "access_log": lambda config: config.access_log,
         "runtime_dir": lambda config: config.runtime_dir,
+        "control": lambda config: config.control,
     }
     return [name for name, read in fixed.items() if read(old) != read(new)]

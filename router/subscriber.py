@@ -1,7 +1,7 @@
 """The router's end of the link to control: it connects out, takes snapshots and signals, and reports.
 
 Nothing of traffic waits here. With control dead, hung or unreachable the last snapshot stays in force,
-signals age out by the rules of the signal table, and the subscriber tries again with growing, jittered pauses.
+signals age out by the rules of the signal table, and the subscriber tries again, in growing, jittered pauses.
 
 Invariant: one snapshot is put in force at a time, and an Ack says what became of it; of those that come
 meanwhile only the last one counts, since each is whole. Neighbours: received_policy.py (what to believe),

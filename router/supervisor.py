@@ -16,7 +16,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,17 @@ from router.endpoint_view import describe_endpoints
 from router.explain_view import describe_decisions
 from router.listeners import Listener, open_listener, sockets_from_systemd
 from router.native.explain import ExplainRing
+from router.received_policy import Policy, ReceivedPolicies
+from router.reporter import build_report
 from router.rollout import Rollout
 from router.schema.config import Config
+from router.schema.control_link import ControlLink
+from router.schema.link import Report
 from router.schema.listening import Listener as ListenerSettings
 from router.schema.secret import Secret
 from router.shared_state import SharedState
 from router.slots import SlotsExhausted
+from router.subscriber import Subscriber, Told
 from router.takeover import ControlServer, Predecessor, TakeoverError, control_path
 from router.worker_process import Plan, WorkerProcess, WorkerState, worker_command
 
@@ -59,10 +64,12 @@ class Supervisor:
         self,
         config: Config,
         *,
+        policy: Policy | None = None,
         config_path: Path | None = None,
         command: Sequence[str] | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
+        """`config` is what the router's own file says; a `policy` of control's goes before what is in it."""
         self.started_at = time.time()
         self.traffic_addresses: list[str] = []
         self.admin_address = ""
@@ -73,7 +80,10 @@ class Supervisor:
         self._admin: Listener | None = None
         self._shared: SharedState | None = None
         self._workers: list[WorkerProcess] = []
-        self._rollout = Rollout(config, self._workers)
+        self._own_config = config
+        self._policy = policy
+        self._rollout = Rollout(config if policy is None else policy.stable_config(config), self._workers)
+        self._subscriber: Subscriber | None = None
         self._control: ControlServer | None = None
         self._changed = asyncio.Event()  # a worker's state
         self._stop = asyncio.Event()  # first signal, or a successor
@@ -171,6 +181,8 @@ class Supervisor:
         """Ready: says so to the log, to systemd and to /readyz."""
         self._is_ready = True
         self._spawn(self._rollout.watch_files())
+        if self._subscriber is not None:
+            self._spawn(self._subscriber.run())
         interval_s = sdnotify.watchdog_interval_s()
         if interval_s is not None:
             self._spawn(_feed_watchdog(interval_s))
@@ -345,7 +357,13 @@ class Supervisor:
             config = await loop.run_in_executor(None, load_config, self._config_path)
         except ConfigError as exc:
             return str(exc)
-        return await self._apply(config, 0)
+        if self._policy is None:
+            refusal = await self._apply(config, 0)
+        else:
+            refusal = await self._apply(self._policy.stable_config(config), self._policy.stable.version)
+        if not refusal:
+            self._own_config = config
+        return refusal
 
     async def _apply(self, config: Config, label: int) -> str:
         if self._shared is None or not self._may_apply():
@@ -354,6 +372,63 @@ class Supervisor:
 
     def _may_apply(self) -> bool:
         return self._is_ready and not self._is_draining
+
+    # ---- control (subscriber.Subject)
+
+    def subscribe(self, received: ReceivedPolicies, settings: ControlLink, name: str) -> None:
+        """Has control believed, from `announce` on."""
+        self._subscriber = Subscriber(settings, name, received, self, worker_count=self._own_config.workers)
+
+    @property
+    def own_config(self) -> Config:
+        """What the router's own file says."""
+        return self._own_config
+
+    async def put_in_force(self, policy: Policy) -> str:
+        """Why a policy of control's is not in force on every worker, or nothing."""
+        async with self._applying:
+            refusal = await self._apply(policy.stable_config(self._own_config), policy.stable.version)
+            if not refusal:
+                self._policy = policy
+        return refusal
+
+    def tell_signals(self, told: Iterable[Told]) -> None:
+        """What control says of endpoints."""
+        if self._shared is not None:
+            self._shared.tell(told, "control")
+
+    def report(self) -> Report:
+        """What the routes and endpoints have counted so far."""
+        assert self._shared is not None
+        shared, now = self._shared, self._rollout.in_force
+        return build_report(
+            shared.metrics,
+            shared.load,
+            shared.tables.signals,
+            slots=now.slots,
+            routes=now.routes,
+            version=now.label,
+            sequence=0 if self._policy is None else self._policy.sequence,
+            uptime_ms=int((time.time() - self.started_at) * 1000),
+        )
+
+    def describe_control(self) -> dict[str, Any]:
+        """How the link to control stands."""
+        if self._subscriber is None:
+            return {"configured": False}
+        state = self._subscriber.describe()
+        return {
+            "configured": True,
+            "address": state.address,
+            "connected": state.is_connected,
+            "for_ms": int((time.monotonic() - state.since_s) * 1000),
+            "control": state.control,
+            "failure": state.failure,
+            "sequence": state.sequence,
+            "snapshot": state.snapshot_id,
+            "version": self._rollout.in_force.label,
+            "refusal": state.refusal,
+        }
 
     # ---- a successor (takeover.Successor)
 
@@ -408,6 +483,8 @@ class Supervisor:
             reasons.append("starting")
         if not any(worker.state is WorkerState.READY for worker in self._workers):
             reasons.append("no worker is ready")
+        if not self.config.pools:
+            reasons.append("no policy: control has sent none yet")
         if require_backend and not self._any_endpoint_alive():
             reasons.append("every endpoint is ejected")
         return reasons

@@ -1,0 +1,81 @@
+"""What is desired → the snapshot that routers are sent.
+
+Invariant: equal policy makes an equal snapshot id, and each publication has a sequence above all before it,
+so that a rollback is the old content under a new sequence. Neighbours: signing.py (the key), link.py (sends
+it), app.py (says when).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from control.signing import Signer
+from router import limits
+from router.schema.link import SnapshotBody, SnapshotFrame, VariantBody, body_id, encode_body
+from router.schema.policy_document import PolicyDocument, encode_document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """What should be in force: a version for all, and perhaps another for a share of the sessions."""
+
+    stable_version: int
+    stable: PolicyDocument
+    canary_version: int = 0
+    canary: PolicyDocument | None = None
+    canary_ratio: float = 0.0
+
+
+class SnapshotTooLargeError(ValueError):
+    """No router would take it."""
+
+
+class Publisher:
+    """Makes one frame of each policy that is new."""
+
+    def __init__(self, signer: Signer | None, next_sequence: Callable[[], int]) -> None:
+        """`next_sequence` gives a number above all that were ever given."""
+        self._signer = signer
+        self._next_sequence = next_sequence
+        self._latest: SnapshotFrame | None = None
+
+    @property
+    def latest(self) -> SnapshotFrame | None:
+        """What was published last."""
+        return self._latest
+
+    def publish(self, desired: Desired) -> SnapshotFrame | None:
+        """The frame to send, or None when what is in force says just that.
+
+        Raises: SnapshotTooLargeError, ClearSecretError; nothing has changed then.
+        """
+        canary = None
+        if desired.canary is not None and desired.canary_ratio > 0:
+            canary = VariantBody(version=desired.canary_version, document=encode_document(desired.canary))
+        body = encode_body(
+            SnapshotBody(
+                stable=VariantBody(version=desired.stable_version, document=encode_document(desired.stable)),
+                canary=canary,
+                canary_ratio=desired.canary_ratio if canary is not None else 0.0,
+            )
+        )
+        if len(body) > limits.LINK_FRAME_BYTES_MAX // 2:
+            raise SnapshotTooLargeError(
+                f"the snapshot has {len(body)} bytes; at most {limits.LINK_FRAME_BYTES_MAX // 2} can be sent"
+            )
+        name = body_id(body)
+        if self._latest is not None and self._latest.snapshot_id == name:
+            return None
+        return self._sign(name, body)
+
+    def publish_again(self) -> SnapshotFrame | None:
+        """The same once more under a new sequence: a router has seen a higher one than ours."""
+        latest = self._latest
+        return None if latest is None else self._sign(latest.snapshot_id, latest.body or b"")
+
+    def _sign(self, name: str, body: bytes) -> SnapshotFrame:
+        sequence = self._next_sequence()
+        signature = b"" if self._signer is None else self._signer.sign(sequence, name)
+        self._latest = SnapshotFrame(sequence=sequence, snapshot_id=name, signature=signature, body=body)
+        return self._latest
