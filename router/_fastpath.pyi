@@ -74,8 +74,9 @@ class Core:
         """Reads its TLS files anew, for new connections. Raises: ValueError; the old ones stay then."""
 
     def stop_accepting(self) -> None: ...
-    def prepare(self, tables: Any) -> object:
-        """Builds the native tables of a router.snapshot.Tables aside.
+    def prepare(self, tables: Any, canary: Any = None, canary_ratio: float = 0.0) -> object:
+        """Builds the native tables of a router.snapshot.Tables aside; `canary` is another one, for a share of
+        the sessions.
 
         Raises: ValueError, and then nothing has changed.
         """

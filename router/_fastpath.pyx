@@ -82,12 +82,11 @@ cdef class Core:
     cdef Decider _decider
     cdef MetricsTable _metrics
     cdef ExplainRing _explained
-    cdef Snapshot _snapshot
+    cdef Snapshot _snapshot          # stable; it keeps its canary
     cdef list _old_snapshots         # still looked at by exchanges
-    cdef dict _endpoints             # identity -> Endpoint
+    cdef dict _endpoints             # identity -> Endpoint, of stable and canary
     cdef dict _addresses             # url -> resolved addresses
     cdef dict _tls                   # listener index -> TlsContext
-    cdef tuple _models                               # known names: of all pools, then of each
 
     def __cinit__(self, *, LoadTable load_table, MetricsTable metrics, int column, hooks, options,
                   PrefixTable prefix_table=None, Learner learner=None, ExplainRing explained=None,
@@ -115,7 +114,7 @@ cdef class Core:
         core.decider = &self._decider.decider
         self._explained = ExplainRing.create(column + 1) if explained is None else explained
         core.explained = self._explained.column(column)
-        self._old_snapshots, self._endpoints, self._tls, self._addresses, self._models = [], {}, {}, {}, ((),)
+        self._old_snapshots, self._endpoints, self._tls, self._addresses = [], {}, {}, {}
         core.load = &load_table.table
         self._decider.learner.listen(SignalTable.create(load_table.slot_count) if signals is None else signals)
         core.signals = &self._decider.learner.signals.table
@@ -147,6 +146,7 @@ cdef class Core:
         core.options.logs = options.logs
         for index in range(min(len(options.counts_against_endpoint), CAUSE_COUNT)):
             core.options.counts_against_endpoint[index] = options.counts_against_endpoint[index]
+            core.options.sides[index] = options.sides[index]
         for index, network in enumerate(options.trusted_networks[:NETWORKS_MAX]):
             network_parse(network, &core.trusted[index])
             core.trusted_count = index + 1
@@ -248,42 +248,47 @@ cdef class Core:
 
     # ---- Configuration
 
-    def prepare(self, tables):
-        """Builds the native tables of a router.snapshot.Tables aside. Raises ValueError, and then nothing has
-        changed.
+    def prepare(self, tables, canary=None, double canary_ratio=0.0):
+        """Builds the native tables of a router.snapshot.Tables aside, and of a second one beside it for a share of
+        the sessions. What is the same endpoint in both is one. Raises ValueError, and then nothing has changed.
         """
         endpoints = {}
-        for entry in tables.endpoints:
-            endpoint = self._endpoints.get(entry.identity)
-            if endpoint is None:
-                endpoint = Endpoint(entry)
-                if entry.url in self._addresses and not entry.addresses:
-                    endpoint.set_addresses(self._addresses[entry.url])
-            endpoints[entry.identity] = endpoint
-        return tables, endpoints, Snapshot(tables, endpoints)
+        variants = (tables,) if canary is None else (tables, canary)
+        for variant in variants:
+            for entry in variant.endpoints:
+                if entry.identity in endpoints:
+                    continue
+                endpoint = self._endpoints.get(entry.identity)
+                if endpoint is None:
+                    endpoint = Endpoint(entry)
+                    if entry.url in self._addresses and not entry.addresses:
+                        endpoint.set_addresses(self._addresses[entry.url])
+                endpoints[entry.identity] = endpoint
+        snapshot = Snapshot(tables, endpoints)
+        if canary is not None:
+            snapshot.share_with(Snapshot(canary, endpoints), canary_ratio)
+        return variants, endpoints, snapshot
 
     def activate(self, prepared):
         """Takes what `prepare` made into use: one assignment for the path; open exchanges keep what they began with."""
-        tables, endpoints, snapshot = prepared
+        variants, endpoints, snapshot = prepared
         for identity, endpoint in self._endpoints.items():
             if identity not in endpoints:
                 (<Endpoint>endpoint).endpoint.is_retired = True
         if self._snapshot is not None:
             self._old_snapshots.append((self._snapshot, self._endpoints))
-        self._decider.reserve(max([len(pool.endpoints) for pool in tables.pools], default=0))
+        self._decider.reserve(max([len(pool.endpoints) for tables in variants for pool in tables.pools], default=0))
         self._decider.remember({
-            choice.policy.kind for choice in (*tables.pools, *tables.routes) if choice.policy is not None})
-        for entry in tables.endpoints:
-            self._decider.learner.set_figures(entry.slot, entry.figures)
-            prefix_set_capacity(
-                self._decider.decider.prefix, entry.slot, <uint32_t>entry.figures.kv_capacity_tokens)
+            choice.policy.kind for tables in variants for choice in (*tables.pools, *tables.routes)
+            if choice.policy is not None})
+        for tables in reversed(variants):        # of an engine that both have, the stable's figures hold
+            for entry in tables.endpoints:
+                self._decider.learner.set_figures(entry.slot, entry.figures)
+                prefix_set_capacity(
+                    self._decider.decider.prefix, entry.slot, <uint32_t>entry.figures.kv_capacity_tokens)
         self._snapshot = snapshot
         self._endpoints = endpoints
-        listed = [{model for index in pool.endpoints for model in tables.endpoints[index].models}
-                  for pool in tables.pools]
-        self._models = (tables.models, *listed)
-        self.core.explain_threshold = <uint64_t>min(int(tables.explain_ratio * 2.0 ** 64), 2 ** 64 - 1)
-        self.core.prompt_block_bytes = tables.prompt_block_bytes
+        self.core.prompt_block_bytes = variants[0].prompt_block_bytes
         self.core.snapshot = &(<Snapshot>snapshot).snapshot
         self._list_endpoints()
         self._drop_old()
@@ -308,7 +313,7 @@ cdef class Core:
         # A snapshot goes when no exchange looks at it and the endpoints that only it names have no connection left.
         kept = []
         for old in self._old_snapshots:
-            if (<Snapshot>old[0]).snapshot.user_count or any(
+            if user_count(old[0]) or any(
                     (<Endpoint>endpoint).endpoint.open_count for identity, endpoint in old[1].items()
                     if self._endpoints.get(identity) is not endpoint):
                 kept.append(old)
@@ -434,16 +439,25 @@ cdef class Core:
         return self.hooks.error_response(cause, detail, exchange_id(x).data[:x.id_length], self.models_known_to(x))
 
     cdef object models_known_to(self, exchange_t* x):
-        # A route that names its pool knows no others. Numbers of pools are those of the configuration in force.
-        if x.route != NULL and x.route.pool != ANY_POOL and x.snapshot == self.core.snapshot:
-            return self._models[1 + x.route.pool]
-        return self._models[0]
+        # A route that names its pool knows no others.
+        models = self.snapshot_of(x).models
+        return models[1 + x.route.pool if x.route != NULL and x.route.pool != ANY_POOL else 0]
 
     cdef list conditions_of(self, exchange_t* x, uint64_t bits):
-        for snapshot in (self._snapshot, *(old[0] for old in self._old_snapshots)):
-            if &(<Snapshot>snapshot).snapshot == x.snapshot:
-                return [text for bit, text in enumerate(snapshot.conditions) if bits >> bit & 1]
-        return []
+        return [text for bit, text in enumerate(self.snapshot_of(x).conditions) if bits >> bit & 1]
+
+    cdef Snapshot snapshot_of(self, exchange_t* x):
+        cdef Snapshot stable
+        for stable in (self._snapshot, *(old[0] for old in self._old_snapshots)):
+            if &stable.snapshot == x.snapshot:
+                return stable
+            if stable.snapshot.canary == x.snapshot:
+                return stable.canary
+        raise AssertionError("an exchange looks at a snapshot that is gone")
+
+
+cdef uint32_t user_count(Snapshot stable):
+    return stable.snapshot.user_count + (stable.canary.snapshot.user_count if stable.canary is not None else 0)
 
 
 cdef str text_of(text_t text):

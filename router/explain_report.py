@@ -90,9 +90,11 @@ def report(decisions: Iterable[Mapping[str, Any]]) -> str:
 def _decision(decision: Mapping[str, Any]) -> str:
     winner, runners_up = decision["winner"], decision["runners_up"]
     shown = [winner, *runners_up]
+    version = f" in version {decision['version']}" if "version" in decision else ""
     lines = [
         f"request {decision['request_id']}, attempt {decision['attempt']}, {decision['time']}",
-        f"route {decision['route']}, policy {decision['policy']}: {winner['endpoint']}, {decision['reason']}",
+        f"route {decision['route']}{version}, policy {decision['policy']}: "
+        f"{winner['endpoint']}, {decision['reason']}",
         f"{decision['eligible']} of {decision['candidates']} endpoints eligible; "
         f"{decision['prompt_tokens']} prompt tokens, {decision['output_tokens']} expected back; "
         f"{_session(decision)}",

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from router.schema.policies import POLICIES
+from router.slots import name_and_version
 
 SIGNIFICANT_DIGITS = 6  # float32 has 7; more would show digits that nobody computed
 
@@ -24,7 +25,8 @@ def describe_decisions(
 ) -> list[dict[str, Any]]:
     """Rows for JSON, in the order of `records`, which are as ExplainRing gives them.
 
-    `endpoints` are by slot, `routes` by index in the metrics; what has no name there is shown as its number.
+    `endpoints` are by slot, `routes` by index in the metrics, as slots.name_in_version makes them; what has
+    no name there is shown as its number.
     """
     return [
         _decision(record, [_candidate(candidate, endpoints) for candidate in record["shown"]], routes)
@@ -36,10 +38,12 @@ def describe_decisions(
 def _decision(
     record: Mapping[str, Any], shown: list[dict[str, Any]], routes: Sequence[str]
 ) -> dict[str, Any]:
+    route, version = name_and_version(_name(routes, record["route"]))
     return {
         "request_id": record["request_id"],
         "time": _time(record["wall_us"]),
-        "route": _name(routes, record["route"]),
+        "route": route,
+        **({"version": version} if version else {}),
         "policy": _POLICIES.get(record["policy"], str(record["policy"])),
         "attempt": record["attempt"],
         "reason": record["reason"],

@@ -30,6 +30,7 @@ from router.native.loadtable import LoadTable
 from router.native.metrics import HISTOGRAM_KINDS, NO_INDEX, MetricsTable
 from router.native.signals import SignalTable
 from router.native.switching import SWITCH_REASONS
+from router.slots import name_and_version
 
 # In seconds, 1-2.5-5 a decade like the engines' own histograms, so that both fit one graph: from a cached
 # prompt on an idle engine to a client's usual patience.
@@ -104,16 +105,26 @@ _GAUGES = {
 }
 
 
+# How exchanges end, and kinds of tokens: route counters of native/metrics.
+_ENDED = ("completed", "downstream", "upstream", "policy", "router", "refused")
+_TOKEN_KINDS = ("prompt", "completion", "cached")
+
+
 class Facts(Struct, frozen=True, kw_only=True):
     """What the tables do not know: names, versions and the time."""
 
     routes: Sequence[str]
-    """By metric index, retired ones included."""
+    """By metric index, as slots.name_in_version makes them, retired ones included."""
     endpoints: Sequence[str]
     """By slot, draining ones included."""
     now_us: int
     """Monotonic, the clock that ejections are told in."""
     config_version: int = 0
+    policy_version: int = 0
+    """Of stable; 0: of a file."""
+    canary_version: int | None = None
+    """None: there is no canary."""
+    canary_ratio: float = 0.0
     build_version: str = ""
 
 
@@ -150,6 +161,7 @@ class _Page(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._requests()
+        yield from self._routes()
         yield from self._latencies()
         yield from self._endpoints()
         yield from self._told()
@@ -159,20 +171,26 @@ class _Page(Collector):
         build.add_metric([], {"version": self._facts.build_version})
         yield build
         yield _gauge("config_version", "Version of the configuration in force.", self._facts.config_version)
+        versions = GaugeMetricFamily(
+            "fairlead_policy_version",
+            "Version of the policy, as control numbers it; 0: of a file. With a canary, of that too.",
+            labels=("variant",),
+        )
+        versions.add_metric(("stable",), self._facts.policy_version)
+        if self._facts.canary_version is not None:
+            versions.add_metric(("canary",), self._facts.canary_version)
+        yield versions
+        yield _gauge("canary_ratio", "Share of the sessions that get the canary.", self._facts.canary_ratio)
 
     def _requests(self) -> Iterator[Metric]:
-        counts: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
-        for route, slot, outcome, count in self._metrics.requests():
-            labels = (
-                _name(self._facts.routes, route),
-                _name(self._facts.endpoints, slot),
-                *outcome_labels(outcome),
-            )
-            counts[labels] += count
+        counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        for row, slot, outcome, count in self._metrics.requests():
+            route, *version = _route_labels(_name(self._facts.routes, row))
+            counts[route, _name(self._facts.endpoints, slot), *outcome_labels(outcome), *version] += count
         family = CounterMetricFamily(
             "fairlead_requests",
             "Exchanges finished, by how they ended and whose side that was.",
-            labels=("route", "endpoint", "outcome", "side"),
+            labels=("route", "endpoint", "outcome", "side", "version"),
         )
         for labels, count in counts.items():
             family.add_metric(labels, count)
@@ -183,28 +201,58 @@ class _Page(Collector):
             self._metrics.requests_overflow(),
         )
 
+    def _routes(self) -> Iterator[Metric]:
+        requests, tokens, cost = (
+            CounterMetricFamily(f"fairlead_route_{name}", text, labels=labels)
+            for name, text, labels in (
+                ("requests", "Exchanges finished: completed, refused by the endpoint (4xx), or who failed.",
+                 ("route", "ended", "version")),
+                ("tokens", "Tokens as engines report them in usage objects, by kind.",
+                 ("route", "kind", "version")),
+                ("cost", "What these cost by the endpoints' prices per token.", ("route", "version")),
+            )
+        )  # fmt: skip
+        for index, row in enumerate(self._facts.routes[: self._metrics.route_count_max]):
+            counted = self._metrics.route_counters(index)
+            route, *version = _route_labels(row)
+            for ended in _ENDED:
+                if counted[ended]:  # a series that was never counted would only fill the page
+                    requests.add_metric((route, ended, *version), counted[ended])
+            for kind in _TOKEN_KINDS:
+                if counted[f"{kind}_tokens"]:
+                    tokens.add_metric((route, kind, *version), counted[f"{kind}_tokens"])
+            if counted["cost_nano"]:
+                cost.add_metric((route, *version), counted["cost_nano"] / 1e9)
+        yield requests
+        yield tokens
+        yield cost
+
     def _latencies(self) -> Iterator[Metric]:
-        routes, endpoints = self._facts.routes, self._facts.endpoints
-        for name, text, label, names, kind, buckets_s in (
+        route, endpoint = ("route", "version"), ("endpoint",)
+        routes = [_route_labels(row) for row in self._facts.routes]
+        endpoints: list[tuple[str, ...]] = [(name,) for name in self._facts.endpoints]
+        for name, text, labels, names, kind, buckets_s in (
             ("time_to_first_token", "Request head complete to first answer byte.",
-             "route", routes, "route_ttft", TTFT_BUCKETS_S),
+             route, routes, "route_ttft", TTFT_BUCKETS_S),
+            ("route_inter_token_latency", "Time between stream events.",
+             route, routes, "route_itl", ITL_BUCKETS_S),
             ("e2e_request_latency", "Request head complete to last answer byte.",
-             "route", routes, "route_e2e", E2E_BUCKETS_S),
+             route, routes, "route_e2e", E2E_BUCKETS_S),
             ("router_time", "Request head complete to request handed to the kernel: what the router adds.",
-             "route", routes, "route_router_time", ROUTER_TIME_BUCKETS_S),
+             route, routes, "route_router_time", ROUTER_TIME_BUCKETS_S),
             ("endpoint_time_to_first_token", "Request sent to first answer byte.",
-             "endpoint", endpoints, "endpoint_ttft", TTFT_BUCKETS_S),
+             endpoint, endpoints, "endpoint_ttft", TTFT_BUCKETS_S),
             ("inter_token_latency", "Time between stream events.",
-             "endpoint", endpoints, "endpoint_itl", ITL_BUCKETS_S),
+             endpoint, endpoints, "endpoint_itl", ITL_BUCKETS_S),
         ):  # fmt: skip
-            merged: dict[str, Histogram] = {}
+            merged: dict[tuple[str, ...], Histogram] = {}
             for index, value in enumerate(names):
                 histogram = self._metrics.histogram(HISTOGRAM_KINDS[kind], index)
                 if histogram.count:  # a series that was never observed would only fill the page
                     merged.setdefault(value, Histogram()).merge(histogram)
-            family = HistogramMetricFamily(f"fairlead_{name}_seconds", text, labels=(label,))
+            family = HistogramMetricFamily(f"fairlead_{name}_seconds", text, labels=labels)
             for value, histogram in merged.items():
-                family.add_metric((value,), _buckets(histogram, buckets_s), histogram.sum_us / 1e6)
+                family.add_metric(value, _buckets(histogram, buckets_s), histogram.sum_us / 1e6)
             yield family
 
     def _endpoints(self) -> Iterator[Metric]:
@@ -324,6 +372,12 @@ def _name(names: Sequence[str], index: int) -> str:
     if index == NO_INDEX:
         return NOBODY
     return names[index] if index < len(names) else UNKNOWN
+
+
+def _route_labels(row: str) -> tuple[str, ...]:
+    """The route, and its version where it has one: an absent label is what 0 looks like."""
+    name, version = name_and_version(row)
+    return (name, str(version)) if version else (name,)
 
 
 def _buckets(histogram: Histogram, boundaries_s: Sequence[float]) -> list[tuple[str, float]]:

@@ -31,11 +31,9 @@ from router.native.prefix import PrefixTable
 from router.native.residency import ResidencyTable
 from router.native.session import SessionTable
 from router.native.signals import SignalTable
-from router.schema.config import Config
-from router.slots import SlotDirectory
+from router.schema.config import Config, Endpoint
+from router.slots import SlotDirectory, name_in_version
 from router.snapshot import route_names
-
-ROUTE_INDEXES_MAX = limits.ROUTES_MAX + 1  # and the route that takes what matches none
 
 logger = logging.getLogger("fairlead.supervisor")
 
@@ -43,6 +41,13 @@ logger = logging.getLogger("fairlead.supervisor")
 def column_count(workers: int) -> int:
     """Of tables that begin with so many workers."""
     return max(limits.COLUMNS_MIN, limits.COLUMNS_PER_WORKER * workers)
+
+
+class Places(NamedTuple):
+    """Where one configuration is in the tables."""
+
+    slots: dict[str, int]  # by endpoint name
+    routes: dict[str, int]  # indexes in the metrics, by route name
 
 
 class DirectoryState(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +74,7 @@ class Tables(NamedTuple):
         """Empty tables."""
         return cls(
             LoadTable.create(limits.ENDPOINTS_MAX, column_count),
-            MetricsTable.create(column_count, ROUTE_INDEXES_MAX, limits.ENDPOINTS_MAX),
+            MetricsTable.create(column_count, limits.ROUTE_INDEXES_MAX, limits.ENDPOINTS_MAX),
             PrefixTable.create(prefix_bytes, limits.ENDPOINTS_MAX),
             Learner.create(limits.ENDPOINTS_MAX),
             ExplainRing.create(column_count),
@@ -157,7 +162,7 @@ class SharedState:
         return cls(
             Tables.create(column_count(config.workers), config.prefixes.table_bytes),
             SlotDirectory(limits.ENDPOINTS_MAX),
-            SlotDirectory(ROUTE_INDEXES_MAX),
+            SlotDirectory(limits.ROUTE_INDEXES_MAX),
             range(config.workers),
             inherited=False,
         )
@@ -181,7 +186,7 @@ class SharedState:
                 SlotDirectory.from_names(slot_count, state.names, state.configured)
                 for slot_count, state in (
                     (limits.ENDPOINTS_MAX, msgspec.msgpack.decode(offer.endpoints, type=DirectoryState)),
-                    (ROUTE_INDEXES_MAX, msgspec.msgpack.decode(offer.routes, type=DirectoryState)),
+                    (limits.ROUTE_INDEXES_MAX, msgspec.msgpack.decode(offer.routes, type=DirectoryState)),
                 )
             )
         except (OSError, ValueError) as exc:
@@ -189,16 +194,46 @@ class SharedState:
             return cls.create(config)
         return cls(tables, endpoints, routes, free[: config.workers], inherited=True)
 
-    def assign(self, config: Config) -> tuple[dict[str, int], dict[str, int]]:
-        """Slots by endpoint name and metric indexes by route name.
+    def assign(self, config: Config, version: int = 0) -> Places:
+        """Places for `config`, whose requests are counted as of `version` of the policy; 0: of none.
 
         Raises: SlotsExhausted; nothing has changed then.
         """
-        names = [endpoint.name for pool in config.pools for endpoint in pool.endpoints]
+        names = {endpoint.name: endpoint.name for endpoint in _endpoints(config)}
+        (places,) = self._assign([(names, _rows(config, version))])
+        return places
+
+    def assign_both(
+        self, stable: Config, version: int, canary: Config, canary_version: int
+    ) -> tuple[Places, Places]:
+        """Places for two that are in force at once. An endpoint of both has one slot, so that each sees what
+        the other has given it; but where the canary reaches something else by that name, it has a slot of
+        its own, so that what happens there is not held against the stable's.
+
+        Raises: SlotsExhausted; nothing has changed then.
+        """
+        known = {endpoint.name: _reached(endpoint) for endpoint in _endpoints(stable)}
+        names = {
+            endpoint.name: endpoint.name
+            if known.get(endpoint.name, _reached(endpoint)) == _reached(endpoint)
+            else name_in_version(endpoint.name, canary_version)
+            for endpoint in _endpoints(canary)
+        }
+        first, second = self._assign(
+            [
+                ({name: name for name in known}, _rows(stable, version)),
+                (names, _rows(canary, canary_version)),
+            ]
+        )
+        return first, second
+
+    def _assign(self, wanted: list[tuple[dict[str, str], dict[str, str]]]) -> list[Places]:
+        names = [name for by_endpoint, _rows in wanted for name in by_endpoint.values()]
+        rows = [row for _names, by_route in wanted for row in by_route.values()]
         before = set(self.endpoints.configured())
         endpoints_after, routes_after = copy.deepcopy(self.endpoints), copy.deepcopy(self.routes)
         slots = endpoints_after.assign(names, self.load.in_flight)
-        routes = routes_after.assign(route_names(config), lambda _index: 0)
+        routes = routes_after.assign(rows, lambda _index: 0, limits.ROUTE_VERSIONS_KEPT * len(rows))
         self.endpoints, self.routes = endpoints_after, routes_after
         now_us = time.monotonic_ns() // 1000
         for slot in slots.reused:
@@ -213,7 +248,13 @@ class SharedState:
                 self.tables.learner.joined(slot, now_us)
         for index in routes.reused:
             self.metrics.reset_route(index)
-        return slots.slots, routes.slots
+        return [
+            Places(
+                {endpoint: slots.slots[name] for endpoint, name in by_endpoint.items()},
+                {route: routes.slots[row] for route, row in by_route.items()},
+            )
+            for by_endpoint, by_route in wanted
+        ]
 
     def tell(self, told: Iterable[tuple[str, str, float, int]], source: str) -> list[str]:
         """Takes (endpoint, signal, value, when it was true in monotonic microseconds) from whoever measures.
@@ -270,6 +311,18 @@ class SharedState:
         """A directory for a TakeoverOffer."""
         state = DirectoryState(names=directory.names(), configured=directory.configured())
         return msgspec.msgpack.encode(state)
+
+
+def _endpoints(config: Config) -> list[Endpoint]:
+    return [endpoint for pool in config.pools for endpoint in pool.endpoints]
+
+
+def _rows(config: Config, version: int) -> dict[str, str]:
+    return {name: name_in_version(name, version) for name in route_names(config)}
+
+
+def _reached(endpoint: Endpoint) -> object:
+    return endpoint.url, endpoint.tls
 
 
 def watch_exit(pid: int, on_exit: Callable[[], None]) -> None:

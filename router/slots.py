@@ -3,8 +3,9 @@
 Invariant: a slot belongs to one endpoint for as long as that endpoint is configured or has attempts in
 flight, and is given to another one at the earliest by the reload after the one that dropped it, so that a
 worker still on the snapshot before cannot charge a stranger. Only the supervisor holds a directory; workers
-get the slots in their snapshot. Routes get their metric indexes the same way. Neighbours: native/loadtable,
-native/metrics (reset what is reused), supervisor.
+get the slots in their snapshot. Routes get their metric indexes the same way, one for each version of the
+policy, so that what a version counted stays apart. Neighbours: native/loadtable, native/metrics (reset what
+is reused), supervisor.
 """
 
 from __future__ import annotations
@@ -12,6 +13,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import Struct
+
+_VERSION_MARK = "@"  # in no name that a configuration may give
+
+
+def name_in_version(name: str, version: int) -> str:
+    """What `name` is called in a directory that tells versions of the policy apart; 0 is none."""
+    return f"{name}{_VERSION_MARK}{version}" if version else name
+
+
+def name_and_version(name: str) -> tuple[str, int]:
+    """What `name_in_version` was given."""
+    plain, _, version = name.partition(_VERSION_MARK)
+    return plain, int(version) if version else 0
 
 
 class SlotsExhausted(Exception):
@@ -57,25 +71,35 @@ class SlotDirectory:
     def slot(self, identity: str) -> int | None:
         return self._slots.get(identity)
 
-    def assign(self, identities: Iterable[str], in_flight: Callable[[int], int]) -> Assignment:
+    def assign(
+        self,
+        identities: Iterable[str],
+        in_flight: Callable[[int], int],
+        retired_max: int | None = None,
+    ) -> Assignment:
         """Gives every identity its slot, all or nothing.
 
         Endpoints seen before keep theirs; new ones get a fresh slot, else the one retired longest ago with
-        nothing in flight. `in_flight(slot)` is the load table's sum.
+        nothing in flight. `in_flight(slot)` is the load table's sum. Past `retired_max` retired ones, theirs
+        are taken before fresh ones.
 
         Raises:
             SlotsExhausted: nothing has changed then.
         """
         wanted = dict.fromkeys(identities)
         new = [name for name in wanted if name not in self._slots]
-        fresh_count = min(len(new), self._slot_count - len(self._names))
+        fresh_max = self._slot_count - len(self._names)
+        reused_count = len(new) - min(len(new), fresh_max)
+        if retired_max is not None:
+            reused_count = max(reused_count, min(len(new), len(self._retired) - retired_max))
         free: list[str] = []
         for name in self._retired:
-            if len(free) == len(new) - fresh_count:
+            if len(free) >= reused_count:
                 break
             if name not in wanted and in_flight(self._slots[name]) == 0:
                 free.append(name)
-        if fresh_count + len(free) < len(new):
+        fresh_count = len(new) - len(free)
+        if fresh_count > fresh_max:
             draining_count = len(self._names) - len(wanted) + len(new)
             raise SlotsExhausted(
                 f"{len(wanted)} endpoints and {draining_count} still draining need more than the load table's"

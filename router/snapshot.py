@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct, json, structs
 
 from router import limits
-from router.errors import OUTCOMES, Cause, outcome_labels
+from router.errors import OUTCOMES, Cause, Side, outcome_labels
 from router.resolver import is_literal
 from router.schema import config as schema
 from router.schema.address import parse_endpoint_url
@@ -30,6 +30,8 @@ DEFAULT_ROUTE = "default"
 # key_source of native/routes.pxd.
 _KEY_SOURCES = {HashKey.HEADER: 1, HashKey.USER: 2, HashKey.PROMPT: 3}
 _NO_KEY = 0
+# Of route_counter in native/metrics.pxd.
+_REFUSED = 5
 # load_report_use of native/pool.pxd.
 _LOAD_REPORTS = {schema.LoadReport.UNTOUCHED: 0, schema.LoadReport.READ: 1, schema.LoadReport.SHOW: 2}
 
@@ -153,6 +155,7 @@ class Tables(Struct, frozen=True, kw_only=True):
     aliases: tuple[AliasTables, ...] = ()
     conditions: tuple[str, ...] = ()
     explain_ratio: float = 0.0
+    version: int = 0  # of the policy; 0: a file has none
     prompt_block_bytes: int = limits.PROMPT_BLOCK_BYTES_DEFAULT
 
 
@@ -178,6 +181,7 @@ class CoreOptions(Struct, frozen=True, kw_only=True):
     trusted_networks: tuple[str, ...]
     cause_names: list[str]
     counts_against_endpoint: list[bool]
+    sides: list[int]  # by cause: route_counter of native/metrics.pxd
     seed: int
 
     @classmethod
@@ -207,8 +211,15 @@ class CoreOptions(Struct, frozen=True, kw_only=True):
                 number in OUTCOMES and OUTCOMES[Cause(number)].counts_against_endpoint
                 for number in range(max(Cause) + 1)
             ],
+            sides=[_ended_on(number) for number in range(max(Cause) + 1)],
             seed=int.from_bytes(os.urandom(8), "little") | 1,
         )
+
+
+def _ended_on(number: int) -> int:
+    if number == Cause.NONE or number not in OUTCOMES:
+        return 0
+    return _REFUSED if number == Cause.UPSTREAM_4XX else 1 + list(Side).index(OUTCOMES[Cause(number)].side)
 
 
 def route_names(config: schema.Config) -> list[str]:
@@ -216,8 +227,11 @@ def route_names(config: schema.Config) -> list[str]:
     return [*(route.name for route in config.routes), DEFAULT_ROUTE]
 
 
-def build_tables(config: schema.Config, slots: Mapping[str, int], routes: Mapping[str, int]) -> Tables:
-    """The tables of `config`, with slots of the load table by endpoint and indexes in the metrics by route.
+def build_tables(
+    config: schema.Config, slots: Mapping[str, int], routes: Mapping[str, int], version: int = 0
+) -> Tables:
+    """The tables of `config`, with slots of the load table by endpoint and indexes in the metrics by route;
+    `version` is what is shown beside its requests, 0 for none.
 
     Raises: ValueError when an endpoint has no slot or a route no index.
     """
@@ -255,6 +269,7 @@ def build_tables(config: schema.Config, slots: Mapping[str, int], routes: Mappin
         aliases=tuple(_alias(name, models) for name, models in config.aliases.items()),
         conditions=tuple(map(str, conditions)),
         explain_ratio=config.explain.sample_ratio,
+        version=version,
         prompt_block_bytes=config.prefixes.block_bytes,
     )
 

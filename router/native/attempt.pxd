@@ -25,4 +25,6 @@ cdef void upstream_drop(core_t* core, upstream_t* upstream) noexcept nogil
 cdef bint attempt_exclude(exchange_t* x) noexcept nogil
 # Conditions of all that is required that no endpoint meets, or no endpoint meets together; 0: there is one that does.
 cdef uint64_t attempt_unmet(const exchange_t* x) noexcept nogil
+# Whose request it is, for what everybody is to see one of; routed, but not sent yet. Never 0.
+cdef uint64_t person_key(exchange_t* x, const uint8_t* buffer) noexcept nogil
 cdef uint64_t affinity_key(exchange_t* x, const uint8_t* buffer) noexcept nogil

@@ -64,50 +64,81 @@ cdef inline const route_policy_t* policy_of(const exchange_t* x, const target_t*
     return &x.route.policy if x.route.has_policy else target.policy
 
 
-cdef uint64_t session_key(exchange_t* x, uint64_t key) noexcept nogil:
-    # What was not given a key is known by its conversation, else by its prompt's beginning. Each model asked for is a
-    # session of its own. Of a body that is cut through, either enough has come to say the same as of all of it, or
-    # nothing is said: whose it is must not depend on how it was cut into packets.
-    cdef uint64_t offset
+cdef uint64_t talk_key(exchange_t* x) noexcept nogil:
+    # What was not given a key is known by its conversation, else by its prompt's beginning. Of a body that is cut
+    # through, either enough has come to say the same as of all of it, or nothing is said: whose it is must not depend
+    # on how it was cut into packets.
+    cdef uint64_t offset, key
     cdef const uint8_t* messages
-    if key == 0 and x.scan != NULL and x.scan.flags & BODY_HAS_PROMPT:
-        offset = x.scan.prompt_offset
-        if not x.scan.flags & BODY_IN_DOUBT and not x.flags & X_BODY_DROPPED and offset < buffer_size(&x.body):
-            messages = buffer_bytes(&x.body) + offset
-            key = conversation_key(
-                &x.scan.chain, messages, <size_t>min(buffer_size(&x.body) - offset, x.scan.chain.size_bytes))
-            if key == 0 and messages[0] == c"[" and not x.flags & X_UPLOAD_DONE:
-                return 0
-        if key == 0:
-            key = x.scan.prompt_key
-    return hash_pair(key, exchange_model_hash(x)) if key else 0
+    if x.scan == NULL or not x.scan.flags & BODY_HAS_PROMPT:
+        return 0
+    offset = x.scan.prompt_offset
+    if not x.scan.flags & BODY_IN_DOUBT and not x.flags & X_BODY_DROPPED and offset < buffer_size(&x.body):
+        messages = buffer_bytes(&x.body) + offset
+        key = conversation_key(
+            &x.scan.chain, messages, <size_t>min(buffer_size(&x.body) - offset, x.scan.chain.size_bytes))
+        if key or (messages[0] == c"[" and not x.flags & X_UPLOAD_DONE):
+            return key
+    return x.scan.prompt_key
+
+
+cdef uint64_t user_key(const exchange_t* x) noexcept nogil:
+    if x.scan == NULL or not x.scan.flags & BODY_HAS_USER:
+        return 0
+    return hash_bytes(x.scan.user, x.scan.user_length, 1)
+
+
+cdef uint64_t header_key(const exchange_t* x, const uint8_t* buffer, text_t name) noexcept nogil:
+    cdef head_t head
+    cdef uint32_t index, at
+    if parse_request_head(buffer, buffer_size(&x.head), buffer_size(&x.head), &head) != HTTP1_OK:
+        return 0
+    for index in range(head.field_count):
+        if head.fields[index].name.length != name.length:
+            continue
+        at = 0
+        while at < name.length and lower(buffer[head.fields[index].name.offset + at]) == lower(name.data[at]):
+            at += 1
+        if at == name.length:
+            return hash_bytes(buffer + head.fields[index].value.offset, head.fields[index].value.length, 1)
+    return 0
+
+
+cdef uint64_t person_key(exchange_t* x, const uint8_t* buffer) noexcept nogil:
+    # Whatever the model: who is asked for by the policy, else the user that the body names, else the conversation, and
+    # of what has none of these the request alone.
+    cdef const route_policy_t* policy = NULL
+    cdef uint64_t key = 0
+    cdef text_t id
+    if x.target != NULL:
+        policy = policy_of(x, x.target)
+    if policy != NULL and policy.key_source == KEY_HEADER:
+        key = header_key(x, buffer, policy.key_header)
+    if key == 0:
+        key = user_key(x)
+    if key == 0:
+        key = talk_key(x)
+    if key == 0:
+        id = exchange_id(x)
+        key = hash_bytes(id.data, id.length, 1)
+    return key
 
 
 cdef uint64_t affinity_key(exchange_t* x, const uint8_t* buffer) noexcept nogil:
     # The hash that keeps a session at an endpoint; 0 when the request has nothing to hash. Needs the scan: before the
-    # request is dropped.
+    # request is dropped. Each model asked for is a session of its own.
     cdef const route_policy_t* policy = policy_of(x, x.target)
-    cdef head_t head
-    cdef uint32_t index, at
     cdef uint64_t key = 0
-    if policy.key_source == KEY_USER and x.scan != NULL and x.scan.flags & BODY_HAS_USER:
-        key = hash_bytes(x.scan.user, x.scan.user_length, 1)
-    elif policy.key_source == KEY_PROMPT and x.scan != NULL and x.scan.flags & BODY_HAS_PROMPT:
-        key = x.scan.prompt_key
-    elif policy.key_source == KEY_HEADER \
-            and parse_request_head(buffer, buffer_size(&x.head), buffer_size(&x.head), &head) == HTTP1_OK:
-        for index in range(head.field_count):
-            if head.fields[index].name.length != policy.key_header.length:
-                continue
-            at = 0
-            while at < policy.key_header.length \
-                    and lower(buffer[head.fields[index].name.offset + at]) == lower(policy.key_header.data[at]):
-                at += 1
-            if at == policy.key_header.length:
-                key = hash_bytes(buffer + head.fields[index].value.offset, head.fields[index].value.length, 1)
-                break
+    if policy.key_source == KEY_USER:
+        key = user_key(x)
+    elif policy.key_source == KEY_HEADER:
+        key = header_key(x, buffer, policy.key_header)
     if policy.pick.kind == POLICY_FIVE_AXIS:
-        return session_key(x, key if policy.key_source != KEY_PROMPT else 0)
+        if key == 0:
+            key = talk_key(x)
+        return hash_pair(key, exchange_model_hash(x)) if key else 0
+    if policy.key_source == KEY_PROMPT and x.scan != NULL and x.scan.flags & BODY_HAS_PROMPT:
+        return x.scan.prompt_key
     return key
 
 
@@ -270,7 +301,7 @@ cdef int choose(core_t* core, exchange_t* x, bint* has_excluded) noexcept nogil:
         exclude_full(core, options, count)
     else:
         return CAUSE_ENDPOINTS_FULL
-    if x.attempts == 0 and explain_is_sampled(core.explain_threshold, random):
+    if x.attempts == 0 and explain_is_sampled(x.snapshot.explain_threshold, random):
         x.flags |= X_EXPLAIN
     if x.switching != SWITCH_NEW:        # a session that is new stays so, though its first endpoint failed it
         x.switching = <uint8_t>switching_reason_of(

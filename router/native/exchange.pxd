@@ -114,6 +114,7 @@ cdef struct options_t:               # bounds and switches, fixed for the life o
     uint32_t log_bytes_max
     uint8_t logs
     uint8_t counts_against_endpoint[56]     # by cause, from the table in router/errors.py
+    uint8_t sides[56]                       # route_counter by cause, likewise
 
 cdef struct network_t:               # CIDR whose X-Forwarded-* are believed
     uint8_t bytes[16]                # IPv4 as v4-mapped
@@ -127,10 +128,9 @@ cdef struct core_t:                  # a worker's native state; its door is rout
     signal_table_t* signals
     metrics_t metrics
     column_t explained               # decisions that were to be recorded
-    uint64_t explain_threshold       # of 2^64: the share of requests that are recorded unasked
     uint32_t prompt_block_bytes      # of the first blocks that a prompt's beginning is known by
     uint32_t column
-    snapshot_t* snapshot
+    snapshot_t* snapshot             # stable; the canary is beside it
     options_t options
     uint64_t random_state
     uint64_t wall_offset_us          # wall clock - monotonic
@@ -181,7 +181,7 @@ cdef enum:
 cdef struct exchange_t:
     downstream_t* down
     upstream_t* up
-    snapshot_t* snapshot
+    snapshot_t* snapshot             # stable or canary, as it was when the head came; see exchange_take_canary
     route_t* route
     target_t* target                 # of an alias: that of the model whose turn it is
     const alias_t* alias             # NULL: the model was asked for by its own name
@@ -231,6 +231,8 @@ cdef struct exchange_t:
 
 cdef exchange_t* exchange_new(core_t* core, downstream_t* down, const uint8_t* buffer,
                               const head_t* head) noexcept nogil
+# From here on it is the canary's that stands beside its snapshot; before it is routed for good.
+cdef void exchange_take_canary(exchange_t* x) noexcept nogil
 cdef void exchange_free(core_t* core, exchange_t* x) noexcept nogil
 # ends the attempt's charge
 cdef void exchange_release(core_t* core, exchange_t* x) noexcept nogil

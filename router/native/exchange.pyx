@@ -26,12 +26,14 @@ from router.native.loadtable cimport (
 from router.native.metrics cimport (
     COUNT_ALIAS_PLACE_1, COUNT_BYTES_TO_CLIENTS, COUNT_CACHED_TOKENS, COUNT_COMPLETION_TOKENS,
     COUNT_EVENTS, COUNT_PROMPT_TOKENS,
-    COUNT_REQUESTS_IN_FLIGHT, COUNT_UNFINISHED_STREAMS, HISTOGRAM_ROUTE_E2E, metrics_add, metrics_count_request,
-    metrics_observe_us,
+    COUNT_REQUESTS_IN_FLIGHT, COUNT_UNFINISHED_STREAMS, HISTOGRAM_ROUTE_E2E, ROUTE_CACHED_TOKENS,
+    ROUTE_COMPLETION_TOKENS, ROUTE_COST_NANO, ROUTE_PROMPT_TOKENS, metrics_add, metrics_add_route,
+    metrics_count_request, metrics_observe_us,
 )
 from router.native.octets cimport same_name
 from router.native.pick cimport random_next
 from router.native.pool cimport text_t
+from router.native.routes cimport snapshot_t
 from router.native.slab cimport slab_give, slab_take
 from router.native.sse cimport METER_SSE
 
@@ -41,12 +43,12 @@ cdef enum:
     MADE_ID_BYTES = 32
     TUNNEL_IDLE_US = 3600000000      # a WebSocket may be quiet for long, but not for ever
     LINGER_US = 5000000              # how long an answered client may go on sending what nobody reads
-    OUTPUT_TOKENS_MAX = 1 << 24      # of a usage object that is believed
+    USAGE_TOKENS_MAX = 1 << 24       # of a usage object that is believed
     NO_ROUTE = 0xFFFF
     NO_SLOT = 0xFFFF
 
 
-cdef uint64_t OUTPUT_KEY_STEP = 0x9E3779B97F4A7C15     # 2^64 / golden ratio: routes far from each other
+cdef double COST_NANO_MAX = 1e18         # a billion: what no exchange costs, and an integer can hold
 
 
 cdef bint is_usable_id(const uint8_t* data, uint32_t length) noexcept nogil:
@@ -130,6 +132,13 @@ cdef exchange_t* exchange_new(core_t* core, downstream_t* down, const uint8_t* b
     return x
 
 
+cdef void exchange_take_canary(exchange_t* x) noexcept nogil:
+    cdef snapshot_t* canary = x.snapshot.canary
+    x.snapshot.user_count -= 1
+    x.snapshot = canary
+    x.snapshot.user_count += 1
+
+
 cdef int exchange_set_model(exchange_t* x, const uint8_t* model, size_t length) noexcept nogil:
     cdef size_t before = x.id_length + x.method_length + x.path_length
     cdef uint8_t* grown = <uint8_t*>slab_take(before + length)
@@ -181,7 +190,7 @@ cdef uint64_t exchange_model_hash(const exchange_t* x) noexcept nogil:
 
 
 cdef uint64_t exchange_output_key(const exchange_t* x, uint64_t model_hash) noexcept nogil:
-    return model_hash + (<uint64_t>x.route.index + 1) * OUTPUT_KEY_STEP
+    return model_hash + x.route.name_hash
 
 
 cdef void exchange_release(core_t* core, exchange_t* x) noexcept nogil:
@@ -207,11 +216,11 @@ cdef void learn(core_t* core, exchange_t* x) noexcept nogil:
         output_tokens = x.meter.completion_tokens
     elif x.meter.mode == METER_SSE and x.meter.saw_done:
         output_tokens = x.meter.event_count          # engines send an event a token
-    if output_tokens > OUTPUT_TOKENS_MAX:
+    if output_tokens > USAGE_TOKENS_MAX:
         return
     if output_tokens > 0:
         learner_output(learner, exchange_output_key(x, exchange_model_hash(x)), <uint32_t>output_tokens)
-    if x.meter.has_usage and 0 < x.meter.prompt_tokens <= OUTPUT_TOKENS_MAX and x.prompt_bytes:
+    if x.meter.has_usage and 0 < x.meter.prompt_tokens <= USAGE_TOKENS_MAX and x.prompt_bytes:
         learner_prompt(learner, exchange_model_hash(x), x.prompt_bytes, <uint32_t>x.meter.prompt_tokens)
     if x.meter.mode == METER_SSE and output_tokens > 1 and x.last_byte_us > x.first_byte_us:
         gap_us = (x.last_byte_us - x.first_byte_us) // <uint64_t>(output_tokens - 1)
@@ -233,6 +242,23 @@ cdef void exchange_drop_request(core_t* core, exchange_t* x) noexcept nogil:
         core.head_owner = NULL
 
 
+cdef void record_usage(core_t* core, exchange_t* x) noexcept nogil:
+    cdef const learner_t* learner = core.decider.learner
+    cdef uint64_t prompt_tokens = <uint64_t>max(x.meter.prompt_tokens, <int64_t>0)
+    cdef uint64_t completion_tokens = <uint64_t>max(x.meter.completion_tokens, <int64_t>0)
+    cdef uint64_t cached_tokens = <uint64_t>max(x.meter.cached_tokens, <int64_t>0)
+    cdef double cost
+    metrics_add(&core.metrics, COUNT_PROMPT_TOKENS, prompt_tokens)
+    metrics_add(&core.metrics, COUNT_COMPLETION_TOKENS, completion_tokens)
+    metrics_add(&core.metrics, COUNT_CACHED_TOKENS, cached_tokens)
+    metrics_add_route(&core.metrics, x.route.index, ROUTE_PROMPT_TOKENS, prompt_tokens)
+    metrics_add_route(&core.metrics, x.route.index, ROUTE_COMPLETION_TOKENS, completion_tokens)
+    metrics_add_route(&core.metrics, x.route.index, ROUTE_CACHED_TOKENS, cached_tokens)
+    cost = <double>min(prompt_tokens, <uint64_t>USAGE_TOKENS_MAX) * learner.input_price[x.endpoint.slot] \
+        + <double>min(completion_tokens, <uint64_t>USAGE_TOKENS_MAX) * learner.output_price[x.endpoint.slot]
+    metrics_add_route(&core.metrics, x.route.index, ROUTE_COST_NANO, <uint64_t>min(cost * 1e9, COST_NANO_MAX))
+
+
 cdef bint exchange_record(core_t* core, exchange_t* x, int cause) noexcept nogil:
     cdef uint64_t now_us = core.driver.now_us
     cdef uint32_t route = NO_ROUTE
@@ -243,6 +269,7 @@ cdef bint exchange_record(core_t* core, exchange_t* x, int cause) noexcept nogil
     if x.route != NULL:
         route = x.route.index
         metrics_observe_us(&core.metrics, HISTOGRAM_ROUTE_E2E, route, now_us - x.started_us)
+        metrics_add_route(&core.metrics, route, core.options.sides[cause], 1)
     if x.endpoint != NULL:
         slot = x.endpoint.slot
     metrics_count_request(&core.metrics, route, slot, cause)
@@ -256,12 +283,7 @@ cdef bint exchange_record(core_t* core, exchange_t* x, int cause) noexcept nogil
         if x.meter.mode == METER_SSE and cause == CAUSE_NONE and not x.meter.saw_done:
             metrics_add(&core.metrics, COUNT_UNFINISHED_STREAMS, 1)
     if x.meter.has_usage:
-        if x.meter.prompt_tokens > 0:
-            metrics_add(&core.metrics, COUNT_PROMPT_TOKENS, x.meter.prompt_tokens)
-        if x.meter.completion_tokens > 0:
-            metrics_add(&core.metrics, COUNT_COMPLETION_TOKENS, x.meter.completion_tokens)
-        if x.meter.cached_tokens > 0:
-            metrics_add(&core.metrics, COUNT_CACHED_TOKENS, x.meter.cached_tokens)
+        record_usage(core, x)
     if x.alias != NULL and x.served != NULL:
         metrics_add(&core.metrics, COUNT_ALIAS_PLACE_1 + <int>(x.served - &x.alias.models[0]), 1)
     if cause == CAUSE_NONE and x.endpoint != NULL and 200 <= x.status < 300:

@@ -127,6 +127,9 @@ cdef void log_exchange(core_t* core, const exchange_t* x, int cause) noexcept no
         put_field(&line, b',"model_served":"', x.served.name)
     if x.route != NULL:
         put_field(&line, b',"route":"', x.route.name)
+    if x.snapshot.version:
+        put(&line, b',"version":')
+        put_number(&line, x.snapshot.version)
     if x.target != NULL:
         put_field(&line, b',"pool":"', x.target.pool_name)
     if x.endpoint != NULL:

@@ -51,12 +51,26 @@ cdef enum metric_counter:            # per worker
     METRIC_COUNTER_COUNT = 48
 
 cdef enum histogram_kind:
-    HISTOGRAM_ROUTE_TTFT = 0         # index: route
+    HISTOGRAM_ROUTE_TTFT = 0         # index: route, as a policy's version has it
     HISTOGRAM_ROUTE_E2E = 1
     HISTOGRAM_ROUTE_ROUTER_TIME = 2  # router-added: head complete -> request handed to the kernel
-    HISTOGRAM_ENDPOINT_TTFT = 3      # index: load-table slot
-    HISTOGRAM_ENDPOINT_ITL = 4
-    HISTOGRAM_KIND_COUNT = 5
+    HISTOGRAM_ROUTE_ITL = 3
+    HISTOGRAM_ENDPOINT_TTFT = 4      # index: load-table slot
+    HISTOGRAM_ENDPOINT_ITL = 5
+    HISTOGRAM_KIND_COUNT = 6
+
+cdef enum route_counter:             # per worker and route; never too many, as series of requests may be
+    ROUTE_COMPLETED = 0              # requests by whose side they ended on: as router.errors.Side, and who refused
+    ROUTE_DOWNSTREAM = 1
+    ROUTE_UPSTREAM = 2
+    ROUTE_POLICY = 3
+    ROUTE_ROUTER = 4
+    ROUTE_REFUSED = 5                # by the endpoint with a 4xx: the caller's fault, or a wrong key's
+    ROUTE_PROMPT_TOKENS = 6
+    ROUTE_COMPLETION_TOKENS = 7
+    ROUTE_CACHED_TOKENS = 8
+    ROUTE_COST_NANO = 9              # of the currency that prices are in, 1e-9
+    ROUTE_COUNTER_COUNT = 10
 
 cdef struct metrics_t:               # process-local view of one worker's column
     uint8_t* base
@@ -65,6 +79,7 @@ cdef struct metrics_t:               # process-local view of one worker's column
 
 cdef void metrics_add(metrics_t* metrics, int counter, int64_t amount) noexcept nogil
 cdef void metrics_set(metrics_t* metrics, int counter, int64_t value) noexcept nogil
+cdef void metrics_add_route(metrics_t* metrics, uint32_t route, int counter, uint64_t amount) noexcept nogil
 cdef void metrics_observe_us(metrics_t* metrics, int kind, uint32_t index, uint64_t value_us) noexcept nogil
 # slot 0xFFFF: no endpoint was picked; route 0xFFFF: none matched
 cdef void metrics_count_request(metrics_t* metrics, uint32_t route, uint32_t slot, uint32_t outcome) noexcept nogil

@@ -5,7 +5,9 @@ from router.native.histogram import Histogram
 COUNTER_NAMES: dict[int, str]
 """Name by counter number."""
 HISTOGRAM_KINDS: dict[str, int]
-"""Kind by name: route_ttft, route_e2e, route_router_time (by route); endpoint_ttft, endpoint_itl."""
+"""Kind by name: route_ttft, route_e2e, route_router_time, route_itl; endpoint_ttft, endpoint_itl."""
+ROUTE_COUNTER_NAMES: dict[int, str]
+"""Name by number of what is counted for each route: requests by side, tokens by kind, cost in billionths."""
 GAUGES: frozenset[str]
 """Counters that say how things stand: they go with their worker."""
 NO_INDEX: int
@@ -42,6 +44,8 @@ class MetricsTable:
         """(route, slot, outcome, count), summed over workers, in ascending order."""
     def requests_overflow(self) -> int:
         """Requests that found no place to be counted by route, slot and outcome."""
+    def route_counters(self, route: int) -> dict[str, int]:
+        """What is counted for one route, by the names of ROUTE_COUNTER_NAMES, summed over workers."""
     def histogram(self, kind: int, index: int) -> Histogram:
         """A copy, merged over workers."""
     def fold_column(self, column: int) -> None:
@@ -55,6 +59,7 @@ class MetricsTable:
         """Forgets what was counted for a route index before it goes to another route."""
     def add(self, column: int, counter: int, amount: int) -> None: ...
     def set(self, column: int, counter: int, value: int) -> None: ...
+    def add_route(self, column: int, route: int, counter: int, amount: int) -> None: ...
     def observe_us(self, column: int, kind: int, index: int, value_us: int) -> None:
         """Adds a sample; an index beyond the table's bounds is ignored."""
     def count_request(self, column: int, route: int, slot: int, outcome: int) -> None: ...

@@ -1,9 +1,10 @@
 """Counters and log-linear histograms in shared memory, a column per worker, summed by whoever renders them.
 
 Layout of the segment: a header page, then a column per worker and one more, the base. A column holds the counters, the
-table of request counts, a byte per histogram that says whether it was ever used, and the histograms. Columns are laid
-out for their bounds; untouched pages cost nothing, and the used bytes keep readers from touching them. Invariant: a
-column has one writer, and totals never go back: when its worker is dead `fold_column` adds what it counted to the base
+table of request counts, some counters per route, a byte per histogram that says whether it was ever used, and the
+histograms. A route is counted apart for each version of the policy: what is called a route here is that. Columns are
+laid out for their bounds; untouched pages cost nothing, and the used bytes keep readers from touching them. Invariant:
+a column has one writer, and totals never go back: when its worker is dead `fold_column` adds what it counted to the base
 and empties it, gauges being dropped, under a sequence number by which readers notice and read again. Neighbours:
 histogram (the struct), the exchange and drivers (writers), router/metrics.py (the reader), supervisor (folds).
 """
@@ -47,12 +48,12 @@ cdef extern from *:
     int sched_yield() nogil
 
 cdef enum:
-    LAYOUT_VERSION = 2
+    LAYOUT_VERSION = 3
     PAGE_BYTES = 4096
     ACTIVE_WORDS = 4
     COLUMN_COUNT_MAX = 256           # 64 * ACTIVE_WORDS, as many as a load table has
     INDEX_COUNT_MAX = 65535          # 0xFFFF means "no endpoint" or "no route"
-    ROUTE_KINDS = 3                  # histogram kinds below it are indexed by route, the others by slot
+    ROUTE_KINDS = 4                  # histogram kinds below it are indexed by route, the others by slot
     ENDPOINT_KINDS = 2
     REQUEST_SERIES_MAX = 8192        # (route, slot, outcome) triples a worker counts apart: 128 KiB a column
     PROBES_MAX = 64                  # at 3/4 full a linear probe ends within 30
@@ -77,7 +78,7 @@ cdef struct series_t:
     uint64_t key                     # route << 32 | slot << 16 | SERIES_USED | outcome; 0: free
     uint64_t count
 
-cdef struct column_t:                # followed by used[histogram_count], then histograms[histogram_count]
+cdef struct column_t:                # then counters of all routes, used[histogram_count], histograms[histogram_count]
     uint64_t counters[48]            # METRIC_COUNTER_COUNT
     uint64_t overflow                # requests whose series found no place
     series_t series[8192]            # REQUEST_SERIES_MAX
@@ -95,17 +96,22 @@ cdef inline int64_t _histogram_index(header_t* header, int kind, uint32_t index)
     return <int64_t>ROUTE_KINDS * header.route_count + <int64_t>(kind - ROUTE_KINDS) * header.slot_count + index
 
 
-cdef inline uint8_t* _used(column_t* column) noexcept nogil:
-    return <uint8_t*>(column + 1)
+cdef inline uint64_t* _route_counters(column_t* column, uint32_t route) noexcept nogil:
+    return <uint64_t*>(column + 1) + <size_t>route * ROUTE_COUNTER_COUNT
+
+
+cdef inline uint8_t* _used(header_t* header, column_t* column) noexcept nogil:
+    return <uint8_t*>_route_counters(column, header.route_count)
 
 
 cdef inline histogram_t* _histograms(header_t* header, column_t* column) noexcept nogil:
-    return <histogram_t*>(_used(column) + ((_histogram_count(header) + 7) & ~<uint32_t>7))
+    return <histogram_t*>(_used(header, column) + ((_histogram_count(header) + 7) & ~<uint32_t>7))
 
 
 cdef size_t _column_bytes(header_t* header) noexcept nogil:
     cdef size_t count = _histogram_count(header)
-    cdef size_t size_bytes = sizeof(column_t) + ((count + 7) & ~<size_t>7) + count * sizeof(histogram_t)
+    cdef size_t size_bytes = sizeof(column_t) + <size_t>header.route_count * ROUTE_COUNTER_COUNT * sizeof(uint64_t) \
+        + ((count + 7) & ~<size_t>7) + count * sizeof(histogram_t)
     return (size_bytes + PAGE_BYTES - 1) & ~<size_t>(PAGE_BYTES - 1)
 
 
@@ -119,6 +125,11 @@ cdef void metrics_set(metrics_t* metrics, int counter, int64_t value) noexcept n
     metrics.counters[counter] = <uint64_t>value
 
 
+cdef void metrics_add_route(metrics_t* metrics, uint32_t route, int counter, uint64_t amount) noexcept nogil:
+    if route < (<header_t*>metrics.private_view).route_count:
+        _route_counters(<column_t*>metrics.base, route)[counter] += amount
+
+
 cdef void metrics_observe_us(metrics_t* metrics, int kind, uint32_t index, uint64_t value_us) noexcept nogil:
     cdef header_t* header = <header_t*>metrics.private_view
     cdef column_t* column = <column_t*>metrics.base
@@ -126,7 +137,7 @@ cdef void metrics_observe_us(metrics_t* metrics, int kind, uint32_t index, uint6
     if at < 0:                       # no route matched, or no endpoint was picked
         return
     histogram_record(_histograms(header, column) + at, value_us)
-    _used(column)[at] = 1
+    _used(header, column)[at] = 1
 
 
 cdef void metrics_count_request(metrics_t* metrics, uint32_t route, uint32_t slot, uint32_t outcome) noexcept nogil:
@@ -170,17 +181,19 @@ cdef void _fold(header_t* header, column_t* base, column_t* column) noexcept nog
     for index in range(<uint32_t>REQUEST_SERIES_MAX):
         if column.series[index].key and column.series[index].count:
             _count_series(base, column.series[index].key, column.series[index].count)
+    for index in range(header.route_count * <uint32_t>ROUTE_COUNTER_COUNT):
+        _route_counters(base, 0)[index] += _route_counters(column, 0)[index]
     for index in range(_histogram_count(header)):
-        if _used(column)[index]:
+        if _used(header, column)[index]:
             histogram_merge(_histograms(header, base) + index, _histograms(header, column) + index)
-            _used(base)[index] = 1
+            _used(header, base)[index] = 1
 
 
 cdef void _clear_histogram(header_t* header, column_t* column, int kind, uint32_t index) noexcept nogil:
     cdef int64_t at = _histogram_index(header, kind, index)
-    if _used(column)[at]:
+    if _used(header, column)[at]:
         memset(_histograms(header, column) + at, 0, sizeof(histogram_t))
-        _used(column)[at] = 0
+        _used(header, column)[at] = 0
 
 
 # --- inside a table --------------------------------------------------------------------------------------------------
@@ -240,6 +253,8 @@ cdef void _reset(
                 column.series[place].count = 0       # the key stays: probe sequences run through it
         for kind in range(kind_first, kind_end):
             _clear_histogram(_header(table), column, kind, index)
+        if kind_first == 0:
+            memset(_route_counters(column, index), 0, ROUTE_COUNTER_COUNT * sizeof(uint64_t))
     store_u64(&_header(table).sequence, sequence + 1)
 
 
@@ -297,8 +312,21 @@ HISTOGRAM_KINDS = {
     "route_ttft": HISTOGRAM_ROUTE_TTFT,
     "route_e2e": HISTOGRAM_ROUTE_E2E,
     "route_router_time": HISTOGRAM_ROUTE_ROUTER_TIME,
+    "route_itl": HISTOGRAM_ROUTE_ITL,
     "endpoint_ttft": HISTOGRAM_ENDPOINT_TTFT,
     "endpoint_itl": HISTOGRAM_ENDPOINT_ITL,
+}
+ROUTE_COUNTER_NAMES = {
+    ROUTE_COMPLETED: "completed",
+    ROUTE_DOWNSTREAM: "downstream",
+    ROUTE_UPSTREAM: "upstream",
+    ROUTE_POLICY: "policy",
+    ROUTE_ROUTER: "router",
+    ROUTE_REFUSED: "refused",
+    ROUTE_PROMPT_TOKENS: "prompt_tokens",
+    ROUTE_COMPLETION_TOKENS: "completion_tokens",
+    ROUTE_CACHED_TOKENS: "cached_tokens",
+    ROUTE_COST_NANO: "cost_nano",
 }
 GAUGES = frozenset(name for counter, name in COUNTER_NAMES.items() if _is_gauge(counter))
 NO_INDEX = 0xFFFF
@@ -420,6 +448,23 @@ cdef class MetricsTable:
                 break
         return total
 
+    def route_counters(self, uint32_t route):
+        cdef uint64_t before
+        cdef uint32_t index
+        cdef int _attempt, counter
+        cdef uint64_t[10] totals         # ROUTE_COUNTER_COUNT
+        _check(route, _header(self).route_count)
+        for _attempt in range(READ_TRIES_MAX):
+            before = load_u64(&_header(self).sequence)
+            memset(totals, 0, sizeof(totals))
+            for index in range(self.column_count + 1):
+                if _is_active(self, index):
+                    for counter in range(ROUTE_COUNTER_COUNT):
+                        totals[counter] += _route_counters(_column(self, index), route)[counter]
+            if _is_settled(self, before):
+                break
+        return {name: totals[<int>number] for number, name in ROUTE_COUNTER_NAMES.items()}
+
     def histogram(self, int kind, uint32_t index):
         cdef uint64_t before
         cdef uint32_t column
@@ -433,7 +478,7 @@ cdef class MetricsTable:
             before = load_u64(&_header(self).sequence)
             merged = Histogram()
             for column in range(self.column_count + 1):
-                if _is_active(self, column) and _used(_column(self, column))[at]:
+                if _is_active(self, column) and _used(_header(self), _column(self, column))[at]:
                     histogram_merge(&merged.histogram, _histograms(_header(self), _column(self, column)) + at)
             if _is_settled(self, before):
                 break
@@ -473,6 +518,12 @@ cdef class MetricsTable:
         _check(counter, METRIC_COUNTER_COUNT)
         cdef metrics_t metrics = self.column(column)
         metrics_set(&metrics, counter, value)
+
+    def add_route(self, uint32_t column, uint32_t route, int counter, uint64_t amount):
+        _check(column, self.column_count)
+        _check(counter, ROUTE_COUNTER_COUNT)
+        cdef metrics_t metrics = self.column(column)
+        metrics_add_route(&metrics, route, counter, amount)
 
     def observe_us(self, uint32_t column, int kind, uint32_t index, uint64_t value_us):
         _check(column, self.column_count)

@@ -13,7 +13,7 @@ from libc.string cimport memcmp, memset, strlen
 from posix.uio cimport iovec
 from router.native.attempt cimport (
     ATTEMPT_CONNECTED, ATTEMPT_CONNECTING, affinity_key, attempt_begin, attempt_end, attempt_exclude,
-    attempt_next_address, attempt_push_body, attempt_renew, attempt_send, attempt_target,
+    attempt_next_address, attempt_push_body, attempt_renew, attempt_send, attempt_target, person_key,
 )
 from router.native.body cimport BODY_HAS_MODEL, BODY_IN_DOUBT, BODY_NOT_OBJECT, body_scan_begin, body_scan_t
 from router.native.buffer cimport buffer_append, buffer_bytes, buffer_consume, buffer_release, buffer_size, buffer_t
@@ -36,6 +36,7 @@ from router.native.exchange cimport (
     X_MULTIPART, X_REQUEST_CHUNKED, X_RESPONSE_BEGAN, X_SAW_TTFT, X_STREAM, X_UPGRADE, X_UPLOAD_DONE,
     X_UPSTREAM_KEEPS, core_t, downstream_t,
     exchange_drop_request, exchange_model, exchange_new, exchange_path, exchange_set_model, exchange_t,
+    exchange_take_canary,
 )
 from router.native.http1 cimport (
     FIELD_CONTENT_ENCODING, FIELD_CONTENT_TYPE, FIELD_ENDPOINT_LOAD_METRICS, FIELD_UPGRADE, FIELD_X_FAIRLEAD_REQUIRE,
@@ -56,6 +57,7 @@ from router.native.slab cimport slab_take
 from router.native.sse cimport METER_JSON, METER_OFF, METER_SSE, sse_meter_begin
 from router.native.tunnel cimport begin_tunnel, hand_over
 from router.native.upload cimport upload_feed
+from router.native.variant cimport variant_is_canary
 
 cdef enum:
     CARRIAGE_RETURN = 13
@@ -242,7 +244,6 @@ cdef bint facts_may_be_known(const core_t* core, exchange_t* x, size_t before) n
 
 cdef void route_exchange(core_t* core, exchange_t* x) noexcept nogil:
     cdef const uint8_t* raw = buffer_bytes(&x.head)
-    cdef text_t model
     cdef int result
     cdef bint in_doubt = x.scan != NULL and x.scan.flags & BODY_IN_DOUBT != 0
     # A model in the path outranks one in the body, as in the APIs that have one there.
@@ -259,11 +260,13 @@ cdef void route_exchange(core_t* core, exchange_t* x) noexcept nogil:
             x.model_length = x.scan.model_length
         if x.scan.stream:
             x.flags |= X_STREAM
-    model = exchange_model(x)
     if core.head_owner != x:
         parse_request_head(raw, buffer_size(&x.head), buffer_size(&x.head), &core.head)
         core.head_owner = x
-    x.route = match_route(x.snapshot, raw, &core.head, model)
+    find_way(core, x, raw)
+    if x.snapshot.canary != NULL and variant_is_canary(person_key(x, raw), x.snapshot.canary_share):
+        exchange_take_canary(x)          # the stable snapshot says whose it is, so that no canary chooses its people
+        find_way(core, x, raw)
     if x.route == NULL:
         answer_early(core, x, CAUSE_NO_ROUTE, b"")
         return
@@ -271,14 +274,23 @@ cdef void route_exchange(core_t* core, exchange_t* x) noexcept nogil:
     if core.head.known[FIELD_X_FAIRLEAD_REQUIRE] >= 0 and not read_required(core, x, raw):
         answer_early(core, x, CAUSE_REQUIREMENT_UNKNOWN, b"")
         return
-    if x.snapshot.alias_count and model.length and not path_may_name_model(x):
-        x.alias = find_alias(x.snapshot, model)      # in a path it could not be replaced
-    x.target = attempt_target(x) if x.alias != NULL else find_target(x.snapshot, x.route, model)
     if x.target == NULL:
-        answer_early(core, x, CAUSE_MODEL_NOT_FOUND if model.length else CAUSE_NO_ROUTE, b"")
+        answer_early(core, x, CAUSE_MODEL_NOT_FOUND if exchange_model(x).length else CAUSE_NO_ROUTE, b"")
         return
     x.key = affinity_key(x, raw)
     begin_attempt(core, x)
+
+
+cdef void find_way(core_t* core, exchange_t* x, const uint8_t* raw) noexcept nogil:
+    """Its route, alias and target by the snapshot that it has; NULL where there is none."""
+    cdef text_t model = exchange_model(x)
+    x.alias, x.target = NULL, NULL
+    x.route = match_route(x.snapshot, raw, &core.head, model)
+    if x.route == NULL:
+        return
+    if x.snapshot.alias_count and model.length and not path_may_name_model(x):
+        x.alias = find_alias(x.snapshot, model)      # in a path it could not be replaced
+    x.target = attempt_target(x) if x.alias != NULL else find_target(x.snapshot, x.route, model)
 
 
 cdef bint read_required(core_t* core, exchange_t* x, const uint8_t* raw) noexcept nogil:

@@ -22,7 +22,7 @@ from router.native.http1 cimport FIELD_HOP_BY_HOP, HTTP1_OK, head_t, parse_trail
 from router.native.loadtable cimport load_observe_ttft
 from router.native.rewrite cimport write_chunk_size
 from router.native.metrics cimport (
-    HISTOGRAM_ENDPOINT_ITL, HISTOGRAM_ENDPOINT_TTFT, HISTOGRAM_ROUTE_TTFT, metrics_observe_us,
+    HISTOGRAM_ENDPOINT_ITL, HISTOGRAM_ENDPOINT_TTFT, HISTOGRAM_ROUTE_ITL, HISTOGRAM_ROUTE_TTFT, metrics_observe_us,
 )
 from router.native.sse cimport METER_OFF, METER_SSE, sse_meter_feed
 
@@ -74,6 +74,7 @@ cdef void measure(core_t* core, exchange_t* x, const uint8_t* data, size_t size)
                 decision_whole_answer(
                     core.decider, &x.charge, x.meter.completion_tokens if x.meter.has_usage else -1, now_us)
     elif events and x.meter.mode == METER_SSE:
+        metrics_observe_us(&core.metrics, HISTOGRAM_ROUTE_ITL, x.route.index, gap_us // events)
         metrics_observe_us(&core.metrics, HISTOGRAM_ENDPOINT_ITL, x.endpoint.slot, gap_us // events)
     x.last_byte_us = now_us
 

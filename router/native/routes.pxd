@@ -60,7 +60,8 @@ cdef struct header_match_t:
 
 cdef struct route_t:
     text_t name
-    uint16_t index                   # in the metrics
+    uint64_t name_hash               # the same in every version, as the index is not
+    uint16_t index                   # in the metrics: of this route in this version
     uint16_t pool                    # ANY_POOL: by model
     uint8_t exposes_endpoint         # x-fairlead-endpoint goes to the client
     float ttft_target_s              # 0: none
@@ -86,6 +87,10 @@ cdef struct model_entry_t:
 
 cdef struct snapshot_t:
     uint32_t user_count              # exchanges that look at it
+    uint32_t version                 # of the policy, for who reads logs; 0: of a file
+    snapshot_t* canary               # what a share of the sessions gets instead; NULL: nothing
+    uint64_t canary_share            # of CANARY_SHARE_WHOLE
+    uint64_t explain_threshold       # of 2^64: the share of requests that are recorded unasked
     timeouts_t default_timeouts      # before a route is known
     uint32_t route_count
     route_t* routes
@@ -117,8 +122,10 @@ cdef bint glob_matches(text_t pattern, text_t text, bint ignore_case) noexcept n
 
 cdef class Snapshot:
     cdef snapshot_t snapshot
+    cdef readonly Snapshot canary    # kept alive
     cdef readonly list endpoints     # list[Endpoint], kept alive
     cdef readonly tuple conditions   # texts of the bits in features
+    cdef readonly tuple models       # known names: of all pools, then of each
     cdef list _kept
     cdef text_t keep(self, bytes data)
     cdef target_t* make_target(

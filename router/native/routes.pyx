@@ -1,7 +1,8 @@
 """A snapshot as native tables: routes, pools, and which endpoints of a pool serve a model.
 
 Built aside from router.snapshot.Tables and then only read (but for round robin's place): workers swap the whole in
-one assignment and exchanges that are under way keep the one they began with. Model look-up is one hash probe; routes
+one assignment and exchanges that are under way keep the one they began with. A snapshot may have another beside it,
+the canary, for a share of the sessions; who gets it is asked in variant. Model look-up is one hash probe; routes
 are tried in order, the first whose conditions all hold wins, and a route without a pool takes the first pool that
 serves the model.
 """
@@ -17,6 +18,7 @@ from router.native.pick cimport (
     candidate_set_free, candidate_set_reserve_features, candidate_set_reserve_loads, candidate_set_t,
 )
 from router.native.pool cimport Endpoint, endpoint_t, text_t
+from router.native.variant cimport CANARY_SHARE_WHOLE
 
 cdef enum:
     RING_POINTS = 100                # per endpoint of weight 1: a spread of about 10 % of the mean
@@ -217,12 +219,15 @@ cdef class Snapshot:
         memset(&self.snapshot, 0, sizeof(snapshot_t))
         self._kept = []
         self.conditions = tables.conditions
+        self.snapshot.version = tables.version
+        self.snapshot.explain_threshold = <uint64_t>min(int(tables.explain_ratio * 2.0 ** 64), 2 ** 64 - 1)
         self.endpoints = [endpoints[entry.identity] for entry in tables.endpoints]
         pool_count = len(tables.pools)
         kinds = {route.policy.kind for route in tables.routes if route.policy is not None}      # on any pool
         names = [sorted({model for member in pool.endpoints for model in tables.endpoints[member].models})
                  for pool in tables.pools]
         name_count = sum(map(len, names))
+        self.models = (tables.models, *map(tuple, names))
 
         fill_timeouts(&self.snapshot.default_timeouts, tables.timeouts)
         self.snapshot.pool_count = pool_count
@@ -282,6 +287,14 @@ cdef class Snapshot:
         free(self.snapshot.routes)
         free(self.snapshot.entries)
         free(self.snapshot.aliases)
+
+    def share_with(self, Snapshot canary, double ratio):
+        """Gives a share of the sessions to `canary`, for as long as both live. Raises ValueError."""
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"the share of a canary is from 0 to 1, not {ratio}")
+        self.canary = canary
+        self.snapshot.canary = &canary.snapshot
+        self.snapshot.canary_share = <uint64_t>(ratio * CANARY_SHARE_WHOLE)
 
     cdef text_t keep(self, bytes data):
         cdef text_t text
@@ -378,6 +391,7 @@ cdef fill_timeouts(timeouts_t* timeouts, tables):
 cdef fill_route(Snapshot snapshot, route_t* route, tables):
     cdef int position
     route.name = snapshot.keep(tables.name.encode())
+    route.name_hash = hash_bytes(route.name.data, route.name.length, 2)
     route.index = tables.index
     route.pool = ANY_POOL if tables.pool is None else tables.pool
     route.host = snapshot.keep(tables.host.encode())

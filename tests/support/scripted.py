@@ -20,7 +20,8 @@ from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
 from router.native.prefix import PrefixTable
 from router.native.signals import SignalTable
-from router.snapshot import CoreOptions, build_tables, route_names
+from router.schema.config import Config
+from router.snapshot import CoreOptions, Tables, build_tables, route_names
 
 
 class Scripted:
@@ -33,23 +34,23 @@ class Scripted:
         endpoint: dict[str, Any] | None = None,
         **config: Any,
     ) -> None:
-        text = msgspec.json.encode(
-            {
-                "pools": [
-                    {
-                        "name": "main",
-                        "endpoints": [
-                            {"url": f"http://127.0.0.1:{9000 + index}", **(endpoint or {})}
-                            for index in range(endpoint_count)
-                        ],
-                        **({} if policy is None else {"policy": policy}),
-                    }
-                ],
-                "access_log": {"path": "stdout"},
-                **config,
-            }
-        ).decode()
-        self.config = parse_config(text, "scripted.json")
+        self._written: dict[str, Any] = {
+            "pools": [
+                {
+                    "name": "main",
+                    "endpoints": [
+                        {"url": f"http://127.0.0.1:{9000 + index}", **(endpoint or {})}
+                        for index in range(endpoint_count)
+                    ],
+                    **({} if policy is None else {"policy": policy}),
+                }
+            ],
+            "access_log": {"path": "stdout"},
+            **config,
+        }
+        self._slots: dict[str, int] = {}
+        self._routes: dict[tuple[str, int], int] = {}
+        self.config = self._parse()
         names = [endpoint.name for pool in self.config.pools for endpoint in pool.endpoints]
         self.load = LoadTable.create(max(16, len(names)), 2)
         self.metrics = MetricsTable.create(2, 16, self.load.slot_count)
@@ -68,12 +69,40 @@ class Scripted:
             signals=self.signals,
             driver=self.driver,
         )
-        tables = build_tables(
-            self.config,
-            {name: slot for slot, name in enumerate(names)},
-            {name: index for index, name in enumerate(route_names(self.config))},
-        )
-        self.core.activate(self.core.prepare(tables))
+        self.core.activate(self.core.prepare(self._tables(self.config, 0)))
+
+    def activate(
+        self,
+        *,
+        version: int = 0,
+        canary: dict[str, Any] | None = None,
+        canary_version: int = 0,
+        ratio: float = 0.0,
+        **changes: Any,
+    ) -> None:
+        """Puts this configuration in force with `changes`, and beside it one with the changes of `canary`."""
+        self.config = self._parse(**changes)
+        stable = self._tables(self.config, version)
+        if canary is None:
+            self.core.activate(self.core.prepare(stable))
+        else:
+            other = self._tables(self._parse(**canary), canary_version)
+            self.core.activate(self.core.prepare(stable, other, ratio))
+
+    def row(self, route: str, version: int) -> int:
+        """Its index in the metrics."""
+        return self._routes[route, version]
+
+    def _parse(self, **changes: Any) -> Config:
+        return parse_config(msgspec.json.encode(self._written | changes).decode(), "scripted.json")
+
+    def _tables(self, config: Config, version: int) -> Tables:
+        for endpoint in (endpoint for pool in config.pools for endpoint in pool.endpoints):
+            self._slots.setdefault(endpoint.name, len(self._slots))
+        rows = {
+            name: self._routes.setdefault((name, version), len(self._routes)) for name in route_names(config)
+        }
+        return build_tables(config, self._slots, rows, version)
 
     def _hand_over(self, fd: int, received: bytes, _is_tls: bool, _peer: str) -> None:
         os.close(fd)

@@ -49,7 +49,7 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 def described(**changes: Any) -> dict[str, Any]:
-    rows = describe_decisions([record(**changes)], endpoints=("e0", "e1"), routes=("all",))
+    rows = describe_decisions([record(**changes)], endpoints=("e0", "e1"), routes=("all", "all@12"))
     assert len(rows) == 1
     return rows[0]
 
@@ -98,6 +98,12 @@ def address_of(server: Any) -> str:
 
 
 # ---- names
+
+
+def test_a_decision_says_of_which_version_of_the_policy_it_was() -> None:
+    assert "version" not in described()
+    decision = described(route=1)
+    assert (decision["route"], decision["version"]) == ("all", 12)
 
 
 def test_numbers_become_names_and_terms_their_sum() -> None:

@@ -1,12 +1,14 @@
 """The Prometheus page: parsed back with the client's own parser, it says what the tables say."""
 
+from typing import Any
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.errors import OUTCOMES, Cause, outcome_labels
 from router.metrics import TTFT_BUCKETS_S, Facts, render
 from router.native.loadtable import LoadTable
-from router.native.metrics import COUNTER_NAMES, HISTOGRAM_KINDS, NO_INDEX, MetricsTable
+from router.native.metrics import COUNTER_NAMES, HISTOGRAM_KINDS, NO_INDEX, ROUTE_COUNTER_NAMES, MetricsTable
 from router.native.signals import SignalTable
 
 NUMBERS = {name: number for number, name in COUNTER_NAMES.items()}
@@ -24,14 +26,11 @@ def load() -> LoadTable:
     return LoadTable.create(16, 3)
 
 
-def samples(metrics: MetricsTable, load: LoadTable, signals: SignalTable | None = None) -> Samples:
-    facts = Facts(
-        routes=["chat", "embed"],
-        endpoints=["gpu-a", 'gpu-"b"'],
-        now_us=NOW_US,
-        config_version=3,
-        build_version="1.2.3",
-    )
+def samples(
+    metrics: MetricsTable, load: LoadTable, signals: SignalTable | None = None, **more: Any
+) -> Samples:
+    given: dict[str, Any] = {"routes": ["chat", "embed"], "endpoints": ["gpu-a", 'gpu-"b"'], **more}
+    facts = Facts(now_us=NOW_US, config_version=3, build_version="1.2.3", **given)
     found: Samples = {}
     page = render(metrics, load, signals or SignalTable.create(16), facts)
     for family in text_string_to_metric_families(page.decode()):
@@ -105,6 +104,42 @@ def test_endpoints_show_the_load_table(metrics: MetricsTable, load: LoadTable) -
     assert value(page, "fairlead_endpoint_ejected", endpoint="gpu-a") == 0
     assert value(page, "fairlead_endpoint_ejected", endpoint='gpu-"b"') == 1
     assert value(page, "fairlead_load_underflows_total") == 0
+
+
+def test_routes_are_shown_apart_for_each_version(metrics: MetricsTable, load: LoadTable) -> None:
+    for row in (0, 1, 2):
+        metrics.count_request(0, row, 0, Cause.NONE)
+        metrics.observe_us(0, HISTOGRAM_KINDS["route_ttft"], row, 10_000 * (row + 1))
+        metrics.observe_us(0, HISTOGRAM_KINDS["route_itl"], row, 1_000 * (row + 1))
+        for number in ROUTE_COUNTER_NAMES:
+            metrics.add_route(0, row, number, row + 1)
+    page = samples(
+        metrics,
+        load,
+        routes=["chat", "chat@12", "chat@13"],
+        policy_version=12,
+        canary_version=13,
+        canary_ratio=0.05,
+    )
+    labels: list[dict[str, str]] = [{}, {"version": "12"}, {"version": "13"}]
+    for row, version in enumerate(labels):
+        given = {"route": "chat", **version}
+        answered = {"endpoint": "gpu-a", "outcome": "completed", "side": "-"}
+        assert value(page, "fairlead_requests_total", **given, **answered) == 1
+        for name in ("time_to_first_token", "route_inter_token_latency"):
+            assert value(page, f"fairlead_{name}_seconds_count", **given) == 1
+        assert value(page, "fairlead_route_requests_total", **given, ended="refused") == row + 1
+        assert value(page, "fairlead_route_tokens_total", **given, kind="completion") == row + 1
+        assert value(page, "fairlead_route_cost_total", **given) == pytest.approx((row + 1) * 1e-9)
+    assert value(page, "fairlead_policy_version", variant="stable") == 12
+    assert value(page, "fairlead_policy_version", variant="canary") == 13
+    assert value(page, "fairlead_canary_ratio") == 0.05
+
+
+def test_where_there_is_no_canary_none_is_shown(metrics: MetricsTable, load: LoadTable) -> None:
+    page = samples(metrics, load)
+    assert value(page, "fairlead_policy_version", variant="stable") == 0
+    assert ("fairlead_policy_version", frozenset({("variant", "canary")})) not in page
 
 
 def test_every_counter_is_on_the_page(metrics: MetricsTable, load: LoadTable) -> None:

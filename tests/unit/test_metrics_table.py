@@ -6,7 +6,15 @@ import sys
 
 import pytest
 
-from router.native.metrics import COUNTER_NAMES, GAUGES, HISTOGRAM_KINDS, NO_INDEX, MetricsTable
+from router import limits
+from router.native.metrics import (
+    COUNTER_NAMES,
+    GAUGES,
+    HISTOGRAM_KINDS,
+    NO_INDEX,
+    ROUTE_COUNTER_NAMES,
+    MetricsTable,
+)
 
 NUMBERS = {name: number for number, name in COUNTER_NAMES.items()}
 RETRIES = NUMBERS["retries"]
@@ -124,15 +132,35 @@ def test_a_reset_slot_or_route_starts_from_nothing_and_leaves_others_alone() -> 
     assert table.requests() == [(1, 1, 0, 1)]
 
 
+def test_what_a_route_counts_is_summed_over_workers_kept_of_dead_ones_and_reset_with_it() -> None:
+    table = MetricsTable.create(2, 4, 4)
+    number = {name: number for number, name in ROUTE_COUNTER_NAMES.items()}
+    for column in (0, 1):
+        for route in (1, 2, NO_INDEX):
+            table.add_route(column, route, number["prompt_tokens"], 10)
+        table.add_route(column, 2, number["upstream"], 1)
+    for _ in range(2):
+        assert table.route_counters(1) == dict.fromkeys(number, 0) | {"prompt_tokens": 20}
+        assert table.route_counters(2) == dict.fromkeys(number, 0) | {"prompt_tokens": 20, "upstream": 2}
+        table.fold_column(1)
+    table.reset_slot(2)
+    table.reset_route(1)
+    assert set(table.route_counters(1).values()) == {0}
+    assert table.route_counters(2)["prompt_tokens"] == 20
+    assert set(table.route_counters(0).values()) == set(table.route_counters(3).values()) == {0}
+
+
 def test_columns_counters_and_indexes_are_bounded() -> None:
     table = MetricsTable.create(2, 4, 4)
     for call in (
         lambda: table.add(2, RETRIES, 1),
         lambda: table.add(0, 48, 1),
         lambda: table.add(0, -1, 1),
-        lambda: table.observe_us(0, 5, 0, 1),
+        lambda: table.observe_us(0, 6, 0, 1),
         lambda: table.histogram(TTFT, 4),
-        lambda: table.histogram(5, 0),
+        lambda: table.histogram(6, 0),
+        lambda: table.add_route(0, 0, 10, 1),
+        lambda: table.route_counters(4),
         lambda: table.fold_column(2),
         lambda: table.reset_slot(4),
         lambda: table.reset_route(4),
@@ -144,7 +172,7 @@ def test_columns_counters_and_indexes_are_bounded() -> None:
 
 
 def test_untouched_bounds_cost_no_memory() -> None:
-    table = MetricsTable.create(64, 256, 4096)
+    table = MetricsTable.create(64, limits.ROUTE_INDEXES_MAX, limits.ENDPOINTS_MAX)
     table.add(63, RETRIES, 1)
     table.observe_us(63, ITL, 4095, 1)
     table.counters()

@@ -122,6 +122,47 @@ def test_a_route_that_gets_anothers_index_begins_at_nothing() -> None:
     assert [row[0] for row in state.metrics.requests()] == [routes["default"]]
 
 
+def test_stable_and_canary_share_the_slots_of_endpoints_that_both_reach() -> None:
+    state = SharedState.create(configured("a"))
+    elsewhere = parse_config(
+        json.dumps({"pools": [{"name": "all", "endpoints": [{"name": "b", "url": "http://127.0.0.1:1"}]}]})
+    )
+    slots = assigned(state, "a", "b")
+    stable, canary = state.assign_both(configured("a", "b"), 0, configured("b", "c"), 7)
+    assert stable.slots == slots
+    assert canary.slots == {"b": slots["b"], "c": 2}
+    stable, canary = state.assign_both(configured("a", "b"), 0, elsewhere, 8)
+    assert stable.slots == slots
+    assert canary.slots["b"] not in slots.values()
+    assert state.endpoints.configured() == ("a", "b", "b@8")
+
+
+def test_versions_are_counted_apart_and_the_last_ones_stay_to_be_seen() -> None:
+    state, config = SharedState.create(configured("a")), configured("a")
+    assert state.assign(config).routes == {"default": 0}
+    stable, canary = state.assign_both(config, 1, config, 2)
+    assert (stable.routes, canary.routes) == ({"default": 1}, {"default": 2})
+    state.metrics.count_request(0, 2, 0, 0)
+    assert state.assign(config, 2).routes == canary.routes
+    assert len(state.metrics.requests()) == 1, "it goes on counting where it was"
+    for version in range(3, 30):
+        state.assign(config, version)
+    assert len(state.routes.names()) <= 3 + limits.ROUTE_VERSIONS_KEPT
+    assert {f"default@{version}" for version in range(26, 30)} <= set(state.routes.names())
+
+
+def test_all_that_may_be_configured_fits_twice_and_can_be_replaced() -> None:
+    def whole(first: int) -> Config:
+        routes = tuple(Route(name=f"r{first + index}") for index in range(limits.ROUTES_MAX))
+        return structs.replace(configured("a"), routes=routes)
+
+    state = SharedState.create(configured("a"))
+    for version in range(1, 9):
+        state.assign_both(whole(0), 1, whole(version * limits.ROUTES_MAX), version + 1)
+    for version in range(1, 9):
+        state.assign_both(whole(0), 2 * version, whole(0), 2 * version + 1)
+
+
 def test_where_there_are_too_few_indexes_for_the_routes_the_endpoints_are_as_before() -> None:
     state = SharedState.create(configured("a"))
     state.routes = SlotDirectory(1)

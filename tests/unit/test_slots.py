@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import pytest
 
-from router.slots import SlotDirectory, SlotsExhausted
+from router.slots import SlotDirectory, SlotsExhausted, name_and_version, name_in_version
 
 
 def idle(slot: int) -> int:
@@ -42,6 +42,21 @@ def test_fresh_slots_go_first_and_then_the_longest_retired_idle_one() -> None:
     assert directory.assign(["c", "d"], idle).slots["d"] == 3
     change = directory.assign(["c", "d", "e"], idle)
     assert (change.slots["e"], change.reused) == (0, (0,))
+
+
+def test_past_so_many_retired_ones_theirs_are_taken_before_fresh_ones() -> None:
+    directory = SlotDirectory(8)
+    for version in range(4):
+        assert directory.assign([f"a{version}"], idle, 2).slots == {f"a{version}": version}
+    assert directory.assign(["a4"], idle, 2).slots == {"a4": 0}, "a0 is the third, and the first that retired"
+    change = directory.assign(["a4", "a5", "a6"], idle, 2)
+    assert (change.slots, change.reused) == ({"a4": 0, "a5": 4, "a6": 1}, (1,))
+
+
+def test_names_and_versions_are_told_apart_again() -> None:
+    for name, version in (("chat", 0), ("chat", 12), ("a.b:c/d", 1)):
+        assert name_and_version(name_in_version(name, version)) == (name, version)
+    assert name_in_version("chat", 0) == "chat"
 
 
 def test_a_slot_is_not_reused_by_the_reload_that_drops_its_endpoint() -> None:
