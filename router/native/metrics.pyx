@@ -4,8 +4,8 @@ Layout of the segment: a header page, then a column per worker and one more, the
 table of request counts, some counters per route, a byte per histogram that says whether it was ever used, and the
 histograms. A route is counted apart for each version of the policy: what is called a route here is that. Columns are
 laid out for their bounds; untouched pages cost nothing, and the used bytes keep readers from touching them. Invariant:
-a column has one writer, and totals never go back: when its worker is dead `fold_column` adds what it counted to the base
-and empties it, gauges being dropped, under a sequence number by which readers notice and read again. Neighbours:
+a column has one writer, and totals never go back: when its worker is dead `fold_column` adds what it counted to the
+base and empties it, gauges being dropped, under a sequence number by which readers notice and read again. Neighbours:
 histogram (the struct), the exchange and drivers (writers), router/metrics.py (the reader), supervisor (folds).
 """
 
