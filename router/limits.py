@@ -99,8 +99,9 @@ PROMPT_BLOCK_BYTES_MAX = 64 * KIB  # less than that of a prompt is then not reco
 SESSION_TABLE_BYTES = 16 * MIB  # a million sessions likewise: 300 new ones a second for an hour
 POOLS_MAX = 256
 ROUTES_MAX = 256  # matched in order, so the time of a match is bounded too
-# Of the metrics: a route is counted apart for each version of the policy. Stable and canary, and both of those
-# that a change takes out of use, which may still have open requests; each with the route for what matches none.
+# Of the metrics: a route is counted apart for each version of the policy. Stable and canary, and both of
+# those that a change takes out of use, which may still have open requests; each with the route for what
+# matches none.
 ROUTE_INDEXES_MAX = 4 * (ROUTES_MAX + 1)
 # What versions before these counted stays to be seen for a while: a day's changes, and a page of metrics that
 # is a few times as long as it was.
