@@ -167,6 +167,13 @@ LINK_ROUTERS_MAX = 1_024  # of one control process; the aim is 200
 LINK_UNSENT_BYTES_MAX = 1 * MIB  # to a router that reads slowly: past it signals are left out, and come again
 SIGNALS_PER_BATCH_MAX = 6 * ENDPOINTS_MAX  # each signal of each endpoint
 
+# ---- control: what endpoints say
+# A page of metrics: vLLM's has 60 KiB, DCGM's of eight GPUs 200, one of eight data-parallel ranks half a MiB.
+SCRAPE_BYTES_MAX = 4 * MIB
+SCRAPE_LINES_MAX = 65_536  # of such a page: lines of 64 bytes; stops one of nothing but line ends
+SCRAPE_LINE_BYTES_MAX = 16 * KIB  # of a line that is read: the longest labels known have 1 KiB
+SCRAPE_SAMPLES_MAX = 2048  # read from one page: 20 names of 64 GPUs or ranks
+
 
 def downstream_connections_max(wanted: int, files_max: int | None = None) -> int:
     """How many client connections a worker may hold so that it cannot run out of file descriptors.

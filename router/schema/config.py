@@ -103,6 +103,7 @@ class Engine(StrEnum):
     VLLM = "vllm"
     SGLANG = "sglang"
     TGI = "tgi"
+    TRTLLM = "trtllm"
     TRITON = "triton"
     LLAMACPP = "llamacpp"
     OLLAMA = "ollama"
