@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 from msgspec import Struct
 
 from control.exposition import Sample, Wanted
+from control.gpu_power import GPU_WANTED, power_reading, read_gpus
 from control.load_pages import (
     read_llamacpp_props,
     read_llamacpp_slots,
@@ -37,6 +39,7 @@ PARTS = frozenset({"priority"})
 """Labels of series that are parts of the one in which they are empty (SGLang's queues by priority)."""
 
 
+@cache
 def _series(text: str) -> tuple[str, str, str]:
     """Name, label and its value; the latter two empty where any series is meant."""
     name, _, where = text.partition("{")
@@ -59,6 +62,8 @@ class Dialect(Struct, frozen=True, kw_only=True):
     """The first that is served tells the load; the others stand in for it."""
     seldom: Page | None = None
     """Asked for now and then: counters, or sizes, that the first of `pages` has not."""
+    has_gpus: bool = False
+    """Its text tells of GPUs, too."""
     waiting: tuple[str, ...] = ()
     also_waiting: tuple[str, ...] = ()
     running: tuple[str, ...] = ()
@@ -72,10 +77,12 @@ class Dialect(Struct, frozen=True, kw_only=True):
         """All of them, without labels."""
         gauges = (*self.waiting, *self.also_waiting, *self.running, *self.kv)
         counters = (*self.preemptions, *self.prompt_tokens, *self.cached_tokens, *self.generation_tokens)
-        return tuple(dict.fromkeys(_series(text)[0] for text in gauges + counters))
+        names = dict.fromkeys(_series(text)[0] for text in gauges + counters)
+        return (*names, *GPU_WANTED.names.values()) if self.has_gpus else tuple(names)
 
-    def read(self, samples: Iterable[Sample]) -> Reading:
+    def read(self, samples: Sequence[Sample]) -> Reading:
         """What one page says in our words."""
+        gpus = power_reading(read_gpus(samples)) if self.has_gpus else Reading()
         series: dict[str, list[Sample]] = {}
         for sample in samples:
             series.setdefault(sample.name, []).append(sample)
@@ -90,6 +97,9 @@ class Dialect(Struct, frozen=True, kw_only=True):
             prompt_tokens=_combined(series, self.prompt_tokens, sum),
             cached_tokens=_combined(series, self.cached_tokens, sum),
             generation_tokens=_combined(series, self.generation_tokens, sum),
+            power=gpus.power,
+            watts=gpus.watts,
+            gpu_use=gpus.gpu_use,
         )
 
 
@@ -132,6 +142,7 @@ DIALECTS: dict[str, Dialect] = {
         Dialect(
             engine="triton",
             pages=(Page("/metrics"),),
+            has_gpus=True,
             waiting=("nv_trt_llm_request_metrics{request_type=waiting}",),
             running=("nv_trt_llm_request_metrics{request_type=scheduled}",),
             kv=("nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=fraction}",),
@@ -181,11 +192,13 @@ def _combined(
     """Of the first of these names that is there: its parts by `combine`, each part by its largest copy."""
     for text in names:
         name, label, value = _series(text)
+        if name not in series:
+            continue
         parts: dict[frozenset[tuple[str, str]], float] = {}
-        for sample in series.get(name, ()):
+        for sample in series[name]:
             if label and sample.labels.get(label) != value:
                 continue
-            if any(sample.labels.get(part) for part in PARTS):
+            if not PARTS.isdisjoint(sample.labels) and any(map(sample.labels.get, PARTS)):
                 continue
             if not math.isfinite(sample.value) or sample.value < 0:
                 return None  # half of a sum is no sum

@@ -25,6 +25,10 @@ _LABELS_END = re.compile(rb"[ \t]*\}[ \t]*")
 _ESCAPE = re.compile(rb'\\([\\"n])')
 _UNESCAPED = {b"\\": b"\\", b'"': b'"', b"n": b"\n"}
 
+_END = b"# EOF"  # of OpenMetrics, which need not end its line
+
+BLOCK_BYTES = 8192  # looked at together: some 80 lines, so that `enough` is known soon
+
 _OTHER_FORMATS = {
     b"<": "HTML or XML",
     b"{": "JSON",
@@ -59,24 +63,49 @@ class Wanted:
 
 
 class ExpositionReader:
-    """Takes one page in chunks of any size; `finish` has the wanted samples in the page's order."""
+    """Takes one page in chunks of any size; `finish` has the wanted samples in the page's order.
 
-    def __init__(self, wanted: Wanted, *, bytes_max: int = limits.SCRAPE_BYTES_MAX) -> None:
+    With `enough`, what comes after so many wanted lines is not looked at, but for its end. Who has read all
+    of a page knows how many there are; most have gauges and counters first, then a long tail of histograms.
+    """
+
+    def __init__(self, wanted: Wanted, *, enough: int = 0, bytes_max: int = limits.SCRAPE_BYTES_MAX) -> None:
         self.byte_count = 0
         self.line_count = 0
         self._wanted = wanted
+        self._enough = enough or limits.SCRAPE_SAMPLES_MAX + 1
         self._bytes_max = bytes_max
         self._samples: list[Sample] = []
         self._is_begun = False  # something but blanks has come
         self._is_passing = False  # within a line that is not wanted
         self._pieces: list[bytes] = []  # of a line whose end has not come
         self._pieces_bytes = 0
+        self._last = b""  # bytes of what is not looked at any more
 
     def feed(self, data: bytes) -> None:
         """Raises: ExpositionError, after which the reader is of no more use."""
         self.byte_count += len(data)
         if self.byte_count > self._bytes_max:
             raise ExpositionError(f"longer than {self._bytes_max} bytes")
+        for at in range(0, len(data), BLOCK_BYTES):
+            if len(self._samples) >= self._enough:
+                self._last = (self._last + data[-len(_END) :])[-len(_END) :]
+                return
+            self._look(data[at : at + BLOCK_BYTES])
+
+    def finish(self) -> list[Sample]:
+        """Raises: ExpositionError where the page has no end, or never began."""
+        if not self._is_begun:
+            raise ExpositionError("empty")
+        if self._last:
+            is_ended = self._last.endswith((b"\n", _END))
+        else:
+            is_ended = not self._is_passing and b"".join(self._pieces).strip() in (b"", _END)
+        if not is_ended:
+            raise ExpositionError("ends within a line")
+        return self._samples
+
+    def _look(self, data: bytes) -> None:
         if b"\0" in data:
             raise ExpositionError("binary, not text")
         if not self._is_begun:
@@ -102,14 +131,6 @@ class ExpositionReader:
                 self._take(line)
         if rest:
             self._keep(rest)
-
-    def finish(self) -> list[Sample]:
-        """Raises: ExpositionError where the page has no end, or never began."""
-        if not self._is_begun:
-            raise ExpositionError("empty")
-        if self._is_passing or b"".join(self._pieces).strip() not in (b"", b"# EOF"):
-            raise ExpositionError("ends within a line")
-        return self._samples
 
     def _begin(self, data: bytes) -> None:
         """Knows a page that is something else by its first byte."""

@@ -25,6 +25,8 @@ REASONS = ("DCGM_FI_DEV_CLOCKS_EVENT_REASONS", "DCGM_FI_DEV_CLOCK_THROTTLE_REASO
 
 GPU_WANTED = Wanted((*WATTS, *LIMIT_WATTS, *USE, *USE_RATIO, *REASONS))
 
+GPU_NAMES = frozenset(GPU_WANTED.names.values())
+
 WATTS_MAX = 10_000.0  # of one GPU: the largest draw 1,400; beyond it are milliwatts
 
 # nvmlClocksEventReasons of nvml.h: reasons that say "no more power" or "too hot"; idle clocks, application
@@ -63,6 +65,8 @@ def read_gpus(samples: Iterable[Sample]) -> tuple[Gpu, ...]:
     """The GPUs of one page. Slices of one (MIG) tell the draw of the whole, and are one GPU here."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for sample in samples:
+        if sample.name not in GPU_NAMES:
+            continue
         labels = sample.labels
         gpu = (labels.get("gpu", ""), labels.get("UUID") or labels.get("gpu_uuid", ""))
         values = found.setdefault(gpu, {})

@@ -8,6 +8,7 @@ cost.py subtracts counters of two of them.
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 
 from msgspec import Struct
 
@@ -54,11 +55,13 @@ class Reading(Struct, frozen=True, kw_only=True):
 
     def facts(self) -> tuple[Fact, ...]:
         """What is known and is a number."""
-        values = ((kind, getattr(self, kind)) for kind in KINDS)
-        return tuple(Fact(kind, value) for kind, value in values if value is not None)
+        told = zip(KINDS, _values(self), strict=True)
+        return tuple([Fact(kind, value) for kind, value in told if value is not None])
 
 
 KINDS = tuple(name for name in Reading.__struct_fields__ if name != "models")
+
+_values = attrgetter(*KINDS)
 
 
 def requests(value: float | None) -> float | None:

@@ -173,6 +173,10 @@ SCRAPE_BYTES_MAX = 4 * MIB
 SCRAPE_LINES_MAX = 65_536  # of such a page: lines of 64 bytes; stops one of nothing but line ends
 SCRAPE_LINE_BYTES_MAX = 16 * KIB  # of a line that is read: the longest labels known have 1 KiB
 SCRAPE_SAMPLES_MAX = 2048  # read from one page: 20 names of 64 GPUs or ranks
+SCRAPE_JSON_BYTES_MAX = 1 * MIB  # of a load page: llama.cpp's /slots with the prompts of 64 slots
+SCRAPE_INFLATED_BYTES_MAX = 64 * KIB  # at a time: more at once would be a bomb's whole
+SCRAPES_AT_ONCE_DEFAULT = 128  # 500 a second that take 0.25 s each; those that hang are asked less and less
+SCRAPES_AT_ONCE_MAX = 1024  # a file descriptor each, of control's 1,024 or more
 
 
 def downstream_connections_max(wanted: int, files_max: int | None = None) -> int:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from control.exposition import ExpositionError, ExpositionReader, Sample, Wanted
+from control.exposition import BLOCK_BYTES, ExpositionError, ExpositionReader, Sample, Wanted
 
 NAMES = ("vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:prompt_tokens_total")
 OTHERS = ("vllm:num_requests", "vllm:num_requests_waiting_by_reason", "up", "x:y", "python_info")
@@ -54,9 +54,9 @@ def lines(draw: st.DrawFn) -> str:
 pages = st.lists(lines(), max_size=12).map(lambda page: "".join(f"{line}\n" for line in page))
 
 
-def read(data: bytes, cuts: list[int]) -> list[Sample] | str:
+def read(data: bytes, cuts: list[int], enough: int = 0) -> list[Sample] | str:
     """The samples, or why there are none."""
-    reader = ExpositionReader(WANTED)
+    reader = ExpositionReader(WANTED, enough=enough)
     try:
         for begin, end in pairwise([0, *sorted(cuts), len(data)]):
             reader.feed(data[begin:end])
@@ -97,6 +97,25 @@ def test_chunks_change_nothing(page: str, data: st.DataObject) -> None:
     assert repr(read(encoded, list(range(len(encoded))))) == whole
     cuts = data.draw(st.lists(st.integers(0, len(encoded)), max_size=6))
     assert repr(read(encoded, cuts)) == whole
+
+
+@given(pages, st.binary(max_size=40), st.data())
+def test_who_knows_how_many_there_are_gets_them_all_and_no_half_page(
+    page: str, tail: bytes, data: st.DataObject
+) -> None:
+    encoded = page.encode()
+    whole = read(encoded, [])
+    if not isinstance(whole, list) or not whole:
+        return
+    cuts = data.draw(st.lists(st.integers(0, len(encoded)), max_size=6))
+    found = read(encoded, cuts, enough=len(whole))
+    assert repr(found) == repr(whole)
+    longer = encoded + b"x" * BLOCK_BYTES + b"\n"
+    assert repr(read(longer, cuts, enough=len(whole))) == repr(whole)
+    assert read(longer + b"x" + tail.replace(b"\n", b""), [], enough=len(whole)) in (
+        "ends within a line",
+        "binary, not text",
+    )
 
 
 @given(st.integers(0, 10**9), label_values, st.booleans())
