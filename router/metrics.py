@@ -27,7 +27,7 @@ from router import limits
 from router.errors import NOBODY, UNKNOWN, outcome_labels
 from router.native.histogram import Histogram
 from router.native.loadtable import LoadTable
-from router.native.metrics import HISTOGRAM_KINDS, NO_INDEX, MetricsTable
+from router.native.metrics import HISTOGRAM_KINDS, NO_INDEX, ROUTE_ENDINGS, MetricsTable
 from router.native.signals import SignalTable
 from router.native.switching import SWITCH_REASONS
 from router.slots import name_and_version
@@ -105,8 +105,6 @@ _GAUGES = {
 }
 
 
-# How exchanges end, and kinds of tokens: route counters of native/metrics.
-_ENDED = ("completed", "downstream", "upstream", "policy", "router", "refused")
 _TOKEN_KINDS = ("prompt", "completion", "cached")
 
 
@@ -215,7 +213,7 @@ class _Page(Collector):
         for index, row in enumerate(self._facts.routes[: self._metrics.route_count_max]):
             counted = self._metrics.route_counters(index)
             route, *version = _route_labels(row)
-            for ended in _ENDED:
+            for ended in ROUTE_ENDINGS:
                 if counted[ended]:  # a series that was never counted would only fill the page
                     requests.add_metric((route, ended, *version), counted[ended])
             for kind in _TOKEN_KINDS:

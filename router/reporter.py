@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from router import limits
 from router.errors import OUTCOMES, Cause
 from router.native.loadtable import LoadTable
-from router.native.metrics import HISTOGRAM_KINDS, MetricsTable
+from router.native.metrics import HISTOGRAM_KINDS, ROUTE_ENDINGS, MetricsTable
 from router.native.signals import SignalTable
 from router.schema.link import EndpointCounts, Report, RouteCounts
 
@@ -31,19 +31,16 @@ def build_report(
     signals: SignalTable,
     *,
     slots: Mapping[str, int],
-    routes: Mapping[str, int],
-    version: int,
+    routes: Mapping[tuple[str, int], int],
     sequence: int,
     uptime_ms: int,
 ) -> Report:
-    """The report of now."""
+    """The report of now. `routes` are indexes in the metrics by name and version."""
     now_us = time.monotonic_ns() // 1000
-    by_route: Counter[tuple[int, bool]] = Counter()
-    by_slot: Counter[tuple[int, bool]] = Counter()
-    for route, slot, outcome, count in metrics.requests():
-        is_fault = outcome in _FAULTS
-        by_route[route, is_fault] += count
-        by_slot[slot, is_fault] += count
+    faults_by_slot: Counter[int] = Counter()
+    for _route, slot, outcome, count in metrics.requests():
+        if outcome in _FAULTS:
+            faults_by_slot[slot] += count
     endpoints = []
     for name, slot in slots.items():
         view = load.view(slot)
@@ -52,7 +49,7 @@ def build_report(
             EndpointCounts(
                 endpoint=name,
                 attempts=view["attempts"],
-                faults=by_slot[slot, True],
+                faults=faults_by_slot[slot],
                 in_flight=view["in_flight"],
                 is_ejected=view["ejected_until_us"] > now_us,
                 rtt_s=told[0] if told is not None and told[2] == "local" else None,
@@ -63,17 +60,26 @@ def build_report(
         uptime_ms=uptime_ms,
         bucket_bounds_us=BUCKET_BOUNDS_US,
         routes=tuple(
-            RouteCounts(
-                route=name,
-                version=version,
-                requests=by_route[index, True] + by_route[index, False],
-                faults=by_route[index, True],
-                ttft_us=_buckets(metrics, "route_ttft", index),
-            )
-            for name, index in routes.items()
+            _count_route(metrics, name, version, index) for (name, version), index in routes.items()
         ),
         endpoints=tuple(endpoints[: limits.ENDPOINTS_MAX]),
         loop_lag_us=metrics.counters()["loop_lag_us"],
+    )
+
+
+def _count_route(metrics: MetricsTable, name: str, version: int, index: int) -> RouteCounts:
+    counted = metrics.route_counters(index)
+    return RouteCounts(
+        route=name,
+        version=version,
+        requests=sum(counted[ended] for ended in ROUTE_ENDINGS),
+        faults=counted["upstream"] + counted["router"],
+        refused=counted["refused"] + counted["policy"],
+        prompt_tokens=counted["prompt_tokens"],
+        output_tokens=counted["completion_tokens"],
+        cost_nano=counted["cost_nano"],
+        ttft_us=_buckets(metrics, "route_ttft", index),
+        itl_us=_buckets(metrics, "route_itl", index),
     )
 
 

@@ -2,6 +2,8 @@
 
     check ─► assign slots ─► Prepare on all ─► (decided) ─► Activate on all ─► certificate files watched
 
+A canary beside it comes and goes with it, in the same step.
+
 Invariant: what is refused, by a check or by a worker, leaves the old configuration untouched everywhere; from
 the moment all have prepared, a worker that starts has the new one. Whoever calls `apply` does so one at a
 time. Neighbours: supervisor.py (owns one, and says when), worker_process.py (a worker), shared_state.py
@@ -14,17 +16,25 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from router import limits, wire
 from router.schema.config import Config
-from router.shared_state import SharedState
+from router.shared_state import Places, SharedState
 from router.slots import SlotsExhausted
 from router.snapshot import build_tables
 from router.tls_watch import TlsFiles, TlsUser, TlsWatch, check_files, tls_files
 from router.worker_process import WorkerProcess
 
 logger = logging.getLogger("fairlead.supervisor")
+
+
+class Canary(Struct, frozen=True, kw_only=True):
+    """A second configuration, for a share of the sessions."""
+
+    config: Config
+    label: int
+    ratio: float
 
 
 class InForce(Struct, frozen=True, kw_only=True):
@@ -36,13 +46,22 @@ class InForce(Struct, frozen=True, kw_only=True):
     encoded: bytes = b""
     slots: dict[str, int] = {}
     routes: dict[str, int] = {}
+    canary: Canary | None = None
+    canary_plan: wire.CanaryPlan | None = None
 
 
 class Rollout:
     """What is in force, and how the next one comes to be. `workers` is the supervisor's own list."""
 
-    def __init__(self, config: Config, workers: Sequence[WorkerProcess]) -> None:
-        self.in_force = InForce(config=config)
+    def __init__(
+        self,
+        config: Config,
+        workers: Sequence[WorkerProcess],
+        *,
+        label: int = 0,
+        canary: Canary | None = None,
+    ) -> None:
+        self.in_force = InForce(config=config, label=label, canary=canary)
         self._workers = workers
         self._tls_watch = TlsWatch(self._on_tls_change)
 
@@ -51,16 +70,21 @@ class Rollout:
         config = self.in_force.config
         files = tls_files(config)
         _check_listeners(config, files)
-        self.in_force = _with_slots(config, shared, version=1, label=0)
+        self.in_force = _with_slots(self.in_force, shared)
         self._tls_watch.watch(files)
 
-    async def apply(self, config: Config, shared: SharedState, *, label: int = 0) -> str:
-        """Puts a consistent `config` in force on all workers, or on none: why not, or nothing."""
+    async def apply(
+        self, config: Config, shared: SharedState, *, label: int = 0, canary: Canary | None = None
+    ) -> str:
+        """Puts a consistent `config`, and `canary` beside it, in force on all workers, or on none: why not,
+        or nothing.
+        """
         old = self.in_force
         fixed = _needs_restart(old.config, config)
         if fixed:
             return f"{', '.join(fixed)}: cannot change in a running process; use `fairlead upgrade`"
-        files = tls_files(config)
+        # Of an endpoint that both name, the stable's files are watched.
+        files = {**(tls_files(canary.config) if canary is not None else {}), **tls_files(config)}
         new_files = {
             user: named
             for user, named in files.items()
@@ -69,14 +93,22 @@ class Rollout:
         }
         try:
             _check_listeners(config, new_files)
-            new = _with_slots(config, shared, version=old.version + 1, label=label)
+            new = InForce(config=config, version=old.version + 1, label=label, canary=canary)
+            new = _with_slots(new, shared)
         except (SlotsExhausted, ValueError) as exc:
             return str(exc)
         refusal = await self._prepare(
-            wire.Prepare(version=new.version, config=new.encoded, slots=new.slots, routes=new.routes)
+            wire.Prepare(
+                version=new.version,
+                config=new.encoded,
+                slots=new.slots,
+                routes=new.routes,
+                label=new.label,
+                canary=new.canary_plan,
+            )
         )
         if refusal:
-            shared.assign(old.config)
+            _places(old, shared)
             return refusal
         self.in_force = new  # It is decided: a worker that dies now starts again with the new version.
         await asyncio.gather(
@@ -132,12 +164,34 @@ class Rollout:
             worker.tell(frame)
 
 
-def _with_slots(config: Config, shared: SharedState, *, version: int, label: int) -> InForce:
+def _places(new: InForce, shared: SharedState) -> tuple[Places, Places | None]:
+    """For stable and canary. Raises: SlotsExhausted."""
+    if new.canary is None:
+        return shared.assign(new.config, new.label), None
+    return shared.assign_both(new.config, new.label, new.canary.config, new.canary.label)
+
+
+def _with_slots(new: InForce, shared: SharedState) -> InForce:
     """Raises: SlotsExhausted, ValueError for what no worker could build."""
-    slots, routes = shared.assign(config)
-    build_tables(config, slots, routes)
-    encoded = wire.encode_config(config)
-    return InForce(config=config, version=version, label=label, encoded=encoded, slots=slots, routes=routes)
+    stable, beside = _places(new, shared)
+    build_tables(new.config, stable.slots, stable.routes)
+    plan = None
+    if new.canary is not None and beside is not None:
+        build_tables(new.canary.config, beside.slots, beside.routes)
+        plan = wire.CanaryPlan(
+            label=new.canary.label,
+            ratio=new.canary.ratio,
+            config=wire.encode_config(new.canary.config),
+            slots=beside.slots,
+            routes=beside.routes,
+        )
+    return structs.replace(
+        new,
+        encoded=wire.encode_config(new.config),
+        slots=stable.slots,
+        routes=stable.routes,
+        canary_plan=plan,
+    )
 
 
 def _check_listeners(config: Config, files: Mapping[TlsUser, TlsFiles]) -> None:

@@ -32,7 +32,7 @@ from router.native.residency import ResidencyTable
 from router.native.session import SessionTable
 from router.native.signals import SignalTable
 from router.schema.config import Config, Endpoint
-from router.slots import SlotDirectory, name_in_version
+from router.slots import SlotDirectory, name_and_version, name_in_version
 from router.snapshot import route_names
 
 logger = logging.getLogger("fairlead.supervisor")
@@ -255,6 +255,11 @@ class SharedState:
             )
             for by_endpoint, by_route in wanted
         ]
+
+    def configured_routes(self) -> dict[tuple[str, int], int]:
+        """Indexes in the metrics by route and version, of all that is in force."""
+        rows = ((name, self.routes.slot(name)) for name in self.routes.configured())
+        return {name_and_version(name): index for name, index in rows if index is not None}
 
     def tell(self, told: Iterable[tuple[str, str, float, int]], source: str) -> list[str]:
         """Takes (endpoint, signal, value, when it was true in monotonic microseconds) from whoever measures.

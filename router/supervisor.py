@@ -29,7 +29,7 @@ from router.listeners import Listener, open_listener, sockets_from_systemd
 from router.native.explain import ExplainRing
 from router.received_policy import Policy, ReceivedPolicies
 from router.reporter import build_report
-from router.rollout import Rollout
+from router.rollout import Canary, Rollout
 from router.schema.config import Config
 from router.schema.control_link import ControlLink
 from router.schema.link import Report
@@ -82,7 +82,8 @@ class Supervisor:
         self._workers: list[WorkerProcess] = []
         self._own_config = config
         self._policy = policy
-        self._rollout = Rollout(config if policy is None else policy.stable_config(config), self._workers)
+        first, label, canary = _wanted(policy, config)
+        self._rollout = Rollout(first, self._workers, label=label, canary=canary)
         self._subscriber: Subscriber | None = None
         self._control: ControlServer | None = None
         self._changed = asyncio.Event()  # a worker's state
@@ -213,7 +214,13 @@ class Supervisor:
         ]
         now = self._rollout.in_force
         return Plan(
-            version=now.version, config=now.encoded, slots=now.slots, routes=now.routes, listeners=listeners
+            version=now.version,
+            config=now.encoded,
+            slots=now.slots,
+            routes=now.routes,
+            label=now.label,
+            canary=now.canary_plan,
+            listeners=listeners,
         )
 
     async def _watch_workers(self) -> None:
@@ -339,13 +346,13 @@ class Supervisor:
         logger.info("reloaded: version %d is in force", version)
         return wire.ReloadAnswer(ok=True, message=f"version {version} is in force", version=version)
 
-    async def apply(self, config: Config, *, label: int = 0) -> str:
+    async def apply(self, config: Config, *, label: int = 0, canary: Canary | None = None) -> str:
         """Puts `config`, as config.py makes it, in force on all workers, or on none: why not, or nothing.
 
-        `label` is what whoever applies it calls it, shown with it.
+        `label` is what whoever applies it calls it, shown with it; `canary` is for a share of the sessions.
         """
         async with self._applying:
-            return await self._apply(config, label)
+            return await self._apply(config, label, canary)
 
     async def _reload(self) -> str:
         if not self._may_apply():
@@ -357,18 +364,15 @@ class Supervisor:
             config = await loop.run_in_executor(None, load_config, self._config_path)
         except ConfigError as exc:
             return str(exc)
-        if self._policy is None:
-            refusal = await self._apply(config, 0)
-        else:
-            refusal = await self._apply(self._policy.stable_config(config), self._policy.stable.version)
+        refusal = await self._apply(*_wanted(self._policy, config))
         if not refusal:
             self._own_config = config
         return refusal
 
-    async def _apply(self, config: Config, label: int) -> str:
+    async def _apply(self, config: Config, label: int, canary: Canary | None) -> str:
         if self._shared is None or not self._may_apply():
             return "the router is starting or draining"
-        return await self._rollout.apply(config, self._shared, label=label)
+        return await self._rollout.apply(config, self._shared, label=label, canary=canary)
 
     def _may_apply(self) -> bool:
         return self._is_ready and not self._is_draining
@@ -387,7 +391,7 @@ class Supervisor:
     async def put_in_force(self, policy: Policy) -> str:
         """Why a policy of control's is not in force on every worker, or nothing."""
         async with self._applying:
-            refusal = await self._apply(policy.stable_config(self._own_config), policy.stable.version)
+            refusal = await self._apply(*_wanted(policy, self._own_config))
             if not refusal:
                 self._policy = policy
         return refusal
@@ -406,8 +410,7 @@ class Supervisor:
             shared.load,
             shared.tables.signals,
             slots=now.slots,
-            routes=now.routes,
-            version=now.label,
+            routes=shared.configured_routes(),
             sequence=0 if self._policy is None else self._policy.sequence,
             uptime_ms=int((time.time() - self.started_at) * 1000),
         )
@@ -501,11 +504,15 @@ class Supervisor:
     def render_metrics(self) -> bytes:
         """The Prometheus page."""
         assert self._shared is not None
+        now = self._rollout.in_force
         facts = metrics.Facts(
             routes=self._shared.routes.names(),
             endpoints=self._shared.endpoints.names(),
             now_us=time.monotonic_ns() // 1000,
-            config_version=self._rollout.in_force.version,
+            config_version=now.version,
+            policy_version=now.label,
+            canary_version=None if now.canary is None else now.canary.label,
+            canary_ratio=0.0 if now.canary is None else now.canary.ratio,
             build_version=package_version(),
         )
         return metrics.render(self._shared.metrics, self._shared.load, self._shared.tables.signals, facts)
@@ -518,6 +525,7 @@ class Supervisor:
             "label": now.label,
             "reload_failure": self._reload_failure,
             "config": redacted(now.config),
+            **({} if now.canary is None else {"canary": _describe(now.canary)}),
         }
 
     def describe_workers(self) -> list[dict[str, Any]]:
@@ -552,6 +560,20 @@ class Supervisor:
         return describe_endpoints(
             self.config, self._rollout.in_force.slots, shared.load, shared.metrics, shared.tables.signals
         )
+
+
+def _wanted(policy: Policy | None, own: Config) -> tuple[Config, int, Canary | None]:
+    """What a router is to have in force whose own file says `own`: configuration, label, canary."""
+    if policy is None:
+        return own, 0, None
+    beside, canary = policy.canary_config(own), None
+    if beside is not None and policy.canary is not None:
+        canary = Canary(config=beside, label=policy.canary.version, ratio=policy.canary_ratio)
+    return policy.stable_config(own), policy.stable.version, canary
+
+
+def _describe(canary: Canary) -> dict[str, Any]:
+    return {"label": canary.label, "ratio": canary.ratio, "config": redacted(canary.config)}
 
 
 def _tls_of(listener: ListenerSettings) -> tuple[str, str, str] | None:

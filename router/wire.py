@@ -41,6 +41,16 @@ class WorkerListener(Frame, frozen=True, kw_only=True):
     tls: tuple[str, str, str] | None = None  # certificate path, key path, oldest version spoken
 
 
+class CanaryPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker builds beside the rest and gives to a share of the sessions; fields as in Start."""
+
+    label: int
+    ratio: float
+    config: bytes
+    slots: dict[str, int]
+    routes: dict[str, int]
+
+
 class Start(Frame, frozen=True, kw_only=True):
     """Supervisor → worker, first frame: everything a worker needs to serve."""
 
@@ -52,6 +62,8 @@ class Start(Frame, frozen=True, kw_only=True):
     config: bytes  # encode_config
     slots: dict[str, int]  # endpoint identity → slot of the load table
     routes: dict[str, int] = {}  # route name → index in the metrics table
+    label: int = 0  # the policy's version, as logs and metrics show it; 0: none
+    canary: CanaryPlan | None = None
     config_path: str = ""
 
 
@@ -84,6 +96,8 @@ class Prepare(Frame, frozen=True, kw_only=True):
     config: bytes
     slots: dict[str, int]
     routes: dict[str, int] = {}
+    label: int = 0
+    canary: CanaryPlan | None = None
 
 
 class Prepared(Frame, frozen=True, kw_only=True):

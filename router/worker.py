@@ -95,7 +95,7 @@ class Worker:
         self._slow_path: SlowPath | None = None
         self._models: ModelList | None = None
         self._adopting: set[asyncio.Task[None]] = set()
-        self._prepared: tuple[wire.Prepare, object, Config] | None = None
+        self._prepared: tuple[wire.Prepare, object, Config, list[str]] | None = None
         self._log = self._open_log()
         self._log_dropped_count = 0
         self._finished = self._loop.create_future()
@@ -107,9 +107,7 @@ class Worker:
 
     async def run(self) -> None:
         """Serves until drained. Raises: ValueError, OSError when it cannot start."""
-        tables = build_tables(self._config, self._start.slots, self._start.routes)
-        prepared = self._core.prepare(tables)
-        urls = _endpoint_urls(self._config)
+        prepared, urls = _prepare_core(self._core, self._start, self._config)
         await self._resolver.prepare(urls, RESOLVE_AT_START_S)
         self._core.activate(prepared)
         self._resolver.watch(urls)
@@ -175,22 +173,22 @@ class Worker:
         """Builds the tables of a reload aside; why not, or nothing."""
         try:
             config = wire.decode_config(frame.config)
-            prepared = self._core.prepare(build_tables(config, frame.slots, frame.routes))
+            prepared, urls = _prepare_core(self._core, frame, config)
         except (ValueError, OSError) as exc:
             return str(exc) or type(exc).__name__
-        await self._resolver.prepare(_endpoint_urls(config), RESOLVE_AT_START_S)
-        self._prepared = (frame, prepared, config)
+        await self._resolver.prepare(urls, RESOLVE_AT_START_S)
+        self._prepared = (frame, prepared, config, urls)
         return ""
 
     def _activate(self, version: int) -> None:
         if self._prepared is None or self._prepared[0].version != version:
             logger.error("worker %d: version %d was never prepared", self._start.worker_index, version)
             return
-        frame, prepared, self._config = self._prepared
+        frame, prepared, self._config, urls = self._prepared
         self._slots = frame.slots
         self._prepared = None
         self._core.activate(prepared)
-        self._resolver.watch(_endpoint_urls(self._config))
+        self._resolver.watch(urls)
         self._channel.post(wire.Activated(version=version))
 
     def _set_tls(self, frame: wire.SetTls) -> None:
@@ -323,6 +321,18 @@ def _import_slow_path() -> tuple[type[SlowPath], type[ModelList]]:
     from router.slowpath import SlowPath
 
     return SlowPath, ModelList
+
+
+def _prepare_core(core: Core, frame: wire.Start | wire.Prepare, config: Config) -> tuple[object, list[str]]:
+    """What `Core.activate` takes, and the URLs of all endpoints in it. Raises: ValueError, OSError."""
+    tables = build_tables(config, frame.slots, frame.routes, frame.label)
+    canary = frame.canary
+    if canary is None:
+        return core.prepare(tables), _endpoint_urls(config)
+    beside = wire.decode_config(canary.config)
+    beside_tables = build_tables(beside, canary.slots, canary.routes, canary.label)
+    urls = [*_endpoint_urls(config), *_endpoint_urls(beside)]
+    return core.prepare(tables, beside_tables, canary.ratio), list(dict.fromkeys(urls))
 
 
 def _endpoint_urls(config: Config) -> list[str]:

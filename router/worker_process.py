@@ -60,6 +60,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     config: bytes
     slots: dict[str, int]
     routes: dict[str, int]
+    label: int
+    canary: wire.CanaryPlan | None
     listeners: list[wire.WorkerListener]
 
 
@@ -271,6 +273,8 @@ class WorkerProcess:
                     config=plan.config,
                     slots=plan.slots,
                     routes=plan.routes,
+                    label=plan.label,
+                    canary=plan.canary,
                 )
             )
             if self._drain is not None:

@@ -8,6 +8,8 @@ HISTOGRAM_KINDS: dict[str, int]
 """Kind by name: route_ttft, route_e2e, route_router_time, route_itl; endpoint_ttft, endpoint_itl."""
 ROUTE_COUNTER_NAMES: dict[int, str]
 """Name by number of what is counted for each route: requests by side, tokens by kind, cost in billionths."""
+ROUTE_ENDINGS: tuple[str, ...]
+"""Those of them that count requests, each in one: completed, or who failed it."""
 GAUGES: frozenset[str]
 """Counters that say how things stand: they go with their worker."""
 NO_INDEX: int

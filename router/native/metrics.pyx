@@ -328,6 +328,7 @@ ROUTE_COUNTER_NAMES = {
     ROUTE_CACHED_TOKENS: "cached_tokens",
     ROUTE_COST_NANO: "cost_nano",
 }
+ROUTE_ENDINGS = tuple(ROUTE_COUNTER_NAMES[ended] for ended in range(ROUTE_REFUSED + 1))
 GAUGES = frozenset(name for counter, name in COUNTER_NAMES.items() if _is_gauge(counter))
 NO_INDEX = 0xFFFF
 

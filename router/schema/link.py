@@ -114,8 +114,12 @@ class RouteCounts(Struct, frozen=True, kw_only=True):
     requests: int
     faults: int
     """Failed, and not by the client's doing."""
+    refused: int = 0
+    """With a 4xx by an endpoint, or by the policy: the client's doing, or that of a wrong key or model."""
     prompt_tokens: int = 0
     output_tokens: int = 0
+    cost_nano: int = 0
+    """By the endpoints' prices per token, in billionths."""
     ttft_us: tuple[int, ...] = ()
     """Counts of the buckets of `Report.bucket_bounds_us`."""
     itl_us: tuple[int, ...] = ()

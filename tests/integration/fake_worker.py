@@ -18,7 +18,9 @@ def make_fake_core(start: wire.Start, config: Config, load: Any, metrics: Any, h
     return FakeCore(column=start.column, hooks=hooks, endpoint_names=names)
 
 
-def config_and_slots(config: Config, slots: Mapping[str, int], _routes: Mapping[str, int]) -> Any:
+def config_and_slots(
+    config: Config, slots: Mapping[str, int], _routes: Mapping[str, int], _version: int
+) -> Any:
     """What the fake core's `prepare` takes in place of tables."""
     return config, slots
 

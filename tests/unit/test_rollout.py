@@ -8,7 +8,7 @@ import pytest
 
 from router import limits, wire
 from router.config import parse_config
-from router.rollout import Rollout
+from router.rollout import Canary, Rollout
 from router.schema.config import Config
 from router.shared_state import SharedState
 from router.supervisor import Supervisor
@@ -112,6 +112,39 @@ def test_a_worker_that_does_not_activate_is_replaced(monkeypatch: pytest.MonkeyP
     assert run(rollout.apply(config("two"), shared)) == ""
     assert [worker.restart_count for worker in workers] == [0, 1]
     assert rollout.in_force.version == 2
+
+
+def test_a_canary_is_prepared_in_the_same_step_and_goes_with_the_next_that_has_none() -> None:
+    worker = FakeWorker(0)
+    rollout, shared = begun(worker)
+    canary = Canary(config=config("one", "new"), label=8, ratio=0.1)
+    assert run(rollout.apply(config("one"), shared, label=7, canary=canary)) == ""
+    (frame,) = worker.prepared
+    assert frame.canary is not None
+    assert (frame.label, frame.canary.label, frame.canary.ratio) == (7, 8, 0.1)
+    assert wire.decode_config(frame.canary.config) == canary.config
+    assert frame.canary.slots["one"] == frame.slots["one"]
+    assert not set(frame.canary.routes.values()) & set(frame.routes.values())
+    assert (rollout.in_force.canary, rollout.in_force.canary_plan) == (canary, frame.canary)
+    assert set(shared.configured_routes()) == {("default", 7), ("default", 8)}
+    assert run(rollout.apply(config("one"), shared, label=7)) == ""
+    assert worker.prepared[-1].canary is None
+    assert worker.prepared[-1].routes == frame.routes, "what is counted as of a version goes on"
+    assert (rollout.in_force.canary, rollout.in_force.canary_plan) == (None, None)
+    assert shared.endpoints.configured() == ("one",)
+
+
+def test_a_canary_that_is_refused_leaves_the_one_before_in_force() -> None:
+    worker = FakeWorker(0)
+    rollout, shared = begun(worker)
+    canary = Canary(config=config("one", "new"), label=8, ratio=0.1)
+    run(rollout.apply(config("one"), shared, label=7, canary=canary))
+    before, worker.refusal = rollout.in_force, "no"
+    other = Canary(config=config("other"), label=9, ratio=0.5)
+    assert run(rollout.apply(config("two"), shared, label=8, canary=other)) == "no"
+    assert rollout.in_force is before
+    assert shared.endpoints.configured() == ("one", "new")
+    assert set(shared.configured_routes()) == {("default", 7), ("default", 8)}
 
 
 def test_what_a_process_has_one_of_is_refused_before_any_worker_hears_of_it() -> None:
