@@ -176,6 +176,7 @@ SCRAPE_SAMPLES_MAX = 2048  # read from one page: 20 names of 64 GPUs or ranks
 SCRAPE_JSON_BYTES_MAX = 1 * MIB  # of a load page: llama.cpp's /slots with the prompts of 64 slots
 SCRAPE_INFLATED_BYTES_MAX = 64 * KIB  # at a time: more at once would be a bomb's whole
 SCRAPES_AT_ONCE_DEFAULT = 128  # 500 a second that take 0.25 s each; those that hang are asked less and less
+COST_POINTS_MAX = 600  # of each counter of an endpoint: ten minutes of a point a second
 SCRAPES_AT_ONCE_MAX = 1024  # a file descriptor each, of control's 1,024 or more
 
 
