@@ -15,10 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct, structs
 
 from router import limits, wire
+from router.config import redacted
 from router.schema.config import Config
 from router.shared_state import Places, SharedState
 from router.slots import SlotsExhausted
@@ -36,6 +38,10 @@ class Canary(Struct, frozen=True, kw_only=True):
     label: int
     ratio: float
 
+    def describe(self) -> dict[str, Any]:
+        """For /debug/config, secrets masked."""
+        return {"label": self.label, "ratio": self.ratio, "config": redacted(self.config)}
+
 
 class InForce(Struct, frozen=True, kw_only=True):
     """A configuration with what workers need to serve it."""
@@ -47,6 +53,7 @@ class InForce(Struct, frozen=True, kw_only=True):
     slots: dict[str, int] = {}
     routes: dict[str, int] = {}
     canary: Canary | None = None
+    canary_slots: dict[str, int] = {}
     canary_plan: wire.CanaryPlan | None = None
 
 
@@ -190,6 +197,7 @@ def _with_slots(new: InForce, shared: SharedState) -> InForce:
         encoded=wire.encode_config(new.config),
         slots=stable.slots,
         routes=stable.routes,
+        canary_slots={} if beside is None else beside.slots,
         canary_plan=plan,
     )
 

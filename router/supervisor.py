@@ -525,7 +525,7 @@ class Supervisor:
             "label": now.label,
             "reload_failure": self._reload_failure,
             "config": redacted(now.config),
-            **({} if now.canary is None else {"canary": _describe(now.canary)}),
+            **({} if now.canary is None else {"canary": now.canary.describe()}),
         }
 
     def describe_workers(self) -> list[dict[str, Any]]:
@@ -554,12 +554,15 @@ class Supervisor:
 
     def describe_endpoints(self) -> list[dict[str, Any]]:
         """One row per configured endpoint, from the shared tables: no worker is asked."""
-        shared = self._shared
+        shared, now = self._shared, self._rollout.in_force
         if shared is None:
             return []
-        return describe_endpoints(
-            self.config, self._rollout.in_force.slots, shared.load, shared.metrics, shared.tables.signals
-        )
+        tables = shared.load, shared.metrics, shared.tables.signals
+        rows = describe_endpoints(now.config, now.slots, *tables)
+        if now.canary is not None:  # beside them what only the canary reaches
+            own = describe_endpoints(now.canary.config, now.canary_slots, *tables)
+            rows += [{**row, "variant": "canary"} for row in own if row["slot"] not in now.slots.values()]
+        return rows
 
 
 def _wanted(policy: Policy | None, own: Config) -> tuple[Config, int, Canary | None]:
@@ -570,10 +573,6 @@ def _wanted(policy: Policy | None, own: Config) -> tuple[Config, int, Canary | N
     if beside is not None and policy.canary is not None:
         canary = Canary(config=beside, label=policy.canary.version, ratio=policy.canary_ratio)
     return policy.stable_config(own), policy.stable.version, canary
-
-
-def _describe(canary: Canary) -> dict[str, Any]:
-    return {"label": canary.label, "ratio": canary.ratio, "config": redacted(canary.config)}
 
 
 def _tls_of(listener: ListenerSettings) -> tuple[str, str, str] | None:

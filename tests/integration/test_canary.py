@@ -140,6 +140,8 @@ def test_a_canary_is_served_to_its_users_kept_over_a_workers_death_and_taken_bac
                 await kill(supervisor.describe_workers()[0]["pid"])
                 assert await ask_all(tmp_path) == first
 
+                rows = [(row["name"], row.get("variant")) for row in supervisor.describe_endpoints()]
+                assert rows == [("old", None), ("new", "canary")]
                 shown = supervisor.describe_config()
                 assert (shown["label"], shown["canary"]["label"], shown["canary"]["ratio"]) == (3, 4, 0.5)
                 versions = {

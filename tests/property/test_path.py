@@ -1,4 +1,5 @@
-"""The native request path under a scripted driver: any split, any window, any order of events.
+"""The native request path under a scripted driver: any split, any window, any order of events, and whatever
+is put in force meanwhile.
 
 What must hold after any history is asserted by Scripted.finish: nothing left open, nothing charged, every
 exchange booked once.
@@ -68,6 +69,7 @@ def body_of(received: bytes) -> bytes:
         rest = rest[size + 2 :]
 
 
+PORTS = (9000, 9100, 9101)
 POLICIES = [{"type": name} for name in ("p2c", "round_robin", "lmetric", "prequal", "smetric", "five_axis")]
 
 cuts = st.lists(st.integers(0, 2000), max_size=6)
@@ -175,7 +177,7 @@ def play(seed: int, step_count: int = 120) -> None:
     rests: dict[int, bytes] = {}
     for _ in range(step_count):
         upstreams = driver.upstreams()
-        action = rng.randrange(12)
+        action = rng.randrange(13)
         if action == 0 or not clients:
             clients.append(driver.accept())
         elif action <= 3:
@@ -199,6 +201,18 @@ def play(seed: int, step_count: int = 120) -> None:
             driver.begin_batch()
         elif action == 10:
             driver.end_batch()
+        elif action == 11:
+            driver.end_batch()
+            other = {
+                "pools": [{"name": "main", "endpoints": [{"url": f"http://127.0.0.1:{rng.choice(PORTS)}"}]}]
+            }
+            scripted.activate(
+                version=rng.randrange(3),
+                canary=rng.choice((None, {}, other, other)),
+                canary_version=rng.randrange(3, 6),
+                ratio=rng.choice((0.5, 1.0)),
+                **rng.choice(({}, other)),
+            )
         else:
             driver.end_batch()
             driver.advance(rng.choice((1000, 100_000, 3_000_000, 120_000_000)))
