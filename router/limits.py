@@ -179,6 +179,17 @@ SCRAPES_AT_ONCE_DEFAULT = 128  # 500 a second that take 0.25 s each; those that 
 COST_POINTS_MAX = 600  # of each counter of an endpoint: ten minutes of a point a second
 SCRAPES_AT_ONCE_MAX = 1024  # a file descriptor each, of control's 1,024 or more
 
+# ---- control: health
+# Probes open at once, a descriptor each: of 4,096 endpoints that all hang, each holds its place for two
+# seconds, so that the last is asked after 32.
+PROBES_AT_ONCE_DEFAULT = 256
+PROBES_AT_ONCE_MAX = 4096
+PROBE_BODY_BYTES_MAX = 64 * KIB  # read of an answer: a health check's has none, a token's 2 KiB
+PROBE_DETAIL_CHARS_MAX = 200  # of what an answer said, for people
+# Results that wait for control's main loop: a minute of 1,000 endpoints. Past it the oldest go.
+PROBE_RESULTS_MAX = 32_768
+REGIONS_PER_ENDPOINT_MAX = 32  # of routers that send to it; past it the one silent for longest is forgotten
+
 
 def downstream_connections_max(wanted: int, files_max: int | None = None) -> int:
     """How many client connections a worker may hold so that it cannot run out of file descriptors.
