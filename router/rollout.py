@@ -75,7 +75,7 @@ class Rollout:
     def begin(self, shared: SharedState) -> None:
         """Makes the first configuration ready for workers that start. Raises: ValueError, SlotsExhausted."""
         config = self.in_force.config
-        files = tls_files(config)
+        files = _watched_files(config, self.in_force.canary)
         _check_listeners(config, files)
         self.in_force = _with_slots(self.in_force, shared)
         self._tls_watch.watch(files)
@@ -90,8 +90,7 @@ class Rollout:
         fixed = _needs_restart(old.config, config)
         if fixed:
             return f"{', '.join(fixed)}: cannot change in a running process; use `fairlead upgrade`"
-        # Of an endpoint that both name, the stable's files are watched.
-        files = {**(tls_files(canary.config) if canary is not None else {}), **tls_files(config)}
+        files = _watched_files(config, canary)
         new_files = {
             user: named
             for user, named in files.items()
@@ -169,6 +168,11 @@ class Rollout:
             )
         for worker in self._workers:
             worker.tell(frame)
+
+
+def _watched_files(config: Config, canary: Canary | None) -> dict[TlsUser, TlsFiles]:
+    """Of stable and canary; of an endpoint that both name, the stable's."""
+    return {**(tls_files(canary.config) if canary is not None else {}), **tls_files(config)}
 
 
 def _places(new: InForce, shared: SharedState) -> tuple[Places, Places | None]:

@@ -8,8 +8,10 @@ import pytest
 
 from router import limits, wire
 from router.config import parse_config
+from router.received_policy import Policy, Variant
 from router.rollout import Canary, Rollout
 from router.schema.config import Config
+from router.schema.policy_document import PolicyDocument
 from router.shared_state import SharedState
 from router.supervisor import Supervisor
 from router.worker_process import WorkerProcess
@@ -153,6 +155,23 @@ def test_what_a_process_has_one_of_is_refused_before_any_worker_hears_of_it() ->
     refusal = run(rollout.apply(config("one", more="workers: 2\n"), shared))
     assert refusal.startswith("workers: ")
     assert worker.prepared == []
+
+
+def test_a_router_that_starts_with_controls_policy_has_its_canary_too() -> None:
+    stable, canary = (
+        Variant(version=version, document=PolicyDocument.of(config(name)))
+        for version, name in ((7, "one"), (8, "two"))
+    )
+    policy = Policy(sequence=3, snapshot_id="s", stable=stable, canary=canary, canary_ratio=0.1)
+    shown = asyncio.run(started_with(policy)).describe_config()
+    assert (shown["label"], shown["config"]["pools"][0]["endpoints"][0]["name"]) == (7, "one")
+    beside = shown["canary"]
+    assert (beside["label"], beside["ratio"]) == (8, 0.1)
+    assert beside["config"]["pools"][0]["endpoints"][0]["name"] == "two"
+
+
+async def started_with(policy: Policy) -> Supervisor:
+    return Supervisor(config("own"), policy=policy)
 
 
 def test_nothing_is_put_in_force_before_the_router_is_ready() -> None:
