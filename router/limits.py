@@ -190,6 +190,14 @@ PROBE_DETAIL_CHARS_MAX = 200  # of what an answer said, for people
 PROBE_RESULTS_MAX = 32_768
 REGIONS_PER_ENDPOINT_MAX = 32  # of routers that send to it; past it the one silent for longest is forgotten
 
+# ---- control: what routers report, and the guard
+GUARD_INTERVAL_MS = 5_000  # between two looks: a bad canary lives so much longer, for a fifth of the work
+REPORT_SILENCE_MS = LINK_SILENCE_MS  # then a router is not counted until it speaks again
+REPORT_BOUNDS_MAX = 256  # of a histogram in a report; routers send 91
+SLIDING_SLICES_MAX = 180  # of one GUARD_INTERVAL_MS each: a quarter of an hour, what a bake compares with
+CANARY_STEPS_MAX = 16  # doublings from one request in 65,536 to all
+GUARD_QUANTILES_MAX = 3  # of one criterion: p50, p95 and p99
+
 
 def downstream_connections_max(wanted: int, files_max: int | None = None) -> int:
     """How many client connections a worker may hold so that it cannot run out of file descriptors.

@@ -121,7 +121,8 @@ class RouteCounts(Struct, frozen=True, kw_only=True):
     cost_nano: int = 0
     """By the endpoints' prices per token, in billionths."""
     ttft_us: tuple[int, ...] = ()
-    """Counts of the buckets of `Report.bucket_bounds_us`."""
+    """Counts of the buckets between neighbouring `Report.bucket_bounds_us`, the first one below them all, the
+    last one above; empty without samples. A bucket holds its upper bound."""
     itl_us: tuple[int, ...] = ()
 
 
