@@ -75,7 +75,7 @@ class ScrapeStatus(Struct, frozen=True, kw_only=True):
 def open_session(settings: ScrapeSettings) -> aiohttp.ClientSession:
     """A session as a scraper wants it: a connection is kept to each endpoint, and no cookie of any."""
     keep_s = 3 * settings.interval_ms / 1000 + 1  # a turn may be late, and one may fail
-    connector = aiohttp.TCPConnector(limit=settings.at_once_max, limit_per_host=2, keepalive_timeout=keep_s)
+    connector = aiohttp.TCPConnector(limit=settings.at_once_max, keepalive_timeout=keep_s)
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -164,14 +164,14 @@ class Scraper:
         except NotServedError as exc:
             source.failure = str(exc)
             source.try_another()
-        except (PageError, ValueError) as exc:
-            source.failure = str(exc) or type(exc).__name__
         except TimeoutError:
             source.failure = f"no answer within {self._settings.timeout_ms} ms"
         except (aiohttp.ClientError, OSError) as exc:
             source.failure = str(exc) or type(exc).__name__
             if isinstance(exc, ssl.SSLError | aiohttp.ClientSSLError):
                 self._contexts.pop(source.tls, None)  # its files may have been renewed
+        except (PageError, ValueError) as exc:
+            source.failure = str(exc) or type(exc).__name__
         else:
             source.failure = ""
             source.told_s = told_s

@@ -3,18 +3,22 @@
 import asyncio
 import gzip
 import math
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from bench.mock.fleet import EngineSpec, Fleet
 from control.reading import Fact
 from control.scrape import Scraper, ScrapeSettings, ScrapeStatus, open_session
 from control.scrape_source import Target
 from router import limits
+from router.schema.config import EndpointTls
 from router.schema.secret import Secret
 from tests.support.raw_peer import chat, dial, request
 
@@ -42,7 +46,7 @@ def says(pages: dict[str, bytes]) -> Answer:
 
 
 @asynccontextmanager
-async def serving(answer: Answer) -> AsyncIterator[str]:
+async def serving(answer: Answer, context: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """An engine on a port of its own; its URL."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -59,9 +63,9 @@ async def serving(answer: Answer) -> AsyncIterator[str]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"http{'s' if context else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
 
@@ -366,6 +370,32 @@ def test_the_key_is_sent_to_the_engine_and_shown_nowhere() -> None:
                 assert "hidden" not in repr(heard.scraper.describe())
             async with scraping(engine(url, bearer=Secret("wrong"))) as heard:
                 assert await heard.failure("e") == "HTTP 401"
+
+    run(case())
+
+
+def test_a_certificate_is_checked_and_a_renewed_authority_is_read(tmp_path: Path) -> None:
+    authority, other = trustme.CA(), trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("engine.test").configure_cert(context)
+    ca_file = tmp_path / "ca.pem"
+    other.cert_pem.write_to_path(str(ca_file))
+
+    async def case() -> None:
+        named = EndpointTls(ca_file=str(ca_file), server_name="engine.test")
+        async with (
+            serving(says({"/metrics": http(VLLM)}), context) as url,
+            scraping(
+                engine(url, tls=named),
+                Target(name="blind", url=url, engine="vllm", tls=EndpointTls(verify=False)),
+                Target(name="strict", url=url, engine="vllm", tls=EndpointTls(ca_file="/nowhere/ca.pem")),
+            ) as heard,
+        ):
+            assert await heard.facts("blind") == VLLM_FACTS
+            assert "certificate" in (await heard.failure("e")).lower()
+            assert "No such file" in await heard.failure("strict")
+            authority.cert_pem.write_to_path(str(ca_file))
+            assert await heard.facts("e") == VLLM_FACTS
 
     run(case())
 

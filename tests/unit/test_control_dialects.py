@@ -1,5 +1,8 @@
 """What servers say in their own words, as we understand it."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,6 +123,21 @@ def test_names_old_and_new_are_understood(engine: str, page: str, expected: Read
     known = recognise(found)
     assert known is not None
     assert (known.engine, known.read(found)) == (engine, expected)
+
+
+def test_the_reference_names_all_that_is_read() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/engine-metrics.md").read_text()
+    rows = {row.split("`")[1]: row for row in page.splitlines() if row.startswith("| `")}
+    for engine, dialect in DIALECTS.items():
+        assert [asked.path for asked in dialect.pages] == re.findall("`(/[^`]*)`", rows_of(page, engine)[0])
+        said = " ".join(rows_of(page, engine)) + page.partition("## GPUs")[2]
+        assert [name for name in dialect.names() if not re.search(rf"`{name}[`{{]", said)] == []
+    assert [name for name in GPU_WANTED.names.values() if f"`{name}`" not in page] == []
+    assert [kind for kind in KINDS if f"`{kind}`" not in " ".join(rows.values())] == []
+
+
+def rows_of(page: str, engine: str) -> list[str]:
+    return [row for row in page.splitlines() if row.startswith(f"| `{engine}` |")]
 
 
 def test_what_is_not_said_is_not_known() -> None:
