@@ -75,9 +75,7 @@ class Generation(Section, frozen=True, kw_only=True):
 class EngineProbe(Section, frozen=True, kw_only=True):
     """What is different for the endpoints of one engine; what is absent is not."""
 
-    path: Annotated[
-        Path | None, Meta(description="Asked with GET; empty: a TCP connection is all. SGLang: see the page.")
-    ] = None
+    path: Annotated[Path | None, Meta(description="Asked with GET; empty: a TCP connection is all..")] = None
     interval_ms: Annotated[Milliseconds | None, Meta(description="How often, on average.")] = None
     timeout_ms: Annotated[Milliseconds | None, Meta(description="An answer that takes longer is none.")] = (
         None
