@@ -29,11 +29,13 @@ from control.health import (
 )
 from control.health_settings import HealthSettings
 from router.schema.config import Engine
-from router.schema.link import Report, Signal
+from router.schema.link import EndpointCounts, Report, Signal
 
 logger = logging.getLogger("fairlead.control")
 
 FRESH_MS_MAX = 10_000  # what is older routers no longer weigh: HEALTH_STALE_S of router/native/signals
+
+_NOTHING = EndpointCounts(endpoint="", attempts=0, faults=0)
 
 
 class _Entry(Struct):
@@ -48,6 +50,7 @@ class FleetHealth:
         self._settings = settings
         self._entries: dict[str, _Entry] = {}
         self._reports: dict[str, Report] = {}  # the last one, by router's instance
+        self._news: dict[tuple[str, str], list[int]] = {}  # attempts, faults, tokens by endpoint and region
 
     def set_endpoints(self, engines: Mapping[str, Engine], now_s: float) -> None:
         """These are all there are; what is known of those that stay is kept."""
@@ -74,23 +77,33 @@ class FleetHealth:
         for endpoint, probed in results:
             self.take(endpoint, probed)
 
-    def take_report(self, instance: str, region: str, report: Report, now_s: float) -> None:
-        """What one router counted; `instance` and `region` as it said hello."""
+    def take_report(self, instance: str, region: str, report: Report) -> None:
+        """What one router counted; `instance` and `region` as it said hello. It counts from `settle` on."""
         last = self._reports.get(instance)
         self._reports[instance] = report
         if last is None or report.uptime_ms < last.uptime_ms:
             return
         known = {counts.endpoint: counts for counts in last.endpoints}
         for counts in report.endpoints:
-            before = known.get(counts.endpoint)
-            attempts = counts.attempts - (before.attempts if before else 0)
-            faults = counts.faults - (before.faults if before else 0)
-            tokens = counts.output_tokens - (before.output_tokens if before else 0)
-            if attempts > 0 or faults > 0 or tokens > 0:
-                event = Attempted(
-                    at_s=now_s, region=region, attempts=attempts, faults=faults, output_tokens=tokens
-                )
-                self.take(counts.endpoint, event)
+            if counts.endpoint not in self._entries:
+                continue
+            before = known.get(counts.endpoint, _NOTHING)
+            if counts.attempts != before.attempts or counts.output_tokens != before.output_tokens:
+                news = self._news.setdefault((counts.endpoint, region), [0, 0, 0])
+                news[0] += counts.attempts - before.attempts
+                news[1] += counts.faults - before.faults
+                news[2] += counts.output_tokens - before.output_tokens
+
+    def settle(self, now_s: float) -> None:
+        """Makes one piece of evidence for each endpoint and region of what routers reported since the last
+        time, so that two hundred routers cost no more than a few. `signals` does it, too.
+        """
+        news, self._news = self._news, {}
+        for (endpoint, region), (attempts, faults, tokens) in news.items():
+            event = Attempted(
+                at_s=now_s, region=region, attempts=attempts, faults=faults, output_tokens=tokens
+            )
+            self.take(endpoint, event)
 
     def forget_router(self, instance: str) -> None:
         """It has gone."""
@@ -111,6 +124,7 @@ class FleetHealth:
         A condition stands until its next probe is due: it ages from then on, and when nobody probes any more
         it is soon no signal at all.
         """
+        self.settle(now_s)
         signals = []
         for name, entry in self._entries.items():
             health, settings = entry.health, entry.settings

@@ -33,36 +33,37 @@ def fleet(*names: str) -> FleetHealth:
 
 
 def seen(health: FleetHealth, endpoint: str = "a") -> tuple[int, int]:
+    health.settle(3.0)
     paths = health.describe()[endpoint].paths
     return round(sum(path.attempts for path in paths)), round(sum(path.faults for path in paths))
 
 
 def test_the_difference_between_two_reports_is_what_counts() -> None:
     health = fleet("a")
-    health.take_report("r1", "eu", report(5_000, a=(900, 800)), 3.0)
+    health.take_report("r1", "eu", report(5_000, a=(900, 800)))
     assert seen(health) == (0, 0)  # of before this control
-    health.take_report("r1", "eu", report(6_000, a=(950, 810)), 3.0)
+    health.take_report("r1", "eu", report(6_000, a=(950, 810)))
     assert seen(health) == (50, 10)
-    health.take_report("r1", "eu", report(8_000, a=(960, 811), gone=(3, 3)), 3.0)
+    health.take_report("r1", "eu", report(8_000, a=(960, 811), gone=(3, 3)))
     assert seen(health) == (60, 11)
 
 
 def test_a_router_that_started_again_counts_from_there() -> None:
     health = fleet("a")
-    health.take_report("r1", "eu", report(5_000, a=(900, 0)), 3.0)
-    health.take_report("r1", "eu", report(1_000, a=(10, 0)), 3.0)
-    health.take_report("r1", "eu", report(2_000, a=(30, 5)), 3.0)
+    health.take_report("r1", "eu", report(5_000, a=(900, 0)))
+    health.take_report("r1", "eu", report(1_000, a=(10, 0)))
+    health.take_report("r1", "eu", report(2_000, a=(30, 5)))
     assert seen(health) == (20, 5)
     health.forget_router("r1")
-    health.take_report("r1", "eu", report(3_000, a=(90, 5)), 3.0)
+    health.take_report("r1", "eu", report(3_000, a=(90, 5)))
     assert seen(health) == (20, 5)
 
 
 def test_two_routers_of_a_region_are_one_path() -> None:
     health = fleet("a")
     for name in ("r1", "r2"):
-        health.take_report(name, "eu", report(1_000, a=(0, 0)), 3.0)
-        health.take_report(name, "eu", report(2_000, a=(40, 20)), 3.0)
+        health.take_report(name, "eu", report(1_000, a=(0, 0)))
+        health.take_report(name, "eu", report(2_000, a=(40, 20)))
     assert seen(health) == (80, 40)
     assert len(health.describe()["a"].paths) == 1
     assert health.describe()["a"].condition is Condition.DEGRADED
@@ -71,8 +72,8 @@ def test_two_routers_of_a_region_are_one_path() -> None:
 def test_regions_are_told_values_of_their_own() -> None:
     health = fleet("a")
     for region, faults in (("eu", 0), ("us", 30)):
-        health.take_report(region, region, report(1_000, a=(0, 0)), 3.0)
-        health.take_report(region, region, report(2_000, a=(40, faults)), 3.0)
+        health.take_report(region, region, report(1_000, a=(0, 0)))
+        health.take_report(region, region, report(2_000, a=(40, faults)))
     assert health.signals("eu", 3.0)[0].value == 1
     assert health.signals("us", 3.0)[0].value == pytest.approx(0.25)
 
