@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 
-from bench import measure, report, scenarios
+from bench import measure, report, scenarios, snapshot
 from bench.goals import PICK_BOUNDS_NS, SCORE_BOUNDS_NS, Scenario, figures_of
 from bench.measure import Series, Slice, SliceFailed, SliceLost, Summary
 from bench.messages import messages
@@ -28,6 +28,7 @@ from bench.native.peer import Peer
 from bench.peers import BASE, all_peers
 from bench.peers.base import PeerProxy, Running, Site
 from bench.peers.certificate import make_certificate
+from bench.peers.fairlead import CONFIG_NAME
 from bench.scenarios import Cores, Stage
 
 ENGINE_COUNT = 4
@@ -55,6 +56,8 @@ class Bench:
     soak_times: int
     soak_names: Sequence[str]
     stream_count: int = MANY_STREAMS
+    snapshot_count: int = snapshot.SNAPSHOT_COUNT
+    snapshot_size: dict[str, int] = field(default_factory=dict)
     failed_starts: dict[str, str] = field(default_factory=dict)
     _start_count: int = 0
 
@@ -213,10 +216,12 @@ def _single(value: float, *, starved_ratio: float = 0.0, bound: float = 1.0, not
 
 
 def run_fresh(bench: Bench, scenario: Scenario) -> dict[str, dict[str, Outcome]]:
-    """Memory, many streams or the soak: every proxy started afresh and measured alone."""
+    """Memory, many streams, snapshots or the soak: every proxy started afresh and measured alone."""
     results: dict[str, dict[str, Outcome]] = {figure.key: {} for figure in figures_of(scenario)}
     for peer in bench.peers:
         if scenario in peer.lacks or (scenario is Scenario.SOAK and peer.name not in bench.soak_names):
+            continue
+        if scenario is Scenario.SNAPSHOT and peer.name != report.JUDGED:
             continue
         report.progress(f"{scenario}: {peer.name}")
         try:
@@ -249,6 +254,15 @@ def _measure_fresh(bench: Bench, scenario: Scenario, running: Running) -> dict[s
         return {
             "many": _single(many_streams.rss_mib, note=note),
             "many_cpu": _single(many_streams.cpu_us_per_event, starved_ratio=starved, bound=bound),
+        }
+    if scenario is Scenario.SNAPSHOT:
+        assert running.log is not None
+        path = running.log.with_name(CONFIG_NAME)
+        applied = snapshot.apply_many(stage, running, path, bench.snapshot_count, **bench.snapshot_size)
+        return {
+            "snapshot_gap": _single(max(applied.gap_ms), note=applied.note()),
+            "snapshot_apply": _single(max(applied.apply_ms)),
+            "snapshot_step": _single(max(applied.step_ms)),
         }
     rss_mib = []
     for turn in range(bench.soak_times):
@@ -417,7 +431,7 @@ def compare(
             stream_count=streams,
         )
         results |= run_rounds(bench, wanted)
-        for scenario in (Scenario.MEMORY, Scenario.MANY, Scenario.SOAK):
+        for scenario in (Scenario.MEMORY, Scenario.MANY, Scenario.SNAPSHOT, Scenario.SOAK):
             if scenario in wanted:
                 results |= run_fresh(bench, scenario)
     if Scenario.PICK in wanted:

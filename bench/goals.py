@@ -21,6 +21,7 @@ class Scenario(StrEnum):
     MEMORY = "memory"
     MANY = "many"
     PICK = "pick"
+    SNAPSHOT = "snapshot"
     SOAK = "soak"
 
 
@@ -78,6 +79,17 @@ def _score(count: int, quantile: str, must: float | None) -> Figure:
 
 def _scan(count: int, must: float, aim: float) -> Figure:
     return _nanoseconds(f"scan_{count}", f"pick over {count:,} endpoints, least of all", must, aim)
+
+
+def _snapshot(key: str, text: str, unit: str, must: float) -> Figure:
+    return Figure(
+        key=f"snapshot_{key}",
+        scenario=Scenario.SNAPSHOT,
+        text=f"snapshot of 1,000 endpoints x 50 routes: {text}",
+        unit=unit,
+        judged_by=JudgedBy.VALUE,
+        must=must,
+    )
 
 
 FIGURES = (
@@ -167,6 +179,9 @@ FIGURES = (
     *(_scan(count, must, aim) for count, must, aim in PICK_BOUNDS_NS),
     *(_score(count, "p50", must) for count, must, _ in SCORE_BOUNDS_NS),
     *(_score(count, "p99", must) for count, _, must in SCORE_BOUNDS_NS),
+    _snapshot("gap", "worst gap of traffic", "ms", 5.0),
+    _snapshot("apply", "until every worker picks under it, at worst", "ms", 100.0),
+    _snapshot("step", "longest step of a worker's loop, CPU", "ms", 2.0),
     Figure(
         key="soak",
         scenario=Scenario.SOAK,

@@ -1,5 +1,6 @@
 """The only door between Python and the native request path."""
 
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from router.native.driver_script import ScriptDriver
@@ -75,11 +76,20 @@ class Core:
 
     def stop_accepting(self) -> None: ...
     def prepare(self, tables: Any, canary: Any = None, canary_ratio: float = 0.0) -> object:
-        """Builds the native tables of a router.snapshot.Tables aside; `canary` is another one, for a share of
-        the sessions.
+        """As `preparing`, all at once."""
 
+    def preparing(
+        self, tables: Any, canary: Any = None, canary_ratio: float = 0.0
+    ) -> Generator[Callable[[], object] | None, None, object]:
+        """Builds the native tables of a router.snapshot.Tables aside, in steps; what `activate` takes.
+
+        `canary` is another one, for a share of the sessions. Work that it yields may be done by another
+        thread before the next step.
         Raises: ValueError, and then nothing has changed.
         """
+
+    def set_staying(self, stays: bool) -> None:
+        """Whether `wake` may wait for events itself, up to 4 ms; at first it may."""
 
     def activate(self, prepared: object) -> None:
         """Takes what `prepare` made into use; open exchanges keep what they began with."""

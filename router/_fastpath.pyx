@@ -10,6 +10,7 @@ answered with 500.
 """
 
 import time
+import weakref
 
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -47,7 +48,7 @@ from router.native.metrics cimport (
 from router.native.peer cimport network_parse
 from router.native.pool cimport Endpoint, endpoint_t, text_t, upstream_t
 from router.native.prefix cimport PrefixTable
-from router.native.prefix_cache cimport prefix_set_capacity
+from router.native.preparation cimport Preparation
 from router.native.residency cimport ResidencyTable
 from router.native.rewrite cimport compose_local_head
 from router.native.routes cimport ANY_POOL, Snapshot
@@ -58,6 +59,7 @@ from router.native.tls cimport TlsContext
 from router.native.wheel cimport wheel_begin, wheel_wait_ms
 
 from router.native.logline import name_causes
+from router.native.preparation import at_once
 
 cdef enum:
     LISTENERS_MAX = 16               # as core_t has room for
@@ -67,6 +69,7 @@ cdef enum:
     STAY_US = 4000                   # the longest that timers and tasks of the event loop wait for
     LONE_PREFIX_BYTES = 1 << 20      # of a core that shares its prefix table with nobody: tests
     LONE_SESSION_BYTES = 1 << 20     # likewise
+    ENDPOINTS_FREED_AT_ONCE = 64     # 0.1 ms
 
 
 @cython.no_gc                         # a cycle of garbage must not clear what closing it reads; `close` ends the cycle
@@ -84,7 +87,11 @@ cdef class Core:
     cdef ExplainRing _explained
     cdef Snapshot _snapshot          # stable; it keeps its canary
     cdef list _old_snapshots         # still looked at by exchanges
+    cdef list _leaving               # dicts of endpoints to be freed
     cdef dict _endpoints             # identity -> Endpoint, of stable and canary
+    cdef dict _by_url                # URL -> list[Endpoint]
+    cdef object _preparation         # a weak reference to the one that was begun last
+    cdef bint _stays
     cdef dict _addresses             # url -> resolved addresses
     cdef dict _tls                   # listener index -> TlsContext
 
@@ -114,7 +121,8 @@ cdef class Core:
         core.decider = &self._decider.decider
         self._explained = ExplainRing.create(column + 1) if explained is None else explained
         core.explained = self._explained.column(column)
-        self._old_snapshots, self._endpoints, self._tls, self._addresses = [], {}, {}, {}
+        self._old_snapshots, self._leaving, self._endpoints, self._by_url = [], [], {}, {}
+        self._tls, self._addresses, self._stays = {}, {}, True
         core.load = &load_table.table
         self._decider.learner.listen(SignalTable.create(load_table.slot_count) if signals is None else signals)
         core.signals = &self._decider.learner.signals.table
@@ -185,7 +193,7 @@ cdef class Core:
             if driver_run(&self.driver, 0) > 0:
                 self.last_event_us = self.driver.base.now_us
             run_timers(self.core)
-            if self.last_event_us - before_us < DENSE_GAP_US and self.last_event_us != before_us:
+            if self._stays and self.last_event_us - before_us < DENSE_GAP_US and self.last_event_us != before_us:
                 driver_stay(&self.driver, STAY_US)
                 while not self.driver.stay_is_over:
                     if driver_run(&self.driver, -1) > 0:
@@ -194,6 +202,8 @@ cdef class Core:
                 driver_stay(&self.driver, 0)
         if self._old_snapshots:
             self._drop_old()
+        if self._leaving:
+            self._free_some()
 
     def tick(self):
         """As wake, for a clock that calls when no socket does; returns the milliseconds until a timer could be due,
@@ -249,49 +259,39 @@ cdef class Core:
     # ---- Configuration
 
     def prepare(self, tables, canary=None, double canary_ratio=0.0):
-        """Builds the native tables of a router.snapshot.Tables aside, and of a second one beside it for a share of
-        the sessions. What is the same endpoint in both is one. Raises ValueError, and then nothing has changed.
-        """
-        endpoints = {}
-        variants = (tables,) if canary is None else (tables, canary)
-        for variant in variants:
-            for entry in variant.endpoints:
-                if entry.identity in endpoints:
-                    continue
-                endpoint = self._endpoints.get(entry.identity)
-                if endpoint is None:
-                    endpoint = Endpoint(entry)
-                    if entry.url in self._addresses and not entry.addresses:
-                        endpoint.set_addresses(self._addresses[entry.url])
-                endpoints[entry.identity] = endpoint
-        snapshot = Snapshot(tables, endpoints)
-        if canary is not None:
-            snapshot.share_with(Snapshot(canary, endpoints), canary_ratio)
-        return variants, endpoints, snapshot
+        """As `preparing`, all at once."""
+        return at_once(self.preparing(tables, canary, canary_ratio))
 
-    def activate(self, prepared):
+    def preparing(self, tables, canary=None, double canary_ratio=0.0):
+        """Builds the native tables of a router.snapshot.Tables aside, and of a second one beside it for a share of the
+        sessions, a step each time it is gone on with, and returns what `activate` takes. What is the same endpoint in
+        both is one. Raises ValueError, and then nothing has changed.
+        """
+        preparation = Preparation(self.core.load.slot_count)
+        self._preparation = weakref.ref(preparation)        # for addresses that are found meanwhile
+        yield from preparation.preparing(tables, self._endpoints, self._addresses, canary, canary_ratio)
+        return preparation
+
+    def activate(self, Preparation prepared):
         """Takes what `prepare` made into use: one assignment for the path; open exchanges keep what they began with."""
-        variants, endpoints, snapshot = prepared
         for identity, endpoint in self._endpoints.items():
-            if identity not in endpoints:
+            if identity not in prepared.endpoints:
                 (<Endpoint>endpoint).endpoint.is_retired = True
         if self._snapshot is not None:
             self._old_snapshots.append((self._snapshot, self._endpoints))
-        self._decider.reserve(max([len(pool.endpoints) for tables in variants for pool in tables.pools], default=0))
-        self._decider.remember({
-            choice.policy.kind for tables in variants for choice in (*tables.pools, *tables.routes)
-            if choice.policy is not None})
-        for tables in reversed(variants):        # of an engine that both have, the stable's figures hold
-            for entry in tables.endpoints:
-                self._decider.learner.set_figures(entry.slot, entry.figures)
-                prefix_set_capacity(
-                    self._decider.decider.prefix, entry.slot, <uint32_t>entry.figures.kv_capacity_tokens)
-        self._snapshot = snapshot
-        self._endpoints = endpoints
-        self.core.prompt_block_bytes = variants[0].prompt_block_bytes
-        self.core.snapshot = &(<Snapshot>snapshot).snapshot
+        self._decider.reserve(prepared.candidate_count_max)
+        self._decider.remember(prepared.kinds)
+        prepared.set_figures(self._decider.learner, self._decider.decider.prefix)
+        self._snapshot, self._endpoints, self._by_url = prepared.snapshot, prepared.endpoints, prepared.by_url
+        self._addresses = {url: found for url, found in self._addresses.items() if url in self._by_url}
+        self.core.prompt_block_bytes = prepared.prompt_block_bytes
+        self.core.snapshot = &self._snapshot.snapshot
         self._list_endpoints()
         self._drop_old()
+
+    def set_staying(self, bint stays):
+        """Whether `wake` may wait for events itself: not while the loop has other work, for which that is late."""
+        self._stays = stays
 
     cdef _list_endpoints(self):
         cdef uint32_t count = 0
@@ -318,15 +318,25 @@ cdef class Core:
                     if self._endpoints.get(identity) is not endpoint):
                 kept.append(old)
         if len(kept) != len(self._old_snapshots):
-            gone = self._old_snapshots      # freed only after the list of endpoints no longer names theirs
+            gone = [old for old in self._old_snapshots if old not in kept]
             self._old_snapshots = kept
-            self._list_endpoints()
-            del gone
+            self._list_endpoints()          # freed only after the list of endpoints no longer names theirs
+            self._leaving += [old[1] for old in gone]
+
+    cdef _free_some(self):
+        # Endpoints that a snapshot leaves behind are freed a few at a time: all of them would hold up traffic.
+        cdef dict endpoints = self._leaving[0]
+        for _ in range(<int>ENDPOINTS_FREED_AT_ONCE):
+            if not endpoints:
+                self._leaving.pop(0)
+                return
+            endpoints.popitem()
 
     def set_addresses(self, str endpoint_url, list addresses):
         self._addresses[endpoint_url] = addresses
-        for endpoint in self._endpoints.values():
-            if endpoint.url == endpoint_url:
+        prepared = None if self._preparation is None else self._preparation()
+        for endpoints in (self._by_url, {} if prepared is None else prepared.by_url):
+            for endpoint in endpoints.get(endpoint_url, ()):
                 endpoint.set_addresses(addresses)
 
     # ---- Ending

@@ -10,15 +10,14 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import aiohttp
 import msgspec
 
 from router import limits
 from router.native.loadtable import LoadTable
-from router.schema.aliases import quality_costs_ms
-from router.schema.config import Config, Endpoint
+from router.snapshot import EndpointTables, Tables
 
 ASK_TIMEOUT_S = 2.0  # engines answer this from memory
 ASK_BYTES_MAX = 1 << 20  # a list of 4,096 models is 500 KiB
@@ -40,39 +39,39 @@ _decoder = msgspec.json.Decoder(_Models)
 
 
 class ModelList:
-    """The list of one worker; `state()` gives configuration, slots by endpoint name, load table."""
+    """The list of one worker; `tables()` is what it serves now."""
 
     def __init__(
         self,
-        state: Callable[[], tuple[Config, Mapping[str, int], LoadTable]],
+        tables: Callable[[], Tables],
+        load: LoadTable,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._state = state
+        self._tables = tables
+        self._load = load
         self._clock = clock
         self._asked: dict[str, tuple[float, list[str]]] = {}  # endpoint name → when, names
         self._session: aiohttp.ClientSession | None = None
 
     async def names(self) -> list[str]:
         """Sorted, each once; aliases of which a model is there among them."""
-        config, slots, load = self._state()
+        tables = self._tables()
         now_us = int(self._clock() * 1e6)
         found: set[str] = set()
-        nameless: list[Endpoint] = []
-        for pool in config.pools:
-            alive = [
-                endpoint for endpoint in pool.endpoints if not _is_ejected(load, slots, endpoint, now_us)
-            ]
+        nameless: list[EndpointTables] = []
+        for pool in tables.pools:
+            members = [tables.endpoints[index] for index in pool.endpoints]
+            alive = [endpoint for endpoint in members if not self._load.is_ejected(endpoint.slot, now_us)]
             if alive:
-                found.update(name for endpoint in pool.endpoints for name in endpoint.models)
+                found.update(name for endpoint in members for name in endpoint.models)
                 nameless += [endpoint for endpoint in alive if not endpoint.models]
-        self._asked = {name: entry for name, entry in self._asked.items() if name in slots}
+        names = {endpoint.name for endpoint in tables.endpoints}
+        self._asked = {name: entry for name, entry in self._asked.items() if name in names}
         answers = await asyncio.gather(*(self._ask(endpoint) for endpoint in nameless[:ASKED_AT_ONCE_MAX]))
-        for names in answers:
-            found.update(names)
+        for answer in answers:
+            found.update(answer)
         found.update(
-            alias
-            for alias, models in config.aliases.items()
-            if any(model in found for model in quality_costs_ms(models))
+            alias.name for alias in tables.aliases if any(model.name in found for model in alias.models)
         )
         return sorted(found)
 
@@ -80,20 +79,21 @@ class ModelList:
         if self._session is not None:
             await self._session.close()
 
-    async def _ask(self, endpoint: Endpoint) -> list[str]:
+    async def _ask(self, endpoint: EndpointTables) -> list[str]:
         asked_at, names = self._asked.get(endpoint.name, (float("-inf"), []))
         now = self._clock()
         if names and now - asked_at < KEPT_S:
             return names
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S))
-        headers = {"Authorization": f"Bearer {endpoint.auth.bearer.reveal()}"} if endpoint.auth.bearer else {}
-        if endpoint.host:
-            headers["Host"] = endpoint.host
+        headers = {"Host": endpoint.authority}
+        if endpoint.key_line:
+            field, _, value = endpoint.key_line.strip().partition(": ")
+            headers[field] = value
         url = endpoint.url.rstrip("/") + "/v1/models"
         try:
             context = await asyncio.to_thread(_tls_context, endpoint)
-            name = endpoint.tls.server_name if context else None
+            name = endpoint.tls.server_name if endpoint.tls is not None else None
             async with self._session.get(url, headers=headers, ssl=context, server_hostname=name) as response:
                 body = bytearray()
                 async for data in response.content.iter_any():
@@ -108,19 +108,14 @@ class ModelList:
         return names
 
 
-def _tls_context(endpoint: Endpoint) -> ssl.SSLContext | bool:
+def _tls_context(endpoint: EndpointTables) -> ssl.SSLContext | bool:
     """How the endpoint is spoken to, as the core does. Raises: OSError for files that do not load."""
     tls = endpoint.tls
-    if not endpoint.url.startswith("https:"):
+    if tls is None:
         return False
     context = ssl.create_default_context(cafile=tls.ca_file)
     if not tls.verify:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    if tls.cert_file:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
+    if tls.cert:
+        context.load_cert_chain(tls.cert, tls.key)
     return context
-
-
-def _is_ejected(load: LoadTable, slots: Mapping[str, int], endpoint: Endpoint, now_us: int) -> bool:
-    slot = slots.get(endpoint.name)
-    return slot is not None and load.is_ejected(slot, now_us)

@@ -6,6 +6,7 @@ decides what is cached.
 """
 
 import asyncio
+import functools
 import ipaddress
 import logging
 import socket
@@ -23,6 +24,7 @@ SetAddresses = Callable[[str, list[Address]], None]
 logger = logging.getLogger(__name__)
 
 
+@functools.lru_cache(maxsize=limits.ENDPOINTS_MAX)
 def is_literal(host: str) -> bool:
     """Whether `host` is an IP address and needs no look-up."""
     try:
@@ -32,43 +34,35 @@ def is_literal(host: str) -> bool:
     return True
 
 
-def _named(urls: Iterable[str]) -> list[str]:
-    return [url for url in dict.fromkeys(urls) if not is_literal(parse_endpoint_url(url).host)]
-
-
 class Resolver:
-    """Keeps the addresses of a set of endpoint URLs fresh."""
+    """Keeps the addresses of a set of endpoint URLs fresh; those that name an address have no place in it."""
 
     def __init__(self, set_addresses: SetAddresses, refresh_s: float = limits.DNS_REFRESH_MS / 1000) -> None:
         self._set_addresses = set_addresses
         self._refresh_s = refresh_s
-        self._urls: list[str] = []  # watched: refreshed, and told to the core
-        self._wanted: set[str] = set()  # these and those being prepared
+        self._urls: list[str] = []  # watched: refreshed
+        self._wanted: set[str] = set()  # these and those being prepared: told to the core
         self._known: dict[str, list[Address]] = {}
         self._failing: set[str] = set()
-        self._at_once = asyncio.Semaphore(LOOKUPS_AT_ONCE_MAX)
         self._task: asyncio.Task[None] | None = None
 
     async def prepare(self, urls: Iterable[str], timeout_s: float) -> None:
-        """Looks up names not known yet, for `timeout_s` at most, so that `watch` has addresses to tell."""
-        new = [url for url in _named(urls) if url not in self._known]
-        self._wanted |= set(new)
-        tasks = [asyncio.ensure_future(self._look_up(url)) for url in new]
-        if tasks:
-            await asyncio.wait(tasks, timeout=timeout_s)
+        """Looks up names not known yet and tells what it finds; after `timeout_s` it goes on by itself."""
+        new = [url for url in dict.fromkeys(urls) if url not in self._known]
+        self._wanted.update(new)
+        if new:
+            await asyncio.wait([asyncio.ensure_future(self._look_up_all(new))], timeout=timeout_s)
 
     def watch(self, urls: Iterable[str]) -> None:
-        """The endpoints from now on; known addresses are told again, for a new snapshot has none."""
-        self._urls = _named(urls)
+        """The endpoints from now on, which have been prepared or are of the start."""
+        self._urls = list(dict.fromkeys(urls))
         self._wanted = set(self._urls)
         self._known = {url: self._known[url] for url in self._urls if url in self._known}
         self._failing &= self._wanted
-        for url, addresses in self._known.items():
-            self._set_addresses(url, addresses)
 
     async def refresh(self) -> None:
         """Looks every name up once."""
-        await asyncio.gather(*(self._look_up(url) for url in self._urls))
+        await self._look_up_all(self._urls)
 
     def start(self) -> None:
         """Repeats `refresh` until `close`."""
@@ -83,16 +77,24 @@ class Resolver:
             await asyncio.sleep(self._refresh_s)
             await self.refresh()
 
+    async def _look_up_all(self, urls: Iterable[str]) -> None:
+        waiting = iter(urls)  # shared: each takes the next one when it has done one
+
+        async def look_up_some() -> None:
+            for url in waiting:
+                await self._look_up(url)
+
+        await asyncio.gather(*(look_up_some() for _ in range(LOOKUPS_AT_ONCE_MAX)))
+
     async def _look_up(self, url: str) -> None:
         endpoint = parse_endpoint_url(url)
         host, port = endpoint.host, endpoint.port
-        async with self._at_once:
-            try:
-                async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-                    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            except (OSError, TimeoutError, UnicodeError) as exc:
-                self._report_failure(url, host, exc)
-                return
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, TimeoutError, UnicodeError) as exc:
+            self._report_failure(url, host, exc)
+            return
         # The order is the system's (RFC 6724): the core tries them in turn.
         addresses = list(dict.fromkeys((str(info[4][0]), port) for info in found))[: limits.DNS_ADDRESSES_MAX]
         if not addresses:
@@ -104,8 +106,7 @@ class Resolver:
         # Round-robin DNS turns the order at every look-up: that is no change.
         if url in self._wanted and set(self._known.get(url, ())) != set(addresses):
             self._known[url] = addresses
-            if url in self._urls:
-                self._set_addresses(url, addresses)
+            self._set_addresses(url, addresses)
 
     def _report_failure(self, url: str, host: str, exc: Exception) -> None:
         if url in self._failing:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from msgspec import Struct, structs
 
 from router import limits, wire
 from router.config import redacted
+from router.pieces import Pieces, take_apart
 from router.schema.config import Config
 from router.shared_state import Places, SharedState
 from router.slots import SlotsExhausted
@@ -49,12 +51,14 @@ class InForce(Struct, frozen=True, kw_only=True):
     config: Config
     version: int = 1  # counts what this process has put in force
     label: int = 0  # what whoever applied it calls it; 0 for a file
-    encoded: bytes = b""
+    tables: Pieces = Pieces(frame=b"", endpoints=[])
     slots: dict[str, int] = {}
     routes: dict[str, int] = {}
     canary: Canary | None = None
     canary_slots: dict[str, int] = {}
     canary_plan: wire.CanaryPlan | None = None
+    applied_ms: float = 0.0  # from `apply` until every worker picked under it
+    longest_step_us: int = 0  # that it kept a worker's loop, in CPU time
 
 
 class Rollout:
@@ -76,9 +80,10 @@ class Rollout:
         """Makes the first configuration ready for workers that start. Raises: ValueError, SlotsExhausted."""
         config = self.in_force.config
         files = _watched_files(config, self.in_force.canary)
+        new_files = self._tls_watch.new_among(files)
         _check_listeners(config, files)
-        self.in_force = _with_slots(self.in_force, shared)
-        self._tls_watch.watch(files)
+        self.in_force = _built(self.in_force, *_places(self.in_force, shared))
+        self._tls_watch.watch(files, new_files)
 
     async def apply(
         self, config: Config, shared: SharedState, *, label: int = 0, canary: Canary | None = None
@@ -86,30 +91,32 @@ class Rollout:
         """Puts a consistent `config`, and `canary` beside it, in force on all workers, or on none: why not,
         or nothing.
         """
+        began_s = time.monotonic()
         old = self.in_force
         fixed = _needs_restart(old.config, config)
         if fixed:
             return f"{', '.join(fixed)}: cannot change in a running process; use `fairlead upgrade`"
         files = _watched_files(config, canary)
-        new_files = {
+        new_files = self._tls_watch.new_among(files)  # before anybody loads them
+        changed = {
             user: named
             for user, named in files.items()
-            if user.endpoint
-            or old.config.listeners[user.listener_index].tls != config.listeners[user.listener_index].tls
+            if not user.endpoint
+            and old.config.listeners[user.listener_index].tls != config.listeners[user.listener_index].tls
         }
         try:
-            _check_listeners(config, new_files)
+            _check_listeners(config, changed)
             new = InForce(config=config, version=old.version + 1, label=label, canary=canary)
-            new = _with_slots(new, shared)
+            places = _places(new, shared)
+            # 50 ms for 1,000 endpoints, in which the supervisor goes on listening to its workers.
+            new = await asyncio.to_thread(_built, new, *places)
         except (SlotsExhausted, ValueError) as exc:
             return str(exc)
         refusal = await self._prepare(
             wire.Prepare(
                 version=new.version,
-                config=new.encoded,
-                slots=new.slots,
-                routes=new.routes,
-                label=new.label,
+                drain_deadline_ms=config.drain.deadline_ms,
+                tables=new.tables,
                 canary=new.canary_plan,
             )
         )
@@ -117,11 +124,16 @@ class Rollout:
             _places(old, shared)
             return refusal
         self.in_force = new  # It is decided: a worker that dies now starts again with the new version.
-        await asyncio.gather(
+        steps_us = await asyncio.gather(
             *(self._activate(worker, new.version) for worker in self._workers if worker.is_alive)
         )
-        self._tls_watch.watch(files)
-        for user, named in new_files.items():
+        self.in_force = structs.replace(
+            new,
+            applied_ms=round((time.monotonic() - began_s) * 1000, 3),
+            longest_step_us=max(steps_us, default=0),
+        )
+        self._tls_watch.watch(files, new_files)
+        for user, named in changed.items():
             self._on_tls_change(user, named)
         return ""
 
@@ -143,15 +155,16 @@ class Rollout:
                 worker.tell(wire.Abort(version=frame.version))
         return refusal
 
-    async def _activate(self, worker: WorkerProcess, version: int) -> None:
+    async def _activate(self, worker: WorkerProcess, version: int) -> int:
         try:
             async with asyncio.timeout(limits.RELOAD_TIMEOUT_MS / 1000):
-                await worker.activate(version)
+                return await worker.activate(version)
         except TimeoutError:
             logger.error(
                 "worker %d does not answer; it is replaced by one that has version %d", worker.index, version
             )
             worker.restart()
+            return 0
 
     def _on_tls_change(self, user: TlsUser, files: TlsFiles) -> None:
         frame: wire.AnyFrame
@@ -182,23 +195,15 @@ def _places(new: InForce, shared: SharedState) -> tuple[Places, Places | None]:
     return shared.assign_both(new.config, new.label, new.canary.config, new.canary.label)
 
 
-def _with_slots(new: InForce, shared: SharedState) -> InForce:
-    """Raises: SlotsExhausted, ValueError for what no worker could build."""
-    stable, beside = _places(new, shared)
-    build_tables(new.config, stable.slots, stable.routes)
-    plan = None
-    if new.canary is not None and beside is not None:
-        build_tables(new.canary.config, beside.slots, beside.routes)
-        plan = wire.CanaryPlan(
-            label=new.canary.label,
-            ratio=new.canary.ratio,
-            config=wire.encode_config(new.canary.config),
-            slots=beside.slots,
-            routes=beside.routes,
-        )
+def _built(new: InForce, stable: Places, beside: Places | None) -> InForce:
+    """The same with what workers are sent. Raises: ValueError for what no worker could build."""
+    plan, canary = None, new.canary
+    if canary is not None and beside is not None:
+        tables = take_apart(build_tables(canary.config, beside.slots, beside.routes, canary.label))
+        plan = wire.CanaryPlan(ratio=canary.ratio, tables=tables)
     return structs.replace(
         new,
-        encoded=wire.encode_config(new.config),
+        tables=take_apart(build_tables(new.config, stable.slots, stable.routes, new.label)),
         slots=stable.slots,
         routes=stable.routes,
         canary_slots={} if beside is None else beside.slots,

@@ -3,7 +3,8 @@
 Names become indexes, milliseconds microseconds, absent fields of routes the global values; the implicit last
 route, which sends what nothing else matched to the pool that serves its model, is written out. Invariant:
 equal configurations give equal tables, and an endpoint's identity changes exactly when its connections must
-not be reused. Neighbours: schema/config.py (from), _fastpath.Core.prepare (to).
+not be reused. No table knows itself, so the collector of cycles need not look at thousands of them, which
+would hold traffic up. Neighbours: schema/config.py (from), pieces.py (how they travel), _fastpath.Core (to).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _REFUSED = 5
 _LOAD_REPORTS = {schema.LoadReport.UNTOUCHED: 0, schema.LoadReport.READ: 1, schema.LoadReport.SHOW: 2}
 
 
-class TlsTables(Struct, frozen=True, kw_only=True):
+class TlsTables(Struct, frozen=True, kw_only=True, gc=False):
     """TLS towards an endpoint."""
 
     verify: bool
@@ -46,7 +47,7 @@ class TlsTables(Struct, frozen=True, kw_only=True):
     server_name: str
 
 
-class EndpointTables(Struct, frozen=True, kw_only=True):
+class EndpointTables(Struct, frozen=True, kw_only=True, gc=False):
     """One endpoint; `slot` is its place in the load table."""
 
     identity: str
@@ -75,7 +76,7 @@ class EndpointTables(Struct, frozen=True, kw_only=True):
     features: int = 0  # a bit for each of `Tables.conditions` that it meets
 
 
-class PolicyTables(Struct, frozen=True, kw_only=True):
+class PolicyTables(Struct, frozen=True, kw_only=True, gc=False):
     """How one of a pool's endpoints is picked."""
 
     kind: int
@@ -84,7 +85,7 @@ class PolicyTables(Struct, frozen=True, kw_only=True):
     key_header: str = ""
 
 
-class PoolTables(Struct, frozen=True, kw_only=True):
+class PoolTables(Struct, frozen=True, kw_only=True, gc=False):
     """Endpoints by index into `Tables.endpoints`."""
 
     name: str
@@ -94,7 +95,7 @@ class PoolTables(Struct, frozen=True, kw_only=True):
     ejected_ratio_max: float = 1.0
 
 
-class TimeoutsTables(Struct, frozen=True, kw_only=True):
+class TimeoutsTables(Struct, frozen=True, kw_only=True, gc=False):
     """Microseconds; 0 is no bound."""
 
     connect_us: int
@@ -106,7 +107,7 @@ class TimeoutsTables(Struct, frozen=True, kw_only=True):
     write_stall_us: int
 
 
-class RouteTables(Struct, frozen=True, kw_only=True):
+class RouteTables(Struct, frozen=True, kw_only=True, gc=False):
     """A route: empty patterns match all, `pool` None is by model, `index` is its place in the metrics.
 
     `required` and the numbers of `may_require` are bits of `Tables.conditions`. `cost_weight_s` is 0 where
@@ -129,7 +130,7 @@ class RouteTables(Struct, frozen=True, kw_only=True):
     may_require: tuple[tuple[str, int], ...] = ()
 
 
-class AliasModelTables(Struct, frozen=True, kw_only=True):
+class AliasModelTables(Struct, frozen=True, kw_only=True, gc=False):
     """A model behind an alias; `json_name` is its name as it stands in JSON, without quotes."""
 
     name: str
@@ -137,7 +138,7 @@ class AliasModelTables(Struct, frozen=True, kw_only=True):
     quality_s: float
 
 
-class AliasTables(Struct, frozen=True, kw_only=True):
+class AliasTables(Struct, frozen=True, kw_only=True, gc=False):
     """A name that several models may answer for, the best first."""
 
     name: str

@@ -37,6 +37,7 @@ from router.schema.listening import Listener as ListenerSettings
 from router.schema.secret import Secret
 from router.shared_state import SharedState
 from router.slots import SlotsExhausted
+from router.snapshot import CoreOptions
 from router.subscriber import Subscriber, Told
 from router.takeover import ControlServer, Predecessor, TakeoverError, control_path
 from router.worker_process import Plan, WorkerProcess, WorkerState, worker_command
@@ -215,10 +216,10 @@ class Supervisor:
         now = self._rollout.in_force
         return Plan(
             version=now.version,
-            config=now.encoded,
-            slots=now.slots,
-            routes=now.routes,
-            label=now.label,
+            options=CoreOptions.of(now.config),
+            access_log=now.config.access_log,
+            drain_deadline_ms=now.config.drain.deadline_ms,
+            tables=now.tables,
             canary=now.canary_plan,
             listeners=listeners,
         )
@@ -523,6 +524,8 @@ class Supervisor:
         return {
             "version": now.version,
             "label": now.label,
+            "applied_ms": now.applied_ms,
+            "longest_step_us": now.longest_step_us,
             "reload_failure": self._reload_failure,
             "config": redacted(now.config),
             **({} if now.canary is None else {"canary": now.canary.describe()}),

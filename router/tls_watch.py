@@ -91,10 +91,14 @@ class TlsWatch:
         self._files: dict[TlsUser, TlsFiles] = {}
         self._seen: dict[TlsUser, Fingerprint] = {}
 
-    def watch(self, files: Mapping[TlsUser, TlsFiles]) -> None:
-        """The users from now on, as their files are now."""
+    def new_among(self, files: Mapping[TlsUser, TlsFiles]) -> dict[TlsUser, Fingerprint]:
+        """The users that are not watched or had other files, with what those are like now."""
+        return {user: fingerprint(named) for user, named in files.items() if self._files.get(user) != named}
+
+    def watch(self, files: Mapping[TlsUser, TlsFiles], new: Mapping[TlsUser, Fingerprint]) -> None:
+        """The users from now on: those `new_among` them as they were before somebody loaded them."""
         self._files = dict(files)
-        self._seen = {user: fingerprint(named) for user, named in self._files.items()}
+        self._seen = {user: new[user] if user in new else self._seen[user] for user in self._files}
 
     async def run(self) -> None:
         """Polls until cancelled."""

@@ -16,12 +16,11 @@ from typing import Any
 
 import msgspec
 
-from router.schema.config import Config
-from router.schema.secret import Secret
+from router.pieces import Pieces
+from router.schema.config import AccessLog
+from router.snapshot import CoreOptions
 
-FRAME_BYTES_MAX = (
-    32 << 20
-)  # A configuration of 1,024 endpoints is under 1 MiB; more than this is a broken peer.
+FRAME_BYTES_MAX = 32 << 20  # A snapshot of 1,000 endpoints is under 1 MiB; more than this is a broken peer.
 OUTGOING_BYTES_MAX = 64 << 20  # Two frames of the largest size: a peer that reads nothing is cut after that.
 DESCRIPTORS_PER_SEND = 200  # Linux refuses more than 253 (SCM_MAX_FD) in one sendmsg.
 RECEIVE_BYTES = 65536
@@ -42,13 +41,10 @@ class WorkerListener(Frame, frozen=True, kw_only=True):
 
 
 class CanaryPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker builds beside the rest and gives to a share of the sessions; fields as in Start."""
+    """What a worker builds beside the rest and gives to a share of the sessions."""
 
-    label: int
     ratio: float
-    config: bytes
-    slots: dict[str, int]
-    routes: dict[str, int]
+    tables: Pieces
 
 
 class Start(Frame, frozen=True, kw_only=True):
@@ -59,12 +55,11 @@ class Start(Frame, frozen=True, kw_only=True):
     listeners: list[WorkerListener]
     table_fds: list[int]  # of shared_state.Tables, in its order
     version: int
-    config: bytes  # encode_config
-    slots: dict[str, int]  # endpoint identity → slot of the load table
-    routes: dict[str, int] = {}  # route name → index in the metrics table
-    label: int = 0  # the policy's version, as logs and metrics show it; 0: none
+    options: CoreOptions
+    access_log: AccessLog
+    drain_deadline_ms: int  # for when the supervisor is gone
+    tables: Pieces
     canary: CanaryPlan | None = None
-    config_path: str = ""
 
 
 class Ready(Frame, frozen=True, kw_only=True):
@@ -90,21 +85,20 @@ class Heartbeat(Frame, frozen=True, kw_only=True):
 
 
 class Prepare(Frame, frozen=True, kw_only=True):
-    """Supervisor → worker, phase one of a reload: build the tables aside."""
+    """Supervisor → worker, phase one of another configuration: build its snapshot aside."""
 
     version: int
-    config: bytes
-    slots: dict[str, int]
-    routes: dict[str, int] = {}
-    label: int = 0
+    drain_deadline_ms: int
+    tables: Pieces
     canary: CanaryPlan | None = None
 
 
 class Prepared(Frame, frozen=True, kw_only=True):
-    """Worker → supervisor: the answer to Prepare; `refusal` is empty when the tables stand ready."""
+    """Worker → supervisor: the answer to Prepare; `refusal` is empty when the snapshot stands ready."""
 
     version: int
     refusal: str = ""
+    longest_step_us: int = 0  # of CPU time, that its loop did nothing else
 
 
 class Activate(Frame, frozen=True, kw_only=True):
@@ -123,6 +117,7 @@ class Activated(Frame, frozen=True, kw_only=True):
     """Worker → supervisor: requests from now on see this version."""
 
     version: int
+    longest_step_us: int = 0  # of CPU time, the activation itself included
 
 
 class SetTls(Frame, frozen=True, kw_only=True):
@@ -264,30 +259,6 @@ AnyFrame = (
 )
 
 
-def encode_config(config: Config) -> bytes:
-    """The configuration for a worker, secrets included: for sockets between our own processes only."""
-    return _config_encoder.encode(config)
-
-
-def decode_config(data: bytes) -> Config:
-    """What `encode_config` was given."""
-    return _config_decoder.decode(data)
-
-
-def _reveal(value: object) -> tuple[str, str | None]:
-    if isinstance(value, Secret):
-        return value.reveal(), value.source
-    raise NotImplementedError(f"{type(value)} has no place in a configuration")
-
-
-def _conceal(wanted: type, value: Any) -> Any:
-    if wanted is Secret:
-        return Secret(*value)
-    raise NotImplementedError(f"{wanted} has no place in a configuration")
-
-
-_config_encoder = msgspec.msgpack.Encoder(enc_hook=_reveal)
-_config_decoder = msgspec.msgpack.Decoder(Config, dec_hook=_conceal)
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyFrame] = msgspec.msgpack.Decoder(AnyFrame)
 

@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import uvloop
 
@@ -32,12 +32,14 @@ from router.native.learner import Learner
 from router.native.loadtable import LoadTable
 from router.native.metrics import MetricsTable
 from router.native.prefix import PrefixTable
+from router.native.preparation import at_once
 from router.native.residency import ResidencyTable
 from router.native.session import SessionTable
 from router.native.signals import SignalTable
+from router.pieces import let_go, put_together
 from router.resolver import Resolver
-from router.schema.config import Config
-from router.snapshot import CoreOptions, build_tables
+from router.snapshot import Tables
+from router.steps import Stepper
 
 if TYPE_CHECKING:
     from router._fastpath import Core
@@ -53,14 +55,12 @@ COUNT_LOOP_LAG_US = 24
 COUNT_RSS_BYTES = 25
 PAGE_BYTES = resource.getpagesize()
 
-CoreFactory = Callable[[wire.Start, Config, LoadTable, MetricsTable, Dispatcher], "Core"]
+CoreFactory = Callable[[wire.Start, LoadTable, MetricsTable, Dispatcher], "Core"]
 
 logger = logging.getLogger("fairlead.worker")
 
 
-def make_core(
-    start: wire.Start, config: Config, load: LoadTable, metrics: MetricsTable, hooks: Dispatcher
-) -> Core:
+def make_core(start: wire.Start, load: LoadTable, metrics: MetricsTable, hooks: Dispatcher) -> Core:
     """The native core: the only place that constructs it."""
     from router._fastpath import Core
 
@@ -75,8 +75,18 @@ def make_core(
         signals=SignalTable.attach(start.table_fds[7]),
         column=start.column,
         hooks=hooks,
-        options=CoreOptions.of(config),
+        options=start.options,
     )
+
+
+class _Prepared(NamedTuple):
+    """What stands ready to be activated."""
+
+    version: int
+    drain_deadline_ms: int
+    tables: Tables
+    named_urls: list[str]
+    snapshot: object  # the core's
 
 
 class Worker:
@@ -86,16 +96,18 @@ class Worker:
         self._channel = channel
         self._start = start
         self._loop = asyncio.get_running_loop()
-        self._config = wire.decode_config(start.config)
         self._load = LoadTable.attach(start.table_fds[0])
         self._metrics = MetricsTable.attach(start.table_fds[1])
-        self._core = core_factory(start, self._config, self._load, self._metrics, Dispatcher(self._adopt))
+        self._core = core_factory(start, self._load, self._metrics, Dispatcher(self._adopt))
         self._resolver = Resolver(self._core.set_addresses)
-        self._slots = start.slots
+        self._tables = at_once(put_together(start.tables))
+        self._drain_deadline_ms = start.drain_deadline_ms
+        self._stepper = Stepper()
+        self._letting_go: asyncio.Task[None] | None = None  # of what the last snapshot left
         self._slow_path: SlowPath | None = None
         self._models: ModelList | None = None
         self._adopting: set[asyncio.Task[None]] = set()
-        self._prepared: tuple[wire.Prepare, object, Config, list[str]] | None = None
+        self._prepared: _Prepared | None = None
         self._log = self._open_log()
         self._log_dropped_count = 0
         self._finished = self._loop.create_future()
@@ -107,10 +119,13 @@ class Worker:
 
     async def run(self) -> None:
         """Serves until drained. Raises: ValueError, OSError when it cannot start."""
-        prepared, urls = _prepare_core(self._core, self._start, self._config)
-        await self._resolver.prepare(urls, RESOLVE_AT_START_S)
+        plan = self._start.canary
+        canary = at_once(put_together(plan.tables)) if plan is not None else None
+        named = _named_urls(self._tables, canary)
+        prepared = self._core.prepare(self._tables, canary, 0.0 if plan is None else plan.ratio)
+        await self._resolver.prepare(named, RESOLVE_AT_START_S)
         self._core.activate(prepared)
-        self._resolver.watch(urls)
+        self._resolver.watch(named)
         self._resolver.start()
         for listener in self._start.listeners:
             self._core.add_listener(listener.fd, listener.listener_index, listener.tls)
@@ -143,12 +158,17 @@ class Worker:
                 await self._on_frame(frame)
         except wire.ChannelClosedError:
             logger.warning("worker %d: the supervisor is gone; draining", self._start.worker_index)
-            self._begin_drain(self._config.drain.deadline_ms, 0)
+            self._begin_drain(self._drain_deadline_ms, 0)
 
     async def _on_frame(self, frame: wire.AnyFrame) -> None:
         match frame:
             case wire.Prepare():
-                self._channel.post(wire.Prepared(version=frame.version, refusal=await self._prepare(frame)))
+                refusal = await self._prepare(frame)
+                self._channel.post(
+                    wire.Prepared(
+                        version=frame.version, refusal=refusal, longest_step_us=self._stepper.longest_us
+                    )
+                )
             case wire.Activate(version=version):
                 self._activate(version)
             case wire.Abort():
@@ -170,26 +190,37 @@ class Worker:
                 )
 
     async def _prepare(self, frame: wire.Prepare) -> str:
-        """Builds the tables of a reload aside; why not, or nothing."""
+        """Builds a snapshot aside, in steps between which traffic goes on; why not, or nothing."""
+        self._stepper = Stepper()
+        self._core.set_staying(False)
         try:
-            config = wire.decode_config(frame.config)
-            prepared, urls = _prepare_core(self._core, frame, config)
+            plan, canary = frame.canary, None
+            tables = await self._stepper.take(put_together(frame.tables))
+            if plan is not None:
+                canary = await self._stepper.take(put_together(plan.tables))
+            named = _named_urls(tables, canary)
+            await self._resolver.prepare(named, RESOLVE_AT_START_S)
+            ratio = 0.0 if plan is None else plan.ratio
+            prepared = await self._stepper.take(self._core.preparing(tables, canary, ratio))
         except (ValueError, OSError) as exc:
             return str(exc) or type(exc).__name__
-        await self._resolver.prepare(urls, RESOLVE_AT_START_S)
-        self._prepared = (frame, prepared, config, urls)
+        finally:
+            self._core.set_staying(True)
+        self._prepared = _Prepared(frame.version, frame.drain_deadline_ms, tables, named, prepared)
         return ""
 
     def _activate(self, version: int) -> None:
-        if self._prepared is None or self._prepared[0].version != version:
+        if self._prepared is None or self._prepared.version != version:
             logger.error("worker %d: version %d was never prepared", self._start.worker_index, version)
             return
-        frame, prepared, self._config, urls = self._prepared
-        self._slots = frame.slots
-        self._prepared = None
-        self._core.activate(prepared)
-        self._resolver.watch(urls)
-        self._channel.post(wire.Activated(version=version))
+        new, self._prepared = self._prepared, None
+        with self._stepper.one():
+            self._core.activate(new.snapshot)
+            self._resolver.watch(new.named_urls)
+        self._channel.post(wire.Activated(version=version, longest_step_us=self._stepper.longest_us))
+        left = list(self._tables.endpoints)
+        self._tables, self._drain_deadline_ms = new.tables, new.drain_deadline_ms
+        self._letting_go = self._loop.create_task(self._stepper.take(let_go(left)))
 
     def _set_tls(self, frame: wire.SetTls) -> None:
         try:
@@ -250,7 +281,7 @@ class Worker:
             )
 
     def _open_log(self) -> AccessLog | None:
-        options = self._config.access_log
+        options = self._start.access_log
         if not options.path:
             return None
         try:
@@ -311,7 +342,7 @@ class Worker:
             # aiohttp takes 0.2 s to import and 20 MB: only a worker that needs it pays, and not on its loop.
             slow_path_type, model_list_type = await self._loop.run_in_executor(None, _import_slow_path)
             if self._slow_path is None:
-                self._models = model_list_type(lambda: (self._config, self._slots, self._load))
+                self._models = model_list_type(lambda: self._tables, self._load)
                 self._slow_path = slow_path_type(self._models.names)
         await self._slow_path.adopt(sock, received)
 
@@ -323,20 +354,9 @@ def _import_slow_path() -> tuple[type[SlowPath], type[ModelList]]:
     return SlowPath, ModelList
 
 
-def _prepare_core(core: Core, frame: wire.Start | wire.Prepare, config: Config) -> tuple[object, list[str]]:
-    """What `Core.activate` takes, and the URLs of all endpoints in it. Raises: ValueError, OSError."""
-    tables = build_tables(config, frame.slots, frame.routes, frame.label)
-    canary = frame.canary
-    if canary is None:
-        return core.prepare(tables), _endpoint_urls(config)
-    beside = wire.decode_config(canary.config)
-    beside_tables = build_tables(beside, canary.slots, canary.routes, canary.label)
-    urls = [*_endpoint_urls(config), *_endpoint_urls(beside)]
-    return core.prepare(tables, beside_tables, canary.ratio), list(dict.fromkeys(urls))
-
-
-def _endpoint_urls(config: Config) -> list[str]:
-    return [endpoint.url for pool in config.pools for endpoint in pool.endpoints]
+def _named_urls(tables: Tables, canary: Tables | None) -> list[str]:
+    endpoints = (*tables.endpoints, *(canary.endpoints if canary is not None else ()))
+    return [endpoint.url for endpoint in endpoints if not endpoint.addresses]
 
 
 def _rss_bytes() -> int:

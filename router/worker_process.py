@@ -25,6 +25,9 @@ from typing import Any, Protocol
 import msgspec
 
 from router import limits, wire
+from router.pieces import Pieces
+from router.schema.config import AccessLog
+from router.snapshot import CoreOptions
 
 HEARTBEATS_MISSED_S = 10.0  # of ten; a loop that lags this long serves nobody
 STACK_DUMP_S = 0.3  # for a stuck worker to write its Python stacks before SIGKILL
@@ -57,10 +60,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker that starts now must serve."""
 
     version: int
-    config: bytes
-    slots: dict[str, int]
-    routes: dict[str, int]
-    label: int
+    options: CoreOptions
+    access_log: AccessLog
+    drain_deadline_ms: int
+    tables: Pieces
     canary: wire.CanaryPlan | None
     listeners: list[wire.WorkerListener]
 
@@ -158,9 +161,10 @@ class WorkerProcess:
             return f"worker {self.index} died while it prepared the configuration"
         return answer.refusal if isinstance(answer, wire.Prepared) else ""
 
-    async def activate(self, version: int) -> bool:
-        """Phase two: whether the worker said that it serves the new version."""
-        return await self._ask(wire.Activate(version=version), ("activated", version)) is not None
+    async def activate(self, version: int) -> int:
+        """Phase two: the longest that the new version kept the worker's loop, in microseconds of CPU time."""
+        answer = await self._ask(wire.Activate(version=version), ("activated", version))
+        return answer.longest_step_us if isinstance(answer, wire.Activated) else 0
 
     async def query(self, subject: str) -> list[dict[str, Any]]:
         """What the worker's core shows of itself; nothing when it is not there or too busy."""
@@ -270,10 +274,10 @@ class WorkerProcess:
                     listeners=plan.listeners,
                     table_fds=self._tables.table_fds,
                     version=plan.version,
-                    config=plan.config,
-                    slots=plan.slots,
-                    routes=plan.routes,
-                    label=plan.label,
+                    options=plan.options,
+                    access_log=plan.access_log,
+                    drain_deadline_ms=plan.drain_deadline_ms,
+                    tables=plan.tables,
                     canary=plan.canary,
                 )
             )

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from bench.messages import MODEL
 from bench.peers.base import PYTHON, PeerProxy, Running, Site, free_ports, python_environment, spawn
 
+CONFIG_NAME = "fairlead.yaml"
+
 
 class Fairlead(PeerProxy):
     """One worker, the default policy (the score), no access log; the supervisor is told apart."""
@@ -52,7 +54,7 @@ class Fairlead(PeerProxy):
                 }
             ],
         }
-        path = site.folder / "fairlead.yaml"
+        path = site.folder / CONFIG_NAME
         path.write_text(json.dumps(config))  # JSON is YAML
         arguments = [PYTHON, "-m", "router", "serve", "--config", str(path)]
         process, log = spawn(arguments, site, environment=python_environment())

@@ -106,6 +106,9 @@ cdef void learner_prompt(learner_t* learner, uint64_t model_hash, uint64_t promp
     noexcept nogil
 cdef uint32_t learner_prompt_tokens(learner_t* learner, uint64_t model_hash, uint64_t prompt_bytes) noexcept nogil
 
+# from a FigureTables (router/schema/engines.py)
+cdef int read_figures(engine_figures_t* native, figures) except -1
+
 cdef class Learner:
     cdef learner_t learner
     cdef readonly SignalTable signals

@@ -128,7 +128,7 @@ cdef inline uint32_t _stamp_ms(uint64_t now_us) noexcept nogil:
 
 cdef void learner_set_figures(learner_t* learner, uint32_t slot, const engine_figures_t* figures) noexcept nogil:
     cdef engine_figures_t* kept = &learner.figures[slot]
-    cdef uint32_t index
+    cdef bint is_known = kept.token_s > 0        # as below, once it has been set
     kept[0] = figures[0]
     kept.engine_class = figures.engine_class % CLASSES_MAX
     kept.token_s = _clamp(figures.token_s, 1e-7, 1.0)
@@ -147,11 +147,9 @@ cdef void learner_set_figures(learner_t* learner, uint32_t slot, const engine_fi
     learner.output_price[slot] = _clamp(figures.output_price, 0.0, 1e6)
     learner.second_price[slot] = _clamp(figures.second_price, 0.0, 1e6)
     learner.refreshed_us = 0
-    for index in range(learner.known_count):
-        if learner.known[index] == slot:
-            return
-    learner.known[learner.known_count] = slot
-    learner.known_count += 1
+    if not is_known:
+        learner.known[learner.known_count] = slot
+        learner.known_count += 1
 
 
 cdef void learner_joined(learner_t* learner, uint32_t slot, uint64_t now_us) noexcept nogil:
@@ -423,6 +421,17 @@ cdef uint32_t learner_prompt_tokens(learner_t* learner, uint64_t model_hash, uin
 
 # --- the door --------------------------------------------------------------------------------------------------------
 
+cdef int read_figures(engine_figures_t* native, figures) except -1:
+    native.engine_class = figures.engine_class
+    native.token_s, native.pair_s = figures.token_s, figures.pair_s
+    native.floor_s, native.base_s, native.context_s = figures.floor_s, figures.base_s, figures.context_s
+    native.kv_capacity_tokens = figures.kv_capacity_tokens
+    native.input_price, native.output_price = figures.input_price, figures.output_price
+    native.second_price = figures.second_price
+    native.rtt_s = figures.rtt_s
+    return 0
+
+
 cdef class Learner:
     """What one router learns of its endpoints; see learner.pyi for the Python side."""
 
@@ -453,13 +462,7 @@ cdef class Learner:
     def set_figures(self, uint32_t slot, figures):
         cdef engine_figures_t native
         _check(self, slot)
-        native.engine_class = figures.engine_class
-        native.token_s, native.pair_s = figures.token_s, figures.pair_s
-        native.floor_s, native.base_s, native.context_s = figures.floor_s, figures.base_s, figures.context_s
-        native.kv_capacity_tokens = figures.kv_capacity_tokens
-        native.input_price, native.output_price = figures.input_price, figures.output_price
-        native.second_price = figures.second_price
-        native.rtt_s = figures.rtt_s
+        read_figures(&native, figures)
         learner_set_figures(&self.learner, slot, &native)
 
     def joined(self, uint32_t slot, uint64_t now_us):

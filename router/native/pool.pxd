@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from router.native.buffer cimport buffer_t
 from router.native.conn cimport conn_t
+from router.native.tls cimport TlsContext
 
 cdef enum:
     ENDPOINT_ADDRESSES_MAX = 8
@@ -87,5 +88,6 @@ cdef class Endpoint:
     cdef object _tls
     cdef object _tls_tables
     cdef renew_tls(self)
+    cdef take_context(self, TlsContext context)
     cpdef set_addresses(self, list addresses)
     cdef text_t keep(self, bytes data)

@@ -8,6 +8,7 @@ connections stay through a reload.
 
 import socket
 
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -80,14 +81,15 @@ cdef upstream_t* pool_stale(endpoint_t* endpoint, uint64_t idle_before_us) noexc
     return NULL
 
 
+@cython.no_gc                         # thousands, of which none knows itself: no collection needs to look at them
 cdef class Endpoint:
     """The Python handle of an endpoint_t: made from an EndpointTables (router/snapshot.py), then only read but for
-    its addresses.
+    its addresses. `context` is for its TLS settings, where somebody has one.
 
     Raises ValueError when a TLS file cannot be used.
     """
 
-    def __cinit__(self, tables):
+    def __cinit__(self, tables, TlsContext context=None):
         memset(&self.endpoint, 0, sizeof(endpoint_t))
         self._kept = []
         self.identity, self.name, self.url = tables.identity, tables.name, tables.url
@@ -105,7 +107,7 @@ cdef class Endpoint:
         self.endpoint.idle_max = tables.idle_max
         if tables.tls is not None:
             self._tls_tables = tables.tls
-            self.renew_tls()
+            self.take_context(context if context is not None else context_of(tables.tls))
             self.endpoint.server_name = <const char*>self.keep(tables.tls.server_name.encode("idna")).data
         if tables.rewrites:
             self.endpoint.rewrites = <rewrite_t*>calloc(len(tables.rewrites), sizeof(rewrite_t))
@@ -130,10 +132,12 @@ cdef class Endpoint:
 
     cdef renew_tls(self):
         # Connections hold a reference of their own to the context before.
-        tls = self._tls_tables
-        if tls is not None:
-            self._tls = TlsContext.client(verify=tls.verify, ca_file=tls.ca_file, cert=tls.cert, key=tls.key)
-            self.endpoint.tls_context = (<TlsContext>self._tls).context
+        if self._tls_tables is not None:
+            self.take_context(context_of(self._tls_tables))
+
+    cdef take_context(self, TlsContext context):
+        self._tls = context
+        self.endpoint.tls_context = context.context
 
     cpdef set_addresses(self, list addresses):
         """Takes resolved (host, port) pairs, or ("/path", 0) for a Unix socket; at most ENDPOINT_ADDRESSES_MAX are
@@ -171,3 +175,8 @@ cdef class Endpoint:
             count += 1
         self.endpoint.address_count = count
         self.endpoint.address_turn = 0
+
+
+def context_of(tls):
+    """What connections by these TlsTables (router/snapshot.py) begin with. Raises ValueError."""
+    return TlsContext.client(verify=tls.verify, ca_file=tls.ca_file, cert=tls.cert, key=tls.key)

@@ -126,8 +126,10 @@ cdef class Snapshot:
     cdef readonly list endpoints     # list[Endpoint], kept alive
     cdef readonly tuple conditions   # texts of the bits in features
     cdef readonly tuple models       # known names: of all pools, then of each
+    cdef set route_kinds             # policies of routes, which any pool must be ready for
     cdef list _kept
     cdef text_t keep(self, bytes data)
-    cdef target_t* make_target(
-        self, object pool, int pool_index, list members, str name, set kinds, tuple entries) except NULL
+    cdef int reserve(self, tables, uint32_t name_count) except -1
+    cdef target_t* make_target(self, object pool, int pool_index, uint32_t count, str name) except NULL
+    cdef int fill_target(self, target_t* target, list members, int start, str name, tuple entries) except -1
     cdef void put_entry(self, int pool, text_t model, target_t* target, alias_t* alias) noexcept

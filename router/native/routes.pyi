@@ -1,11 +1,20 @@
 """The door of the native routing tables, for tests; requests call the same C without it."""
 
+from collections.abc import Callable, Generator
+
 from router.native.pool import Endpoint
 from router.snapshot import Tables
 
 class Snapshot:
-    def __init__(self, tables: Tables, endpoints: dict[str, Endpoint]) -> None:
-        """Native tables over the endpoints by identity."""
+    """Native tables, empty until `building` has run."""
+
+    def building(
+        self, tables: Tables, endpoints: dict[str, Endpoint]
+    ) -> Generator[Callable[[], object] | None]:
+        """Fills it over the endpoints by identity, in steps; another thread may do the work that it yields.
+
+        Raises: MemoryError.
+        """
 
 def glob(pattern: str, text: str, ignore_case: bool = False) -> bool:
     """Whether `text` matches `pattern`: `*` is any run of characters."""

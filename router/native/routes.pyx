@@ -1,10 +1,10 @@
 """A snapshot as native tables: routes, pools, and which endpoints of a pool serve a model.
 
-Built aside from router.snapshot.Tables and then only read (but for round robin's place): workers swap the whole in
-one assignment and exchanges that are under way keep the one they began with. A snapshot may have another beside it,
-the canary, for a share of the sessions; who gets it is asked in variant. Model look-up is one hash probe; routes
-are tried in order, the first whose conditions all hold wins, and a route without a pool takes the first pool that
-serves the model.
+Built aside from router.snapshot.Tables, in steps that are short however many endpoints there are, and then only read
+(but for round robin's place): workers swap the whole in one assignment and exchanges that are under way keep the one
+they began with. A snapshot may have another beside it, the canary, for a share of the sessions; who gets it is asked in
+variant. Model look-up is one hash probe; routes are tried in order, the first whose conditions all hold wins, and a
+route without a pool takes the first pool that serves the model.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -22,6 +22,8 @@ from router.native.variant cimport CANARY_SHARE_WHOLE
 
 cdef enum:
     RING_POINTS = 100                # per endpoint of weight 1: a spread of about 10 % of the mean
+    MEMBERS_PER_STEP = 256           # endpoints looked at, some 0.2 ms
+    ROUTES_PER_STEP = 16             # likewise
     STAR = 42
     QUESTION = 63
     COLON = 58
@@ -208,71 +210,79 @@ cdef uint64_t unmet_bits(const candidate_set_t* candidates, uint64_t required) n
 
 
 cdef class Snapshot:
-    """Native tables built from a router.snapshot.Tables and the worker's Endpoints (identity -> Endpoint). Raises
-    MemoryError.
-    """
+    """Native tables, empty until `building` has run."""
 
-    def __cinit__(self, tables, dict endpoints):
-        cdef int index
-        cdef target_t* target
-        cdef uint32_t size
+    def __cinit__(self):
         memset(&self.snapshot, 0, sizeof(snapshot_t))
         self._kept = []
+
+    def building(self, tables, dict endpoints):
+        """Fills it from a router.snapshot.Tables and the worker's Endpoints (identity -> Endpoint), a step each time it
+        is gone on with. What it yields, if not None, is work that may be done on another thread before the next step.
+        Raises MemoryError.
+        """
+        cdef int index, position
+        cdef int looked_at = 0
+        cdef target_t* target
         self.conditions = tables.conditions
         self.snapshot.version = tables.version
         self.snapshot.explain_threshold = <uint64_t>min(int(tables.explain_ratio * 2.0 ** 64), 2 ** 64 - 1)
         self.endpoints = [endpoints[entry.identity] for entry in tables.endpoints]
-        pool_count = len(tables.pools)
-        kinds = {route.policy.kind for route in tables.routes if route.policy is not None}      # on any pool
-        names = [sorted({model for member in pool.endpoints for model in tables.endpoints[member].models})
-                 for pool in tables.pools]
-        name_count = sum(map(len, names))
-        self.models = (tables.models, *map(tuple, names))
-
+        members_of = []                      # by pool: all, those of any model, by model
+        for pool in tables.pools:
+            unnamed, by_name = [], {}
+            for member in pool.endpoints:
+                models = tables.endpoints[member].models
+                for name in set(models):
+                    by_name.setdefault(name, []).append(member)
+                if not models:
+                    unnamed.append(member)
+                looked_at += 1
+                if looked_at % MEMBERS_PER_STEP == 0:
+                    yield None
+            members_of.append((list(pool.endpoints), unnamed, by_name))
+        self.models = (tables.models, *[tuple(sorted(by_name)) for _, _, by_name in members_of])
+        self.reserve(tables, sum([len(by_name) for _, _, by_name in members_of]))
         fill_timeouts(&self.snapshot.default_timeouts, tables.timeouts)
-        self.snapshot.pool_count = pool_count
-        self.snapshot.route_count = len(tables.routes)
-        self.snapshot.targets = <target_t*>calloc(3 * pool_count + 2 * name_count + 2, sizeof(target_t))
-        self.snapshot.policies = <route_policy_t*>calloc(pool_count + 1, sizeof(route_policy_t))
-        self.snapshot.any_model = <target_t**>calloc(pool_count + 1, sizeof(target_t*))
-        self.snapshot.whole = <target_t**>calloc(pool_count + 1, sizeof(target_t*))
-        self.snapshot.routes = <route_t*>calloc(self.snapshot.route_count + 1, sizeof(route_t))
-        size = 16
-        while size < 4 * name_count + 2 * len(tables.aliases):
-            size *= 2
-        self.snapshot.entry_mask = size - 1
-        self.snapshot.aliases = <alias_t*>calloc(len(tables.aliases) + 1, sizeof(alias_t))
-        self.snapshot.entries = <model_entry_t*>calloc(size, sizeof(model_entry_t))
-        if self.snapshot.targets == NULL or self.snapshot.policies == NULL or self.snapshot.any_model == NULL \
-                or self.snapshot.whole == NULL or self.snapshot.routes == NULL or self.snapshot.entries == NULL \
-                or self.snapshot.aliases == NULL:
-            raise MemoryError
-
-        for index, pool in enumerate(tables.pools):
+        self.route_kinds = {route.policy.kind for route in tables.routes if route.policy is not None}  # on any pool
+        for index, (pool, (whole, unnamed, by_name)) in enumerate(zip(tables.pools, members_of)):
             fill_policy(self, &self.snapshot.policies[index], pool.policy)
-            self.snapshot.whole[index] = self.make_target(
-                pool, index, list(pool.endpoints), "", kinds, tables.endpoints)
-            if pool.is_default and self.snapshot.default_whole == NULL:
-                self.snapshot.default_whole = self.snapshot.whole[index]
-            unnamed = [member for member in pool.endpoints if not tables.endpoints[member].models]
-            if unnamed:
-                self.snapshot.any_model[index] = self.make_target(pool, index, unnamed, "", kinds, tables.endpoints)
-                if self.snapshot.any_model_of_all == NULL or pool.is_default:
-                    self.snapshot.any_model_of_all = self.snapshot.any_model[index]
-            for name in names[index]:
-                members = [member for member in pool.endpoints
-                           if not tables.endpoints[member].models or name in tables.endpoints[member].models]
-                target = self.make_target(pool, index, members, name, kinds, tables.endpoints)
-                self.put_entry(index, target.model, target, NULL)
-                if look_up(&self.snapshot, ANY_POOL, target.model) == NULL:
-                    self.put_entry(ANY_POOL, target.model, target, NULL)
-        for alias in tables.aliases:
-            fill_alias(self, &self.snapshot.aliases[self.snapshot.alias_count], alias)
-            self.put_entry(ALIAS_POOL, self.snapshot.aliases[self.snapshot.alias_count].name, NULL,
-                           &self.snapshot.aliases[self.snapshot.alias_count])
+            for position, name in enumerate(["", "", *sorted(by_name)]):
+                members = whole if position == 0 else sorted(unnamed + by_name.get(name, []))
+                if not members:
+                    continue
+                target = self.make_target(pool, index, len(members), name)
+                for start in range(0, len(members), MEMBERS_PER_STEP):
+                    self.fill_target(target, members, start, name, tables.endpoints)
+                    looked_at += min(len(members) - start, MEMBERS_PER_STEP)
+                    if looked_at >= MEMBERS_PER_STEP:
+                        looked_at = 0
+                        yield None
+                if position == 0:
+                    self.snapshot.whole[index] = target
+                    if pool.is_default and self.snapshot.default_whole == NULL:
+                        self.snapshot.default_whole = target
+                elif position == 1:
+                    self.snapshot.any_model[index] = target
+                    if self.snapshot.any_model_of_all == NULL or pool.is_default:
+                        self.snapshot.any_model_of_all = target
+                else:
+                    self.put_entry(index, target.model, target, NULL)
+                    if look_up(&self.snapshot, ANY_POOL, target.model) == NULL:
+                        self.put_entry(ANY_POOL, target.model, target, NULL)
+        for index, entry in enumerate(tables.aliases):
+            fill_alias(self, &self.snapshot.aliases[index], entry)
+            self.put_entry(ALIAS_POOL, self.snapshot.aliases[index].name, NULL, &self.snapshot.aliases[index])
             self.snapshot.alias_count += 1
+            if index % ROUTES_PER_STEP == ROUTES_PER_STEP - 1:
+                yield None
         for index, entry in enumerate(tables.routes):
             fill_route(self, &self.snapshot.routes[index], entry)
+            if index % ROUTES_PER_STEP == ROUTES_PER_STEP - 1:
+                yield None
+        if {POLICY_RING, POLICY_BOUNDED_RING, POLICY_MAGLEV} & {
+                *self.route_kinds, *[pool.policy.kind for pool in tables.pools]}:
+            yield self.spread
 
     def __dealloc__(self):
         cdef uint32_t index
@@ -303,14 +313,30 @@ cdef class Snapshot:
         text.length = <uint32_t>len(data)
         return text
 
-    cdef target_t* make_target(
-        self, object pool, int pool_index, list members, str name, set kinds, tuple entries
-    ) except NULL:
+    cdef int reserve(self, tables, uint32_t name_count) except -1:
+        cdef uint32_t size = 16
+        cdef int pool_count = len(tables.pools)
+        while size < 4 * name_count + 2 * len(tables.aliases):
+            size *= 2
+        self.snapshot.pool_count = pool_count
+        self.snapshot.route_count = len(tables.routes)
+        self.snapshot.entry_mask = size - 1
+        self.snapshot.targets = <target_t*>calloc(2 * pool_count + name_count + 1, sizeof(target_t))
+        self.snapshot.policies = <route_policy_t*>calloc(pool_count + 1, sizeof(route_policy_t))
+        self.snapshot.any_model = <target_t**>calloc(pool_count + 1, sizeof(target_t*))
+        self.snapshot.whole = <target_t**>calloc(pool_count + 1, sizeof(target_t*))
+        self.snapshot.routes = <route_t*>calloc(self.snapshot.route_count + 1, sizeof(route_t))
+        self.snapshot.aliases = <alias_t*>calloc(len(tables.aliases) + 1, sizeof(alias_t))
+        self.snapshot.entries = <model_entry_t*>calloc(size, sizeof(model_entry_t))
+        if self.snapshot.targets == NULL or self.snapshot.policies == NULL or self.snapshot.any_model == NULL \
+                or self.snapshot.whole == NULL or self.snapshot.routes == NULL or self.snapshot.entries == NULL \
+                or self.snapshot.aliases == NULL:
+            raise MemoryError
+        return 0
+
+    cdef target_t* make_target(self, object pool, int pool_index, uint32_t count, str name) except NULL:
         cdef target_t* target = &self.snapshot.targets[self.snapshot.target_count]
         cdef candidate_set_t* candidates = &target.candidates
-        cdef endpoint_t* endpoint
-        cdef int position
-        cdef int count = len(members)
         self.snapshot.target_count += 1
         candidates.count = count
         if pool.ejected_ratio_max < 1:
@@ -322,7 +348,17 @@ cdef class Snapshot:
         if candidates.slots == NULL or candidates.weights == NULL or candidates.identities == NULL \
                 or target.endpoints == NULL:
             raise MemoryError
-        for position, member in enumerate(members):
+        target.policy = &self.snapshot.policies[pool_index]
+        target.model = self.keep(name.encode())
+        target.pool_name = self.keep(pool.name.encode())
+        return target
+
+    cdef int fill_target(self, target_t* target, list members, int start, str name, tuple entries) except -1:
+        cdef candidate_set_t* candidates = &target.candidates
+        cdef endpoint_t* endpoint
+        cdef int position, member
+        for position in range(start, min(len(members), start + <int>MEMBERS_PER_STEP)):
+            member = members[position]
             endpoint = &(<Endpoint>self.endpoints[member]).endpoint
             target.endpoints[position] = endpoint
             candidates.slots[position] = endpoint.slot
@@ -337,15 +373,27 @@ cdef class Snapshot:
                 if candidate_set_reserve_loads(candidates) < 0:
                     raise MemoryError
                 candidates.load_s[position], candidates.models_max[position] = entry.loads_s[name], entry.models_max
-        target.policy = &self.snapshot.policies[pool_index]
-        target.model = self.keep(name.encode())
-        target.pool_name = self.keep(pool.name.encode())
-        kinds = kinds | {target.policy.pick.kind}
-        if kinds & {POLICY_RING, POLICY_BOUNDED_RING} and candidate_set_build_ring(candidates, RING_POINTS) < 0:
+        return 0
+
+    def spread(self):
+        """Builds the rings and tables of policies that spread keys: long, and free of Python. Raises MemoryError."""
+        cdef bint has_rings = not self.route_kinds.isdisjoint({POLICY_RING, POLICY_BOUNDED_RING})
+        cdef bint has_maglevs = POLICY_MAGLEV in self.route_kinds
+        cdef bint is_short = False
+        cdef target_t* target
+        cdef uint32_t index
+        cdef int kind
+        with nogil:
+            for index in range(self.snapshot.target_count):
+                target = &self.snapshot.targets[index]
+                kind = target.policy.pick.kind
+                if (has_rings or kind == POLICY_RING or kind == POLICY_BOUNDED_RING) \
+                        and candidate_set_build_ring(&target.candidates, RING_POINTS) < 0:
+                    is_short = True
+                if (has_maglevs or kind == POLICY_MAGLEV) and candidate_set_build_maglev(&target.candidates) < 0:
+                    is_short = True
+        if is_short:
             raise MemoryError
-        if POLICY_MAGLEV in kinds and candidate_set_build_maglev(candidates) < 0:
-            raise MemoryError
-        return target
 
     cdef void put_entry(self, int pool, text_t model, target_t* target, alias_t* alias) noexcept:
         cdef uint64_t hash = hash_bytes(model.data, model.length, pool)

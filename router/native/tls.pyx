@@ -217,10 +217,14 @@ cdef class TlsContext:
     @staticmethod
     def client(*, bint verify=True, str ca_file=None, str cert=None, str key=None) -> TlsContext:
         cdef TlsContext made = TlsContext._make(False, "1.2")
+        cdef int is_loaded = 1
         made.verifies = verify
         if ca_file is not None:
             made._use_ca(ca_file)
-        elif verify and openssl.default_ca(made.context) != 1:
+        elif verify:
+            with nogil:                      # a hundred certificates, in milliseconds: not while others wait
+                is_loaded = openssl.default_ca(made.context)
+        if is_loaded != 1:
             raise ValueError(f"the system's certificate authorities cannot be loaded: {last_error()}")
         openssl.set_verify(made.context, SSL_VERIFY_PEER if verify else SSL_VERIFY_NONE, NULL)
         if cert is not None:
@@ -257,9 +261,13 @@ cdef class TlsContext:
             raise ValueError(f"key file {key} does not belong to certificate file {cert}")
 
     cdef _use_ca(self, str ca_file):
-        path = os.fsencode(ca_file)
+        cdef bytes encoded = os.fsencode(ca_file)
+        cdef const char* path = encoded
+        cdef int is_loaded
         openssl.err_clear()
-        if openssl.load_ca(self.context, path, NULL) != 1:
+        with nogil:
+            is_loaded = openssl.load_ca(self.context, path, NULL)
+        if is_loaded != 1:
             raise ValueError(f"CA file {ca_file}: {last_error()}")
 
 

@@ -7,10 +7,13 @@ reports what these refuse, listeners and the upstream pool use the parsed form.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 
 from msgspec import Struct
+
+from router import limits
 
 PORT_MAX = 65535
 UNIX_PATH_BYTES_MAX = 107  # sockaddr_un.sun_path on Linux, its closing NUL aside
@@ -85,6 +88,7 @@ def parse_address(text: str) -> Address:
     return TcpAddress(_host(match["host"]), _port(match["port"]))
 
 
+@functools.lru_cache(maxsize=limits.ENDPOINTS_MAX)  # each is read by several, and again at every reload
 def parse_endpoint_url(text: str) -> EndpointUrl:
     """The endpoint URL that `text` names.
 

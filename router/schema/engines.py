@@ -66,7 +66,7 @@ class EngineFigures(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = None
 
 
-class FigureTables(Struct, frozen=True, kw_only=True):
+class FigureTables(Struct, frozen=True, kw_only=True, gc=False):
     """The same for native code (engine_figures_t): seconds, tokens, one currency; every field filled."""
 
     engine_class: int

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from bench import compare, scenarios
-from bench.measure import SliceFailed
+from bench.goals import Scenario
+from bench.measure import SliceFailed, Summary
 from bench.messages import messages
 from bench.native.peer import Peer
 from bench.peers.base import PeerProxy, Running, Site
@@ -80,6 +81,20 @@ def stage() -> Stage:
 def running(stage: Stage, proxy: PeerProxy, tmp_path: Path) -> Iterator[Running]:
     with make_bench(stage, tmp_path, proxy).started(proxy) as one:
         yield one
+
+
+def test_a_snapshot_is_put_in_force_under_traffic(stage: Stage, tmp_path: Path) -> None:
+    proxy = Fairlead()
+    what = proxy.missing(installs=False)
+    if what is not None:
+        pytest.skip(what)
+    bench = make_bench(stage, tmp_path, proxy)
+    bench.snapshot_count, bench.snapshot_size = 1, {"endpoint_count": 80, "route_count": 3}
+    results = compare.run_fresh(bench, Scenario.SNAPSHOT)
+    assert set(results) == {"snapshot_gap", "snapshot_apply", "snapshot_step"}
+    for by_peer in results.values():
+        assert isinstance(by_peer["fairlead"], Summary), by_peer
+        assert by_peer["fairlead"].value > 0
 
 
 def test_each_load_gives_a_figure_from_checked_answers(stage: Stage, running: Running) -> None:

@@ -6,7 +6,7 @@ the process layer.
     GET /v1/*   handed over to Python
 
 Faults are asked for by endpoint names in the configuration: `refuse-COLUMN` makes `prepare` fail in that
-worker, `die-COLUMN` kills it there, `unstartable` makes construction fail.
+worker, `die-COLUMN` kills it there, `unstartable` makes it fail in any.
 """
 
 import json
@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Generator
 from typing import Any
 
 
@@ -27,9 +28,7 @@ class _Connection:
 class FakeCore:
     """See the module."""
 
-    def __init__(self, *, column: int, hooks: Any, endpoint_names: list[str]) -> None:
-        if "unstartable" in endpoint_names:
-            raise ValueError("endpoint unstartable: this core does not start")
+    def __init__(self, *, column: int, hooks: Any) -> None:
         self._column = column
         self._hooks = hooks
         self._epoll = select.epoll()
@@ -64,14 +63,25 @@ class FakeCore:
     def set_tls(self, listener_index: int, cert: str, key: str, min_version: str) -> None:
         self.tls.append((listener_index, cert))
 
-    def prepare(self, tables: Any) -> object:
-        config, _slots = tables
-        names = [endpoint.name for pool in config.pools for endpoint in pool.endpoints]
+    def prepare(self, tables: Any, _canary: Any = None, _canary_ratio: float = 0.0) -> object:
+        names = [endpoint.name for endpoint in tables.endpoints]
+        if "unstartable" in names:
+            raise ValueError("endpoint unstartable: this core does not start")
         if f"refuse-{self._column}" in names:
             raise ValueError(f"column {self._column} refuses")
         if f"die-{self._column}" in names:
             os.kill(os.getpid(), signal.SIGKILL)
         return names
+
+    def preparing(
+        self, tables: Any, _canary: Any = None, _canary_ratio: float = 0.0
+    ) -> Generator[None, None, object]:
+        """In one step more than none."""
+        yield None
+        return self.prepare(tables)
+
+    def set_staying(self, stays: bool) -> None:
+        """It never stays."""
 
     def activate(self, prepared: Any) -> None:
         self._endpoint_names = prepared

@@ -5,11 +5,10 @@
 import os
 import sys
 from pathlib import Path
-from unittest import mock
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from router import app, rollout, worker_process
+from router import app, worker_process
 from router.config import load_config
 
 
@@ -27,12 +26,11 @@ if __name__ == "__main__":
         if argument.startswith("--stuck-after="):
             worker_process.HEARTBEATS_MISSED_S = float(argument.partition("=")[2])
     path = Path(sys.argv[1])
-    with mock.patch.object(rollout, "build_tables", lambda config, slots, _routes: (config, slots)):
-        sys.exit(
-            app.serve(
-                load_config(path),
-                config_path=path,
-                takeover="--takeover" in sys.argv,
-                command=[sys.executable, str(Path(__file__).with_name("fake_worker.py"))],
-            )
+    sys.exit(
+        app.serve(
+            load_config(path),
+            config_path=path,
+            takeover="--takeover" in sys.argv,
+            command=[sys.executable, str(Path(__file__).with_name("fake_worker.py"))],
         )
+    )

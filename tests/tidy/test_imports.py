@@ -25,7 +25,7 @@ FLOORS: list[set[str]] = [
     | {"router.received_policy", "router.reporter"}
     | {"router.endpoint_view", "router.explain_report", "router.explain_view", "router.listeners"}
     | {"router.metrics", "router.resolver", "router.retry"}
-    | {"router.slots", "router.snapshot", "router.tls_watch", "router.wire"},
+    | {"router.pieces", "router.slots", "router.snapshot", "router.steps", "router.tls_watch", "router.wire"},
     # 3: what the request path asks, and what processes share
     {"router.dispatch", "router.rollout", "router.shared_state", "router.subscriber"}
     | {"router.takeover", "router.worker_process"},

@@ -12,9 +12,17 @@ from aiohttp import web
 from router.config import parse_config
 from router.model_list import KEPT_S, ModelList
 from router.native.loadtable import LoadTable
+from router.schema.config import Config
+from router.snapshot import Tables, build_tables, route_names
 
 NOW_S = 1000.0
 HOUR_US = 3_600_000_000
+
+
+def tables_of(config: Config) -> Tables:
+    names = [endpoint.name for pool in config.pools for endpoint in pool.endpoints]
+    slots = {name: slot for slot, name in enumerate(names)}
+    return build_tables(config, slots, dict.fromkeys(route_names(config), 0))
 
 
 def test_names_of_pools_with_a_living_endpoint_are_listed_once() -> None:
@@ -27,9 +35,8 @@ def test_names_of_pools_with_a_living_endpoint_are_listed_once() -> None:
             endpoints: [{url: "http://c:1", models: [m4]}]
         """
     )
-    slots = {"a:1": 0, "b:1": 1, "c:1": 2}
     load = LoadTable.create(8, 1)
-    models = ModelList(lambda: (config, slots, load), lambda: NOW_S)
+    models = ModelList(lambda: tables_of(config), load, lambda: NOW_S)
 
     def names() -> list[str]:
         return asyncio.run(models.names())
@@ -68,7 +75,7 @@ def test_endpoints_without_names_are_asked_and_a_failing_one_keeps_its_last_answ
             )
             load = LoadTable.create(8, 1)
             now_s = NOW_S
-            models = ModelList(lambda: (config, {"e": 0, "nobody": 1}, load), lambda: now_s)
+            models = ModelList(lambda: tables_of(config), load, lambda: now_s)
             assert await models.names() == ["x", "y"]
             assert await models.names() == ["x", "y"]
             assert asked == ["Bearer k3y"]  # kept for a while
@@ -98,7 +105,7 @@ def test_an_endpoint_is_asked_over_tls_as_it_is_configured(tmp_path: Path) -> No
         endpoint = {"url": url, "name": "e", "tls": tls}
         config = parse_config(json.dumps({"pools": [{"name": "p", "endpoints": [endpoint]}]}))
         load = LoadTable.create(8, 1)
-        models = ModelList(lambda: (config, {"e": 0}, load))
+        models = ModelList(lambda: tables_of(config), load)
         try:
             return await models.names()
         finally:

@@ -8,6 +8,8 @@ import pytest
 
 from router import limits, wire
 from router.config import parse_config
+from router.native.preparation import at_once
+from router.pieces import put_together
 from router.received_policy import Policy, Variant
 from router.rollout import Canary, Rollout
 from router.schema.config import Config
@@ -38,11 +40,11 @@ class FakeWorker:
         self.on_prepare()
         return self.refusal
 
-    async def activate(self, version: int) -> bool:
+    async def activate(self, version: int) -> int:
         if not self.answers:
             await asyncio.Event().wait()
         self.activated.append(version)
-        return True
+        return 100 * (self.index + 1)
 
     def tell(self, frame: wire.AnyFrame) -> bool:
         self.told.append(frame)
@@ -76,6 +78,8 @@ def test_what_all_prepared_all_activate() -> None:
     assert run(rollout.apply(new, shared, label=7)) == ""
     assert (rollout.in_force.config, rollout.in_force.version, rollout.in_force.label) == (new, 2, 7)
     assert [worker.activated for worker in workers] == [[2], [2]]
+    assert rollout.in_force.longest_step_us == 200
+    assert workers[0].prepared[0].tables is workers[1].prepared[0].tables  # encoded once
 
 
 def test_one_refusal_makes_all_forget_it() -> None:
@@ -123,15 +127,17 @@ def test_a_canary_is_prepared_in_the_same_step_and_goes_with_the_next_that_has_n
     assert run(rollout.apply(config("one"), shared, label=7, canary=canary)) == ""
     (frame,) = worker.prepared
     assert frame.canary is not None
-    assert (frame.label, frame.canary.label, frame.canary.ratio) == (7, 8, 0.1)
-    assert wire.decode_config(frame.canary.config) == canary.config
-    assert frame.canary.slots["one"] == frame.slots["one"]
-    assert not set(frame.canary.routes.values()) & set(frame.routes.values())
+    stable, beside = (at_once(put_together(plan.tables)) for plan in (frame, frame.canary))
+    assert (stable.version, beside.version, frame.canary.ratio) == (7, 8, 0.1)
+    assert [entry.name for entry in beside.endpoints] == ["one", "new"]
+    assert beside.endpoints[0].slot == stable.endpoints[0].slot
+    assert not {route.index for route in stable.routes} & {route.index for route in beside.routes}
     assert (rollout.in_force.canary, rollout.in_force.canary_plan) == (canary, frame.canary)
     assert set(shared.configured_routes()) == {("default", 7), ("default", 8)}
     assert run(rollout.apply(config("one"), shared, label=7)) == ""
     assert worker.prepared[-1].canary is None
-    assert worker.prepared[-1].routes == frame.routes, "what is counted as of a version goes on"
+    again = at_once(put_together(worker.prepared[-1].tables))
+    assert again.routes == stable.routes, "what is counted as of a version goes on"
     assert (rollout.in_force.canary, rollout.in_force.canary_plan) == (None, None)
     assert shared.endpoints.configured() == ("one",)
 

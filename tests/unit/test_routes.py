@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.native.pool import Endpoint
+from router.native.preparation import at_once
 from router.native.routes import Snapshot, glob, match
 from router.schema.config import Config
 from router.snapshot import build_tables, route_names
@@ -24,7 +25,9 @@ def snapshot(config: dict[str, Any]) -> Snapshot:
         {name: slot for slot, name in enumerate(names)},
         {name: index for index, name in enumerate(route_names(parsed))},
     )
-    return Snapshot(tables, {entry.identity: Endpoint(entry) for entry in tables.endpoints})
+    made = Snapshot()
+    at_once(made.building(tables, {entry.identity: Endpoint(entry) for entry in tables.endpoints}))
+    return made
 
 
 def head(path: str = "/v1/chat/completions", host: str = "api.example:8080", **fields: str) -> bytes:
