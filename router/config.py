@@ -22,11 +22,11 @@ from msgspec import Struct, structs
 
 from router import limits
 from router.config_source import ConfigProblem, Source, read_source
-from router.schema.config import Config
+from router.schema.config import Config, Endpoint, EndpointList
 from router.schema.faults import Doubts, Fault, Path, dotted
 from router.schema.files import find_file_faults
 from router.schema.secret import MASK, Secret
-from router.schema.validate import find_faults
+from router.schema.validate import find_faults, find_list_faults
 from router.schema.words import bare_type, describe, fields_of, key_places, metas_of, nearest, union_members
 
 SECRET_BYTES_MAX = 8192  # keys are tens of bytes, JWTs a few KiB; a larger file is not a secret but a mistake
@@ -118,6 +118,25 @@ def check_config(config: Config) -> None:
                 for fault in faults
             ]
         )
+
+
+def parse_endpoints(
+    text: str, file: str = "<text>", environ: Mapping[str, str] | None = None
+) -> tuple[Endpoint, ...]:
+    """As parse_document, for a list of endpoints that is not part of one: `endpoints`, as in a pool.
+
+    Raises: ConfigError.
+    """
+    source = read_source(text, file, os.environ if environ is None else environ, is_elsewhere=True)
+    if isinstance(source.values, dict) and "endpoints" not in source.values:
+        # An empty list is written as one; a file that has only begun to be one says nothing.
+        source.report((), "the key 'endpoints' is missing", "endpoints: with a list, which may be empty")
+    return _build(source, EndpointList, find_list_faults).endpoints
+
+
+def read_endpoints(path: str | FilePath) -> tuple[Endpoint, ...]:
+    """As parse_endpoints, for the file at `path`. Raises: ConfigError."""
+    return parse_endpoints(_read_text(path), str(path))
 
 
 def read_reference(reference: str, environ: Mapping[str, str] | None = None) -> Secret:

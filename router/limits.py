@@ -198,6 +198,12 @@ SLIDING_SLICES_MAX = 180  # of one GUARD_INTERVAL_MS each: a quarter of an hour,
 CANARY_STEPS_MAX = 16  # doublings from one request in 65,536 to all
 GUARD_QUANTILES_MAX = 3  # of one criterion: p50, p95 and p99
 
+# ---- control: where endpoints come from
+SOURCES_MAX = 64  # a task each, and each is gone through when endpoints are put together
+DISCOVERY_NAMESERVERS_MAX = 8  # asked one after the other: at 2 s each nobody waits for more
+LEASE_S_MIN = 1  # a registrant renews three times in a lease: three requests a second
+LEASE_S_MAX = 86_400  # a dead one that stays longer is better removed by hand
+
 
 def downstream_connections_max(wanted: int, files_max: int | None = None) -> int:
     """How many client connections a worker may hold so that it cannot run out of file descriptors.

@@ -346,6 +346,14 @@ class Pool(Section, frozen=True, kw_only=True):
     ] = False
 
 
+class EndpointList(Section, frozen=True, kw_only=True):
+    """A file of endpoints that are found in it, and not written in the configuration."""
+
+    endpoints: Annotated[
+        tuple[Endpoint, ...], Meta(max_length=limits.ENDPOINTS_MAX, description="As in a pool; may be none.")
+    ] = ()
+
+
 class RouteMatch(Section, frozen=True, kw_only=True):
     """What a request must look like; every field given must match, an empty match takes all."""
 

@@ -20,6 +20,7 @@ from router.schema.address import TcpAddress, is_loopback, parse_address, parse_
 from router.schema.config import (
     Config,
     Endpoint,
+    EndpointList,
     EndpointTls,
     Pool,
     Route,
@@ -49,6 +50,20 @@ def find_faults(config: Config, doubts: Doubts = Doubts()) -> list[Fault]:  # no
         *_requirement_faults(config, doubts),
         *_network_faults(config, doubts),
     ]
+
+
+def find_list_faults(found: EndpointList, doubts: Doubts) -> Iterator[Fault]:
+    """Every fault of a list of endpoints that routers on other machines will serve by."""
+    yield from _endpoints_faults(("endpoints",), found.endpoints, {}, doubts)
+    for index, endpoint in doubts.numbered(("endpoints",), found.endpoints):
+        yield from find_clear_secrets(("endpoints", index), endpoint)
+
+
+def find_clear_secrets(path: Path, endpoint: Endpoint) -> Iterator[Fault]:
+    """Secrets of an endpoint at `path` that stand there as text: what is passed on holds none."""
+    bearer = endpoint.auth.bearer
+    if bearer is not None and bearer.source is None:
+        yield Fault((*path, "auth", "bearer"), "a secret that is written out", "file:/path or ${ENV}")
 
 
 # ---- where it listens
@@ -172,22 +187,11 @@ def _pool_faults(config: Config, doubts: Doubts) -> Iterator[Fault]:
     endpoint_count = 0
     models: set[str] = set()
     for pool_index, pool in pools:
-        urls: dict[object, Path] = {}
-        for index, endpoint in doubts.numbered(("pools", pool_index, "endpoints"), pool.endpoints):
-            path: Path = ("pools", pool_index, "endpoints", index)
+        path: Path = ("pools", pool_index, "endpoints")
+        for _, endpoint in doubts.numbered(path, pool.endpoints):
             endpoint_count += 1
             models.update(endpoint.models, endpoint.model_rewrite)
-            is_named = not doubts.hides(*path, "name")
-            if is_named and endpoint.name in owners:
-                yield Fault(
-                    (*path, "name"),
-                    f"the name {endpoint.name!r} is that of {dotted(owners[endpoint.name])} too",
-                    "a name that no other endpoint has (the default is host:port)",
-                )
-            if is_named:
-                owners.setdefault(endpoint.name, path)
-            yield from _url_faults((*path, "url"), endpoint.url, urls, path)
-            yield from _endpoint_faults(path, endpoint, doubts)
+        yield from _endpoints_faults(path, pool.endpoints, owners, doubts)
     if endpoint_count > limits.ENDPOINTS_MAX:
         yield Fault(
             ("pools",), f"{endpoint_count} endpoints", f"at most {limits.ENDPOINTS_MAX} in all pools together"
@@ -196,6 +200,26 @@ def _pool_faults(config: Config, doubts: Doubts) -> Iterator[Fault]:
         yield Fault(
             ("pools",), f"{len(models)} model names", f"at most {limits.MODELS_MAX} in all pools together"
         )
+
+
+def _endpoints_faults(
+    place: Path, endpoints: tuple[Endpoint, ...], owners: dict[str, Path], doubts: Doubts
+) -> Iterator[Fault]:
+    """Of endpoints that stand in for each other; `owners` has the names that are taken, then theirs too."""
+    urls: dict[object, Path] = {}
+    for index, endpoint in doubts.numbered(place, endpoints):
+        path = (*place, index)
+        is_named = not doubts.hides(*path, "name")
+        if is_named and endpoint.name in owners:
+            yield Fault(
+                (*path, "name"),
+                f"the name {endpoint.name!r} is that of {dotted(owners[endpoint.name])} too",
+                "a name that no other endpoint has (the default is host:port)",
+            )
+        if is_named:
+            owners.setdefault(endpoint.name, path)
+        yield from _url_faults((*path, "url"), endpoint.url, urls, path)
+        yield from _endpoint_faults(path, endpoint, doubts)
 
 
 def _name_faults(path: Path, names: list[tuple[int, str]], what: str) -> Iterator[Fault]:

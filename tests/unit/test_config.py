@@ -262,7 +262,7 @@ BAD = {
             57,
             "pools[0].endpoints[0].engine",
             "'vlm' is not allowed here",
-            "one of: vllm, sglang, tgi, triton, llamacpp, ollama, openai, other",
+            "one of: vllm, sglang, tgi, trtllm, triton, llamacpp, ollama, openai, other",
         ),
     ),
     "unknown policy": (
