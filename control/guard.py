@@ -31,6 +31,8 @@ from router import limits
 from router.schema.kinds import DAY_MS, Section
 
 RatioMax = Annotated[float, Meta(ge=1, le=1000)]
+Share = Annotated[float, Meta(gt=0, lt=1)]
+Positive = Annotated[float, Meta(gt=0)]
 
 # Of the tokens of one stream each tells little after the first, and a long stream must not outvote short
 # ones: n of them weigh as n / (1 + cv^2) alike ones (Kish 1965), and lengths of answers have a cv of about 1.
@@ -46,8 +48,8 @@ class ShareCriterion(Section, frozen=True, kw_only=True):
     """A share of the requests: of faults, or of refusals."""
 
     max: Annotated[
-        float | None,
-        Meta(gt=0, lt=1, description="Never more than this share; absent: only beside the stable version."),
+        Share | None,
+        Meta(description="Never more than this share; absent: only beside the stable version."),
     ] = None
     ratio_max: Annotated[
         RatioMax | None, Meta(description="Never more than this times that of the stable version.")
@@ -65,8 +67,8 @@ class QuantileCriterion(Section, frozen=True, kw_only=True):
 
     quantile: Annotated[Literal["p50", "p95", "p99"], Meta(description="Which.")]
     max_ms: Annotated[
-        float | None,
-        Meta(gt=0, le=DAY_MS, description="Never more; absent: only beside the stable version."),
+        Annotated[float, Meta(gt=0, le=DAY_MS)] | None,
+        Meta(description="Never more; absent: only beside the stable version."),
     ] = None
     ratio_max: Annotated[
         RatioMax | None, Meta(description="Never more than this times that of the stable version.")
@@ -77,8 +79,8 @@ class CostCriterion(Section, frozen=True, kw_only=True):
     """What tokens cost by the endpoints' prices; without prices it says nothing."""
 
     max: Annotated[
-        float | None,
-        Meta(gt=0, description="Never more for a million tokens; absent: only beside the stable version."),
+        Positive | None,
+        Meta(description="Never more for a million tokens; absent: only beside the stable version."),
     ] = None
     ratio_max: Annotated[
         RatioMax | None, Meta(description="Never more than this times that of the stable version.")

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import hypothesis
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -287,3 +288,17 @@ def test_no_figure_is_ever_nan(
             figures = (finding.seen, finding.limit, finding.at_least, finding.limit_at_most)
             assert not any(math.isnan(figure) for figure in figures)
             assert "nan" not in finding.words()
+
+
+def test_settings_are_read_with_their_bounds() -> None:
+    told = {
+        "errors": {"max": 0.05, "ratio_max": None},
+        "ttft": [{"quantile": "p99", "max_ms": 900}],
+        "cost": None,
+    }
+    settings = msgspec.convert(told, GuardSettings)
+    assert settings.errors == ShareCriterion(max=0.05, ratio_max=None)
+    assert settings.ttft == (QuantileCriterion(quantile="p99", max_ms=900.0),)
+    for wrong in ({"errors": {"max": 1.5}}, {"false_alarm_ratio": 0}, {"itl": [{"quantile": "p42"}]}):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(wrong, GuardSettings)
