@@ -130,7 +130,7 @@ class HealthSettings(Section, frozen=True, kw_only=True):
             description="What was asked while the prober itself was held up for longer than this is thrown "
             "away."
         ),
-    ] = 500  # a quarter of the time-out: less can turn no answer into none
+    ] = 500  # a quarter of the time-out: a shorter lag makes no answer late
     damping: Annotated[Damping, Meta(description="What is done about endpoints that come and go.")] = field(
         default_factory=Damping
     )
