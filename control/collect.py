@@ -1,8 +1,9 @@
 """What routers counted, as windows: by version and route, over all routers, since a mark and lately.
 
-Reports are cumulative, so only the newest of each router is kept, and `advance` adds what is new in it: a
-lost report loses nothing. A process that is new, counts that fell, and a router that was silent for a while
-(its counts may be of another time than the mark says) begin anew: what they count from then on is added.
+Reports are cumulative, so a lost one loses nothing, and what is new in them is added once in a while, for
+each router in its own time: to add up hundreds at once would hold up the link. A process that is new, counts
+that fell, and a router that was silent for a while (its counts may be of another time than the mark says)
+begin anew: what they count from then on is added.
 
 Invariant: nothing negative is ever added, and what is kept is bounded by routers, by the rows of a report
 and by the slices of `lately`. Neighbours: schema/link.py (the reports), guard.py (compares windows),
@@ -121,14 +122,20 @@ class _Process:
     seen: RouterSeen
     newest: Report
     added: dict[_Key, RouteCounts]
+    added_s: float
     is_new: bool = False
     """It reported since `added`."""
 
 
 class Collector:
-    """All routers' reports. `advance` is called every GUARD_INTERVAL_MS."""
+    """All routers' reports; what is new in those of one is added every `interval_s`.
 
-    def __init__(self) -> None:
+    `advance` is called as often.
+    """
+
+    def __init__(self, interval_s: float = limits.GUARD_INTERVAL_MS / 1000) -> None:
+        self._interval_s = interval_s
+        self._open: _Sums = {}
         self._processes: dict[str, _Process] = {}
         self._bounds_us: tuple[int, ...] = ()
         self._since_mark: _Sums = {}
@@ -141,35 +148,35 @@ class Collector:
             while len(self._processes) >= limits.LINK_ROUTERS_MAX:
                 del self._processes[min(self._processes, key=lambda name: self._processes[name].seen.heard_s)]
             seen = RouterSeen(router=router, heard_s=now_s)
-            self._processes[instance] = _Process(seen, report, _rows(report))
+            self._processes[instance] = _Process(seen, report, _rows(report), now_s)
             return
         if _is_silent(process, now_s):
             process.added = _rows(report)
             process.seen.began_anew_count += 1
         process.newest, process.is_new = report, True
         process.seen.heard_s, process.seen.is_silent = now_s, False
+        if now_s - process.added_s >= self._interval_s:
+            process.added_s = now_s
+            self._take(process)
 
     def forget(self, instance: str) -> None:
         """That process is gone; what it said last is added before."""
         process = self._processes.pop(instance, None)
         if process is not None:
-            sums: _Sums = {}
-            self._take(process, sums)
-            _merge(self._since_mark, sums)
-            if self._slices:
-                _merge(self._slices[-1], sums)
+            self._take(process)
 
     def advance(self, now_s: float) -> None:
-        """Adds what all have counted since the last time."""
-        sums: _Sums = {}
+        """What was added since the last time is one slice of `lately`, and seen from here on."""
         for process in self._processes.values():
             process.seen.is_silent = _is_silent(process, now_s)
-            self._take(process, sums)
-        self._slices.append(sums)
-        _merge(self._since_mark, sums)
+        self._slices.append(self._open)
+        _merge(self._since_mark, self._open)
+        self._open = {}
 
     def mark(self, now_s: float) -> None:
-        """From here on `since_mark` counts."""
+        """From here on `since_mark` counts; what was reported and is not added yet never is."""
+        for process in self._processes.values():
+            process.added, process.added_s, process.is_new = _rows(process.newest), now_s, False
         self.advance(now_s)
         self._since_mark = {}
 
@@ -188,7 +195,7 @@ class Collector:
         """Who has been heard; the silent ones add nothing."""
         return [process.seen for process in self._processes.values()]
 
-    def _take(self, process: _Process, into: _Sums) -> None:
+    def _take(self, process: _Process) -> None:
         if not process.is_new:
             return
         process.is_new = False
@@ -202,7 +209,7 @@ class Collector:
             if new is None:
                 process.seen.began_anew_count += 1
             elif new.requests or new.tokens or new.ttft_us or new.itl_us:
-                into.setdefault(key, _Sum()).add(new)
+                self._open.setdefault(key, _Sum()).add(new)
         # A row that is not reported for a while comes back with its counts: it is kept while there is room.
         kept = {**process.added, **rows}
         process.added = kept if len(kept) <= limits.ROUTE_INDEXES_MAX else rows

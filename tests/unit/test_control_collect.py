@@ -35,7 +35,7 @@ def requests(windows: dict[str, Window], route: str = EVERY_ROUTE) -> int:
 
 
 def test_only_what_is_new_since_the_first_report_counts() -> None:
-    collector = Collector()
+    collector = Collector(interval_s=0.0)
     collector.observe("a", "a1", report(row(100)), 0.0)
     collector.observe("a", "a1", report(row(107, faults=2)), 1.0)
     collector.advance(1.0)
@@ -44,7 +44,7 @@ def test_only_what_is_new_since_the_first_report_counts() -> None:
 
 
 def test_a_lost_report_loses_nothing_and_one_that_comes_twice_adds_nothing() -> None:
-    collector = Collector()
+    collector = Collector(interval_s=0.0)
     for now_s, count in enumerate((0, 5, 9, 9)):
         collector.observe("a", "a1", report(row(count)), now_s)
     collector.advance(4.0)
@@ -53,7 +53,7 @@ def test_a_lost_report_loses_nothing_and_one_that_comes_twice_adds_nothing() -> 
 
 
 def test_routers_and_routes_are_added_up_and_versions_are_not() -> None:
-    collector = Collector()
+    collector = Collector(interval_s=0.0)
     for name in ("a", "b"):
         collector.observe(name, name, report(), 0.0)
         collector.observe(name, name, report(row(3), row(4, route="code"), row(5, version=2)), 1.0)
@@ -65,7 +65,7 @@ def test_routers_and_routes_are_added_up_and_versions_are_not() -> None:
 
 
 def test_a_mark_begins_anew_and_lately_does_not_mind() -> None:
-    collector = Collector()
+    collector = Collector(interval_s=0.0)
     collector.observe("a", "a1", report(), 0.0)
     collector.observe("a", "a1", report(row(3)), 1.0)
     collector.mark(1.0)
@@ -76,8 +76,22 @@ def test_a_mark_begins_anew_and_lately_does_not_mind() -> None:
     assert requests(collector.lately(1, 1)) == 5
 
 
+def test_each_router_is_added_in_its_own_time_and_what_waits_at_a_mark_is_left_out() -> None:
+    collector = Collector(interval_s=5.0)
+    for now_s in range(8):
+        collector.observe("a", "a1", report(row(now_s)), now_s)
+    collector.advance(7.0)
+    assert requests(collector.since_mark(1)) == 5
+    collector.mark(7.0)
+    for now_s in range(8, 13):
+        collector.observe("a", "a1", report(row(now_s)), now_s)
+    collector.forget("a1")
+    collector.advance(13.0)
+    assert requests(collector.since_mark(1)) == 5
+
+
 def test_a_process_that_is_new_counts_from_its_first_report_on() -> None:
-    collector = Collector()
+    collector = Collector(interval_s=0.0)
     collector.observe("a", "a1", report(), 0.0)
     collector.observe("a", "a1", report(row(3)), 1.0)
     collector.forget("a1")
@@ -88,7 +102,7 @@ def test_a_process_that_is_new_counts_from_its_first_report_on() -> None:
 
 
 def test_counts_that_fall_begin_anew() -> None:
-    collector = Collector()
+    collector = Collector(interval_s=0.0)
     collector.observe("a", "a1", report(row(50)), 0.0)
     collector.observe("a", "a1", report(row(2)), 1.0)
     collector.advance(1.0)
@@ -100,7 +114,7 @@ def test_counts_that_fall_begin_anew() -> None:
 
 
 def test_a_silent_router_is_shown_and_what_it_counted_meanwhile_is_left_out() -> None:
-    collector = Collector()
+    collector = Collector(interval_s=0.0)
     silence_s = limits.REPORT_SILENCE_MS / 1000
     collector.observe("a", "a1", report(), 0.0)
     collector.observe("b", "b1", report(), silence_s)
@@ -114,7 +128,7 @@ def test_a_silent_router_is_shown_and_what_it_counted_meanwhile_is_left_out() ->
 
 
 def test_a_row_that_is_not_reported_for_a_while_is_not_counted_twice() -> None:
-    collector = Collector()
+    collector = Collector(interval_s=0.0)
     for now_s, rows in enumerate(((), (row(5),), (), (row(6),))):
         collector.observe("a", "a1", report(*rows), now_s)
         collector.advance(now_s)
@@ -122,7 +136,7 @@ def test_a_row_that_is_not_reported_for_a_while_is_not_counted_twice() -> None:
 
 
 def test_histograms_of_another_release_are_left_out_and_its_counts_are_not() -> None:
-    collector = Collector()
+    collector = Collector(interval_s=0.0)
     for name, bounds in (("a", BOUNDS), ("b", (500, 700))):
         collector.observe(name, name, report(bounds=bounds), 0.0)
         collector.observe(name, name, report(row(3), bounds=bounds), 1.0)
@@ -133,7 +147,7 @@ def test_histograms_of_another_release_are_left_out_and_its_counts_are_not() -> 
 
 
 def test_routers_are_bounded_and_the_one_heard_longest_ago_gives_way() -> None:
-    collector = Collector()
+    collector = Collector(interval_s=0.0)
     for number in range(limits.LINK_ROUTERS_MAX + 1):
         collector.observe("r", f"r{number}", report(), number)
     assert len(collector.describe()) == limits.LINK_ROUTERS_MAX
@@ -141,7 +155,7 @@ def test_routers_are_bounded_and_the_one_heard_longest_ago_gives_way() -> None:
 
 
 def test_what_costs_are_judged_by_adds_up() -> None:
-    collector = Collector()
+    collector = Collector(interval_s=0.0)
     for now_s, tokens in enumerate((0, 10, 30)):
         collector.observe("a", "a1", report(row(1 + now_s, tokens=tokens)), now_s)
         collector.advance(now_s)
@@ -168,7 +182,7 @@ def test_a_window_can_be_stored() -> None:
     )
 )
 def test_nothing_negative_is_ever_counted(steps: list[tuple[str, list[int], float, str]]) -> None:
-    collector = Collector()
+    collector = Collector(interval_s=0.0)
     now_s = 0.0
     for instance, counts, pause_s, then in steps:
         now_s += pause_s
@@ -193,7 +207,7 @@ def test_nothing_negative_is_ever_counted(steps: list[tuple[str, list[int], floa
 
 @pytest.mark.parametrize("counts", [(1,), (1, 2), (1, 2, 3, 4)])
 def test_a_histogram_that_does_not_fit_its_bounds_is_left_out(counts: tuple[int, ...]) -> None:
-    collector = Collector()
+    collector = Collector(interval_s=0.0)
     collector.observe("a", "a1", report(), 0.0)
     odd = RouteCounts(route="chat", version=1, requests=4, faults=0, ttft_us=counts)
     collector.observe("a", "a1", report(odd), 1.0)
