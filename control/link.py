@@ -11,18 +11,16 @@ Neighbours: publish.py (what is sent), app.py (what becomes of reports), router/
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import itertools
 import logging
-import os
-import socket
 import ssl
 import time
 from collections.abc import Callable
 
 import msgspec
 
+from control.unix_listener import unix_listener
 from router import limits
 from router.build_info import package_version
 from router.schema import link
@@ -156,7 +154,7 @@ class LinkServer:
         place = parse_address(address)
         server: asyncio.Server
         if isinstance(place, UnixAddress):
-            sock = _unix_listener(place.path)
+            sock = unix_listener(place.path)
             server = await asyncio.start_unix_server(self._accept, sock=sock)
             self.addresses.append(address)
         else:
@@ -263,21 +261,6 @@ class LinkServer:
                     pass
                 case _:
                     raise LinkClosedError(f"{type(frame).__name__} says nothing to control")
-
-
-def _unix_listener(path: str) -> socket.socket:
-    """Bound for this user alone; the socket of a control that is gone gives way."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        os.fchmod(sock.fileno(), 0o600)  # Linux gives the file the socket's mode
-        sock.bind(path)
-        os.chmod(path, 0o600)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 async def _receive(reader: asyncio.StreamReader) -> link.AnyFrame:

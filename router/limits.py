@@ -189,6 +189,10 @@ PROBE_DETAIL_CHARS_MAX = 200  # of what an answer said, for people
 # Results that wait for control's main loop: a minute of 1,000 endpoints. Past it the oldest go.
 PROBE_RESULTS_MAX = 32_768
 REGIONS_PER_ENDPOINT_MAX = 32  # of routers that send to it; past it the one silent for longest is forgotten
+# ---- control: its API
+TOKEN_GUESSES_FREE = 5  # wrong tokens of an address: a person's slips; from then on it waits
+TOKEN_LOCKOUT_S_MAX = 900.0  # a quarter of an hour: a script gets nowhere, a person is back after coffee
+TOKEN_GUESSERS_MAX = 4_096  # addresses remembered; with more of them the oldest starts anew
 
 # ---- control: what routers report, and the guard
 GUARD_INTERVAL_MS = 5_000  # between two looks: a bad canary lives so much longer, for a fifth of the work

@@ -17,12 +17,12 @@ import logging
 import os
 import re
 import socket
-import stat
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Protocol
 
 from router import limits, wire
+from router.runtime_folder import RuntimeFolderError, runtime_folder
 from router.schema.config import Config
 
 CONTROL_CLIENTS_MAX = 8  # commands and one successor; more at once is a mistake
@@ -37,32 +37,6 @@ class TakeoverError(Exception):
 
 class NobodyThereError(TakeoverError):
     """No router answers at the control socket."""
-
-
-def runtime_folder(configured: str | None) -> Path:
-    """The folder of control sockets, private to this user.
-
-    Raises: TakeoverError when it cannot be.
-    """
-    if configured:
-        folder = Path(configured)
-    elif os.environ.get("XDG_RUNTIME_DIR"):
-        folder = Path(os.environ["XDG_RUNTIME_DIR"]) / "fairlead"
-    else:
-        folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"fairlead-{os.getuid()}"  # noqa: S108 - checked below
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        info = folder.lstat()
-    except OSError as exc:
-        raise TakeoverError(
-            f"cannot use the runtime folder {folder}: {exc.strerror}; set runtime_dir"
-        ) from exc
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o022:
-        raise TakeoverError(
-            f"the runtime folder {folder} must be a folder that only this user can write; "
-            "set runtime_dir to another one, or correct its owner and mode"
-        )
-    return folder
 
 
 def control_path(config: Config, bound_admin_address: str) -> Path:
@@ -80,7 +54,10 @@ def control_path_of(runtime_dir: str | None, admin_address: str) -> Path:
     name = re.sub(r"[^A-Za-z0-9.]", "_", admin_address)
     if len(name) > SOCKET_NAME_CHARS_MAX:
         name = hashlib.sha256(admin_address.encode()).hexdigest()[:SOCKET_NAME_CHARS_MAX]
-    return runtime_folder(runtime_dir) / f"{name}.sock"
+    try:
+        return runtime_folder(runtime_dir) / f"{name}.sock"
+    except RuntimeFolderError as exc:
+        raise TakeoverError(str(exc)) from exc
 
 
 class Successor(Protocol):

@@ -17,7 +17,8 @@ from tests.tidy.tree import files, module_name, native_imports, text
 
 FLOORS: list[set[str]] = [
     # 0: words, bounds and outcomes; the standard library and msgspec
-    {"router", "router.errors", "router.limits", "router.build_info", "router.sdnotify"},
+    {"router", "router.errors", "router.limits", "router.build_info", "router.runtime_folder"}
+    | {"router.sdnotify"},
     # 1: the native request path over its leaves
     {"router._fastpath"},
     # 2: pure rules, tables and formats
@@ -157,7 +158,7 @@ def test_the_bench_knows_only_the_schema() -> None:
 
 
 def test_control_knows_only_the_words_and_the_way_to_a_configuration_that_it_shares_with_the_router() -> None:
-    names = ("schema", "errors", "limits", "build_info", "config", "config_source")
+    names = ("schema", "errors", "limits", "build_info", "runtime_folder", "config", "config_source")
     allowed = tuple(f"router.{name}" for name in names)
     breaches = [
         f"{path} imports {module}"

@@ -27,39 +27,10 @@ def configured(**more: Any) -> Config:
 # ---- where it is
 
 
-def test_the_folder_is_made_for_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = takeover.runtime_folder(str(tmp_path / "a" / "b"))
-    assert (made, made.stat().st_mode & 0o777) == (tmp_path / "a" / "b", 0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "xdg"))
-    assert takeover.runtime_folder(None) == tmp_path / "xdg" / "fairlead"
-    monkeypatch.delenv("XDG_RUNTIME_DIR")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    assert takeover.runtime_folder(None) == tmp_path / f"fairlead-{os.getuid()}"
-
-
-@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
-def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    folder.chmod(mode)
-    with pytest.raises(TakeoverError, match="only this user can write"):
-        takeover.runtime_folder(str(folder))
-
-
-def test_a_link_to_a_folder_and_a_file_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir(mode=0o700)
-    (tmp_path / "link").symlink_to("real")
-    with pytest.raises(TakeoverError, match="only this user can write"):
-        takeover.runtime_folder(str(tmp_path / "link"))
+def test_a_folder_that_cannot_be_used_is_said_to_the_command(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TakeoverError, match="cannot use the runtime folder"):
-        takeover.runtime_folder(str(tmp_path / "file"))
-
-
-def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)
-    with pytest.raises(TakeoverError, match="correct its owner"):
-        takeover.runtime_folder(str(tmp_path))
+        takeover.control_path_of(str(tmp_path / "file"), "127.0.0.1:9090")
 
 
 def test_a_router_is_found_by_the_admin_address_that_was_configured(
