@@ -183,17 +183,18 @@ class LinkServer:
         for router in self._routers.values():
             router.tell(frame)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        talk = asyncio.current_task()
-        assert talk is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talk = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._talks.add(talk)
+        talk.add_done_callback(self._talks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = str(writer.get_extra_info("peername") or "unix")
         try:
             await self._talk(reader, writer, peer)
         except (LinkClosedError, OSError, EOFError, TimeoutError, ValueError) as exc:
             logger.info("router %s: %s", peer, exc or type(exc).__name__)
         finally:
-            self._talks.discard(talk)
             writer.close()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: str) -> None:

@@ -515,7 +515,6 @@ class Config(Section, frozen=True, kw_only=True):
     pools: Annotated[
         tuple[Pool, ...],
         Meta(
-            min_length=1,
             max_length=limits.POOLS_MAX,
             description="The endpoints, in groups. Needed, but where `control` is given: then what is here "
             "holds until its first snapshot.",

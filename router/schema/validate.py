@@ -104,7 +104,7 @@ def _control_faults(config: Config, doubts: Doubts) -> Iterator[Fault]:
     control = config.control
     if control is None:
         if not config.pools and not doubts.about("control") and not doubts.hides("pools"):
-            yield Fault((), "the key 'pools' is missing", "pools, or control, which they can come from")
+            yield Fault((), "there are no pools", "at least one under pools, or control, which sends some")
         return
     path: Path = ("control",)
     try:

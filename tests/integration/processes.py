@@ -39,7 +39,7 @@ class Router:
             "listeners": [{"address": "127.0.0.1:0"}],
             "admin": {"address": "127.0.0.1:0"},
             "runtime_dir": str(folder / "run"),
-            "pools": [{"name": "main", "endpoints": [endpoint("one")]}],
+            **({} if "control" in config else {"pools": [{"name": "main", "endpoints": [endpoint("one")]}]}),
             **config,
         }
         self.config_path = folder / "fairlead.yaml"

@@ -103,8 +103,8 @@ def test_traffic_goes_on_without_a_failure_while_control_comes_and_goes(
                 control.start()
                 wait_until(lambda: link_state(router)["connected"], "the link is up again")
                 names = ("tiny", "other") if version % 2 else ("tiny",)
-                while control.publish(desired(engines, version, *names)).sequence != version:
-                    pass
+                assert control.ack().sequence == version - 1  # what is in force is sent to whoever comes
+                assert control.publish(desired(engines, version, *names)).sequence == version
         finally:
             stop.set()
             thread.join()
@@ -223,9 +223,9 @@ def test_a_canary_gets_its_share_of_the_sessions(
     with running_router({"control": section(control, tmp_path)}) as router:
         split = half_and_half(engines)
         assert control.publish(split).refusal == ""
-        served = [session_status(router, f"s{number}") for number in range(40)]
+        served = [status_of(router, f"s{number}") for number in range(40)]
         assert 5 < served.count(404) < 35  # the canary does not know the model
-        again = [session_status(router, f"s{number}") for number in range(40)]
+        again = [status_of(router, f"s{number}") for number in range(40)]
         assert again == served
         control.publish(desired(engines, 2, "other"))
         assert ask(router, "other") == 200
@@ -241,7 +241,7 @@ def half_and_half(engines: Fleet) -> Desired:
     )
 
 
-def session_status(router: RouterProcess, session: str) -> int:
+def status_of(router: RouterProcess, session: str) -> int:
     with dial(router.address) as client:
-        client.send(request(chat(model="tiny"), path="/v1/chat/completions", **{"x-session-id": session}))
+        client.send(request(chat(user=session), path="/v1/chat/completions"))
         return client.take_response()[0]
