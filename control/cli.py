@@ -21,6 +21,7 @@ from control.settings import default_api_address
 from router.runtime_folder import RuntimeFolderError
 
 EXIT_CONFLICT = 3
+WAIT_MS = 5_000  # for routers: many times what one needs
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -200,12 +201,11 @@ def show(version: int | None, as_json: bool, **where: Any) -> None:
 
 @policy.command()
 @click.argument("version", type=int)
-@click.option("--wait-ms", type=click.IntRange(0, 30_000), default=5_000, show_default=True)
 @_message
 @_asked
-def activate(version: int, wait_ms: int, message: str, as_json: bool, **where: Any) -> None:
+def activate(version: int, message: str, as_json: bool, **where: Any) -> None:
     """Put VERSION in force on every router, and wait until the connected ones have it."""
-    _change(where, as_json, "activate", {"version": version, "message": message, "wait_ms": wait_ms})
+    _change(where, as_json, "activate", {"version": version, "message": message})
 
 
 @policy.command()
@@ -255,7 +255,7 @@ def unfreeze(message: str, as_json: bool, **where: Any) -> None:
 
 
 def _change(where: dict[str, Any], as_json: bool, what: str, body: dict[str, Any]) -> None:
-    answer = _ask(where, "POST", f"/v1/policy/{what}", body=body)
+    answer = _ask(where, "POST", f"/v1/policy/{what}", body=body | {"wait_ms": WAIT_MS})
     _show(answer, as_json, _policy_lines)
     if answer["waited_ms"] and answer["routers_applied"] < answer["routers_connected"]:
         click.echo("fairlead: not every router has it: `fairlead routers` says why", err=True)
@@ -267,8 +267,6 @@ def _policy_lines(state: Any) -> Iterable[str]:
     yield f"in force: {stable}, sequence {state['sequence']}" + (", frozen" if state["is_frozen"] else "")
     if state["canary"] is not None:
         yield f"canary: version {state['canary']} for {state['canary_ratio']:.1%} of the sessions"
-    if state["rollout"]:
-        yield f"guard: {state['rollout']}"
     waited = f", {state['waited_ms']:.0f} ms" if state["waited_ms"] else ""
     yield f"routers: {state['routers_applied']} of {state['routers_connected']} have it{waited}"
 

@@ -7,7 +7,6 @@ it), app.py (says when).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from control.signing import Signer
@@ -27,6 +26,16 @@ class Desired:
     canary_ratio: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How far the newest snapshot has come."""
+
+    sequence: int
+    snapshot_id: str
+    applied_count: int
+    connected_count: int
+
+
 class SnapshotTooLargeError(ValueError):
     """No router would take it."""
 
@@ -34,10 +43,8 @@ class SnapshotTooLargeError(ValueError):
 class Publisher:
     """Makes one frame of each policy that is new."""
 
-    def __init__(self, signer: Signer | None, next_sequence: Callable[[], int]) -> None:
-        """`next_sequence` gives a number above all that were ever given."""
+    def __init__(self, signer: Signer | None) -> None:
         self._signer = signer
-        self._next_sequence = next_sequence
         self._latest: SnapshotFrame | None = None
 
     @property
@@ -45,10 +52,10 @@ class Publisher:
         """What was published last."""
         return self._latest
 
-    def publish(self, desired: Desired) -> SnapshotFrame | None:
-        """The frame to send, or None when what is in force says just that.
+    def body_of(self, desired: Desired) -> bytes | None:
+        """The body of what is desired, or None when the latest says just that.
 
-        Raises: SnapshotTooLargeError, ClearSecretError; nothing has changed then.
+        Raises: SnapshotTooLargeError.
         """
         canary = None
         if desired.canary is not None and desired.canary_ratio > 0:
@@ -64,18 +71,16 @@ class Publisher:
             raise SnapshotTooLargeError(
                 f"the snapshot has {len(body)} bytes; at most {limits.LINK_FRAME_BYTES_MAX // 2} can be sent"
             )
+        is_new = self._latest is None or self._latest.snapshot_id != body_id(body)
+        return body if is_new else None
+
+    def publish(self, body: bytes | None, sequence: int) -> SnapshotFrame:
+        """The frame that sends `body`, or the latest one's once more, under a sequence above all before."""
+        if body is None:
+            assert self._latest is not None
+            assert self._latest.body is not None
+            body = self._latest.body
         name = body_id(body)
-        if self._latest is not None and self._latest.snapshot_id == name:
-            return None
-        return self._sign(name, body)
-
-    def publish_again(self) -> SnapshotFrame | None:
-        """The same once more under a new sequence: a router has seen a higher one than ours."""
-        latest = self._latest
-        return None if latest is None else self._sign(latest.snapshot_id, latest.body or b"")
-
-    def _sign(self, name: str, body: bytes) -> SnapshotFrame:
-        sequence = self._next_sequence()
         signature = b"" if self._signer is None else self._signer.sign(sequence, name)
         self._latest = SnapshotFrame(sequence=sequence, snapshot_id=name, signature=signature, body=body)
         return self._latest

@@ -6,7 +6,7 @@ policy_operations.py and live_operations.py (fill them), control/cli.py (prints 
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
@@ -23,6 +23,9 @@ SourceText = Annotated[
 ]
 FileName = Annotated[
     str, Meta(max_length=4096, description="Its name, for messages; one that ends in .json is JSON.")
+]
+Wait = Annotated[
+    int, Meta(ge=0, le=30_000, description="How long to wait for the routers' acks; 0: not at all.")
 ]
 Ratio = Annotated[float, Meta(gt=0, le=1, description="Share of the sessions.")]
 
@@ -77,12 +80,14 @@ class CanaryBody(_Body, frozen=True, kw_only=True):
     version: VersionNumber
     ratio: Ratio
     message: Message = ""
+    wait_ms: Wait = 0
 
 
 class ReasonBody(_Body, frozen=True, kw_only=True):
     """A change that needs only its reason."""
 
     message: Message = ""
+    wait_ms: Wait = 0
 
 
 class RollbackBody(_Body, frozen=True, kw_only=True):
@@ -90,6 +95,7 @@ class RollbackBody(_Body, frozen=True, kw_only=True):
 
     version: Annotated[int | None, Meta(description="Absent: what was in force before.")] = None
     message: Message = ""
+    wait_ms: Wait = 0
 
 
 class PageQuery(_Body, frozen=True, kw_only=True):
@@ -97,7 +103,7 @@ class PageQuery(_Body, frozen=True, kw_only=True):
 
     limit: Annotated[int, Meta(ge=1, le=PAGE_MAX, description="At most so many.")] = PAGE_DEFAULT
     before: Annotated[
-        int | None, Meta(ge=0, description="Those with lower numbers: `next` of the page before.")
+        Annotated[int, Meta(ge=0)] | None, Meta(description="Those below it: `next` of the page before.")
     ] = None
 
 
@@ -175,14 +181,11 @@ class PolicyAnswer(Struct, frozen=True, kw_only=True):
     canary_ratio: float
     previous: int | None
     """What a rollback goes back to."""
-    newest: int
     is_frozen: bool
     sequence: int
     snapshot: str
     routers_applied: int
     routers_connected: int
-    rollout: str = ""
-    """What the guard is doing, in words."""
     waited_ms: float = 0.0
 
 
@@ -219,7 +222,7 @@ class AuditRow(Struct, frozen=True, kw_only=True):
     old: str
     new: str
     why: str
-    detail: Any
+    previous_hash: str
     hash: str
 
 

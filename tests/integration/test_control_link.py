@@ -155,8 +155,7 @@ def test_forged_replayed_and_newer_snapshots_are_refused_and_the_policy_stays(
     with PlayedControl(str(tmp_path / "c.sock"), signer) as control:
         trusted = section(control, tmp_path, public_key=signer.public_key)
         with running_router({"control": trusted}) as router:
-            first = control.publisher.publish(desired(engines, 1, "tiny"))
-            assert first is not None
+            first = control.frame(desired(engines, 1, "tiny"))
             assert control.send(first).refusal == ""
             assert control.publish(desired(engines, 2, "tiny", "other")).refusal == ""
             newer = link.encode_body(

@@ -62,7 +62,7 @@ class Stage:
         self.hellos: asyncio.Queue[RouterLink] = asyncio.Queue()
         self._sequence = 0
         self._token = token
-        self.publisher = Publisher(signer, self._next)
+        self.publisher = Publisher(signer)
         self.server = self._server()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -90,8 +90,8 @@ class Stage:
         return router
 
     def publish(self, host: str, version: int = 1) -> link.SnapshotFrame:
-        frame = self.publisher.publish(Desired(stable_version=version, stable=document(host)))
-        assert frame is not None
+        body = self.publisher.body_of(Desired(stable_version=version, stable=document(host)))
+        frame = self.publisher.publish(body, self._next())
         self.server.publish(frame)
         return frame
 

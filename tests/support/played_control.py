@@ -36,7 +36,7 @@ class PlayedControl:
         self.acks: queue.Queue[link.Ack] = queue.Queue()
         self.reports: queue.Queue[link.Report] = queue.Queue(1_000)
         self._sequence = first_sequence - 1
-        self.publisher = Publisher(signer, self._next)
+        self.publisher = Publisher(signer)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: LinkServer | None = None
@@ -64,9 +64,11 @@ class PlayedControl:
 
     def publish(self, desired: Desired) -> link.Ack:
         """Sends it, and what the router says of it."""
-        frame = self.publisher.publish(desired)
-        assert frame is not None
-        return self.send(frame)
+        return self.send(self.frame(desired))
+
+    def frame(self, desired: Desired) -> link.SnapshotFrame:
+        """What sends it, under the next sequence."""
+        return self.publisher.publish(self.publisher.body_of(desired), self._next())
 
     def send(self, frame: link.SnapshotFrame) -> link.Ack:
         """Sends a frame as it is, and what the router says of it."""
