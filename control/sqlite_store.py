@@ -175,18 +175,16 @@ class SqliteStore:
             connection = sqlite3.connect(
                 self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
-            try:
+            with contextlib.ExitStack() as undo:
+                undo.callback(connection.close)
                 connection.row_factory = _as_mapping
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
-                connection.execute("PRAGMA foreign_keys = ON")
                 found = connection.execute("PRAGMA quick_check").fetchone()["quick_check"]
                 if found != "ok":
                     raise sqlite3.DatabaseError(f"the file is damaged: {found}")
                 _migrate(connection)
-            except BaseException:
-                connection.close()
-                raise
+                undo.pop_all()
             self._connection = connection
         return self._connection
 
@@ -200,13 +198,16 @@ class SqliteStore:
 @contextlib.contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(_roll_back, connection)
         yield
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
+        connection.execute("COMMIT")
+        undo.pop_all()
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("ROLLBACK")
 
 
 def _migrate(connection: sqlite3.Connection) -> None:

@@ -231,7 +231,8 @@ class Subscriber:
             try:
                 own = self._subject.own_config
                 policy = await loop.run_in_executor(None, self._received.take, frame, own)
-                refusal = await self._subject.put_in_force(policy)
+                if frame.snapshot_id != self._received.snapshot_id:  # else control has only begun anew
+                    refusal = await self._subject.put_in_force(policy)
             except SnapshotMissingError as exc:
                 refusal, is_missing = str(exc), True
             except SnapshotRefusedError as exc:

@@ -69,7 +69,8 @@ cdef class Preparation:
             self.snapshot.share_with(other, canary_ratio)
         self.kinds = {choice.policy.kind for variant in variants for choice in (*variant.pools, *variant.routes)
                       if choice.policy is not None}
-        self.candidate_count_max = max([len(pool.endpoints) for variant in variants for pool in variant.pools])
+        self.candidate_count_max = max(
+            [len(pool.endpoints) for variant in variants for pool in variant.pools], default=0)
         self.prompt_block_bytes = tables.prompt_block_bytes
 
     cdef add_figures(self, entry):

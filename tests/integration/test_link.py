@@ -167,6 +167,23 @@ def test_going_back_sends_a_name_and_not_the_snapshot(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_the_same_snapshot_under_a_new_sequence_is_taken_without_being_put_in_force_again(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        await stage.server.listen(place(tmp_path))
+        router = stage.start_router(ControlLink(address=place(tmp_path)))
+        stage.publish("a")
+        await stage.ack()
+        stage.server.publish(stage.publisher.publish(None, 9))
+        _name, ack = await stage.ack()
+        assert (ack.sequence, ack.refusal, router.hosts) == (9, "", ["http://a:1"])
+        await stage.close()
+
+    asyncio.run(scenario())
+
+
 def test_control_that_is_restarted_is_found_again_and_sends_nothing_twice(tmp_path: Path) -> None:
     async def scenario() -> None:
         stage = Stage()

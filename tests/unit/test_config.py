@@ -255,10 +255,6 @@ BAD = {
         (1, 8, "pools", "a mapping is not a list", "a list of at most 256 items"),
     ),
     "empty list": (
-        "pools: []\n",
-        (1, 1, "", "there are no pools", "at least one under pools, or control, which sends some"),
-    ),
-    "empty list of endpoints": (
         "pools: [{name: a, endpoints: []}]\n",
         (1, 30, "pools[0].endpoints", "0 entries", "a list of 1 to 4096 items"),
     ),
