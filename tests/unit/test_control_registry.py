@@ -1,5 +1,7 @@
 """The registry: who renews stays, who died leaves, what cannot be saved is refused."""
 
+import asyncio
+
 import pytest
 
 from control.discovery.registry import (
@@ -8,7 +10,9 @@ from control.discovery.registry import (
     Registration,
     Registry,
     RegistryFullError,
+    RegistrySource,
 )
+from control.discovery.sets import EndpointSet
 from router import limits
 from router.schema.config import Endpoint
 
@@ -178,3 +182,41 @@ def test_ten_thousand_additions_and_removals_leave_nothing_behind() -> None:
     told = found.take_set(2.0)
     assert (told.endpoints, told.removed, kept.registrations) == ((), frozenset(), {})
     assert found.next_end_s() is None
+
+
+def test_the_task_tells_at_first_after_each_storm_and_when_a_lease_ends() -> None:
+    async def scenario() -> None:
+        now_s = 0.0
+        told: asyncio.Queue[EndpointSet] = asyncio.Queue()
+        settle = asyncio.Event()
+
+        async def until_settled(_seconds: float) -> None:
+            await settle.wait()
+
+        async def hosts() -> list[str]:
+            return [endpoint.name for endpoint in (await told.get()).endpoints]
+
+        found = registry(Kept(), registrations_max=1000)
+        source = RegistrySource(found, now=lambda: now_s, sleep=until_settled)
+        task = asyncio.create_task(source.run(told.put_nowait))
+        assert await hosts() == []
+        for number in range(1000):
+            found.add(host(f"n{number:03}"), None, now_s)
+        for number in range(1, 1000):
+            found.remove(f"n{number:03}")
+        await asyncio.sleep(0)
+        assert told.empty()
+        settle.set()
+        assert await hosts() == ["n000"]
+        found.add(host("leased"), 1.0, now_s)
+        now_s = 0.999
+        assert await hosts() == ["leased", "n000"]
+        found.add(host("leased"), 1.0, now_s)
+        now_s = 1.998  # the end of the first lease is over, that of the renewed one is near
+        await asyncio.sleep(0)
+        assert told.empty()
+        now_s = 1.999
+        assert await hosts() == ["n000"]
+        task.cancel()
+
+    asyncio.run(scenario())
