@@ -1,7 +1,7 @@
 """The composition root: puts a control together from its parts, and runs it until it is told to stop.
 
     store ─► versions ─► publisher ─► link ══► routers
-               ▲
+               ▲              └─► fleet watch ─┘ signals
     operators ─┘ (api)
 
 Invariant: whatever fails here, routers go on with what they have; a store that takes no changes does not
@@ -19,6 +19,7 @@ from pathlib import Path
 from control.api.live_operations import LiveOperations
 from control.api.policy_operations import PolicyOperations
 from control.api.server import ApiServer
+from control.fleet_watch import FleetWatch
 from control.link import LinkServer, RouterLink
 from control.publish import Publisher, SnapshotTooLargeError, Standing
 from control.settings import ControlSettings, ServerTls
@@ -27,7 +28,6 @@ from control.sqlite_store import SqliteStore, StoreFileError
 from control.store import StoreUnavailableError
 from control.supervision import Supervision
 from control.tokens import Guard
-from control.validation import FleetFacts
 from control.versions import Versions
 from router.runtime_folder import RuntimeFolderError
 from router.schema import link
@@ -51,14 +51,20 @@ class Control:
         self._publisher = Publisher(signer)
         self._tasks = Supervision()
         self._server = LinkServer(
-            name=settings.name, token=settings.link.token, on_hello=self._on_hello, on_ack=self._on_ack
+            name=settings.name,
+            token=settings.link.token,
+            on_hello=self._on_hello,
+            on_report=self._on_report,
+            on_ack=self._on_ack,
+            on_bye=self._on_bye,
         )
+        self._watch = FleetWatch(settings.health, settings.scrape, self._server, self._tasks)
         policy = PolicyOperations(
             self._versions,
             self._store,
             standing=self.standing,
             applied=self._until_applied,
-            facts=FleetFacts,
+            facts=self._watch.facts,
         )
         live = LiveOperations(
             name=settings.name,
@@ -81,6 +87,7 @@ class Control:
             await self._store.open(on_wait=self._waiting)
             await self._versions.load()
             self._tasks.start("publish", self._publish)
+            self._watch.start()
             self._is_due.set()
             for address in self._settings.link_addresses():
                 await self._server.listen(address, _context(address, self._settings.link.tls))
@@ -142,12 +149,19 @@ class Control:
                 self._is_due.set()
                 continue
             self._server.publish(self._publisher.publish(body, sequence))
+            self._watch.look_at(desired)
             logger.info("sequence %d: version %d is published", sequence, desired.stable_version)
 
     def _on_hello(self, router: RouterLink) -> None:
         if router.hello.sequence > self._seen_sequence:
             self._seen_sequence = router.hello.sequence
             self._is_due.set()
+
+    def _on_report(self, router: RouterLink, report: link.Report) -> None:
+        self._watch.take_report(router, report)
+
+    def _on_bye(self, router: RouterLink) -> None:
+        self._watch.forget_router(router)
 
     def _on_ack(self, router: RouterLink, ack: link.Ack) -> None:
         if ack.refusal:

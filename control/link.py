@@ -77,12 +77,13 @@ class RouterLink:
         self._wanted = frame
         self._changed.set()
 
-    def tell(self, frame: link.SignalBatch) -> None:
+    def tell(self, signals: tuple[link.Signal, ...]) -> None:
         """Sends signals, unless too much is unsent already."""
         if self._writer.transport.get_write_buffer_size() > limits.LINK_UNSENT_BYTES_MAX:
             self.signals_left_out += 1
             return
-        self._writer.write(link.encode_frame(frame))
+        if signals:
+            self._writer.write(link.encode_frame(link.SignalBatch(signals=signals)))
 
     def refuse(self, reason: str) -> None:
         """Says why, and ends the connection."""
@@ -133,10 +134,11 @@ class LinkServer:
         on_hello: OnHello = lambda _router: None,
         on_report: OnReport = lambda _router, _report: None,
         on_ack: OnAck = lambda _router, _ack: None,
+        on_bye: OnHello = lambda _router: None,
     ) -> None:
         self._name = name
         self._token = token
-        self._on_hello, self._on_report, self._on_ack = on_hello, on_report, on_ack
+        self._on_hello, self._on_report, self._on_ack, self._on_bye = on_hello, on_report, on_ack, on_bye
         self._routers: dict[str, RouterLink] = {}
         self._servers: list[asyncio.Server] = []
         self._snapshot: link.SnapshotFrame | None = None
@@ -176,12 +178,6 @@ class LinkServer:
         self._snapshot = frame
         for router in self._routers.values():
             router.want(frame)
-
-    def tell(self, signals: tuple[link.Signal, ...]) -> None:
-        """Sends signals to all."""
-        frame = link.SignalBatch(signals=signals)
-        for router in self._routers.values():
-            router.tell(frame)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         talk = asyncio.get_running_loop().create_task(self._serve(reader, writer))
@@ -230,6 +226,7 @@ class LinkServer:
         finally:
             if self._routers.get(hello.instance) is router:
                 del self._routers[hello.instance]
+                self._on_bye(router)
                 logger.info("router %s is gone", hello.router)
 
     def _why_not(self, hello: link.AnyFrame) -> str:

@@ -13,6 +13,8 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
+from control.health_settings import HealthSettings
+from control.scrape import ScrapeSettings
 from control.tokens import TokenEntry
 from router.config import load_settings
 from router.runtime_folder import runtime_folder
@@ -95,6 +97,12 @@ class ControlSettings(Section, frozen=True, kw_only=True):
     )
     api: Annotated[ApiSettings, Meta(description="Where operators connect.")] = field(
         default_factory=ApiSettings
+    )
+    health: Annotated[HealthSettings, Meta(description="How endpoints are probed.")] = field(
+        default_factory=HealthSettings
+    )
+    scrape: Annotated[ScrapeSettings, Meta(description="How endpoints are asked for their load.")] = field(
+        default_factory=ScrapeSettings
     )
 
     def link_addresses(self) -> tuple[str, ...]:

@@ -223,6 +223,37 @@ def test_a_store_that_was_restored_from_before_still_reaches_routers(tmp_path: P
         assert ask(router) == 200
 
 
+def test_what_probes_and_scrapes_find_reaches_routers_and_validation(tmp_path: Path) -> None:
+    spec = EngineSpec(engine_class="instant", models=("tiny",))
+    with Fleet([spec]) as engines:
+        up = {"name": "up", "url": engines.urls[0], "engine": "vllm", "models": ["tiny"]}
+        gone = {"name": "gone", "url": "http://127.0.0.1:9", "engine": "vllm", "models": ["other"]}
+        pools = [{"name": "a", "endpoints": [up]}, {"name": "b", "endpoints": [gone]}]
+        path = tmp_path / "policy.yaml"
+        path.write_text(yaml.safe_dump({"pools": pools}))
+        health = {"interval_ms": 200, "timeout_ms": 1000, "fall": 2}
+        with (
+            running_control(tmp_path, health=health) as control,
+            running_router(router_config(control)) as router,
+        ):
+            control.command("policy", "push", str(path), "--activate")
+
+            def told() -> dict[str, dict[str, Any]]:
+                return {row["name"]: row["signals"] for row in router.debug_endpoints()}
+
+            def is_told() -> bool:
+                now = told()
+                return "waiting" in now.get("up", {}) and now["gone"].get("health", {}).get("value") == 0
+
+            wait_until(is_told, "health and queues are told")
+            now = told()
+            assert now["up"]["health"]["value"] == 1
+            assert {told["source"] for told in now["up"].values()} <= {"control", "local"}
+            doubts = control.command("policy", "validate", str(path))
+            assert "no endpoint of 'b' is healthy" in doubts
+            assert "'a'" not in doubts
+
+
 def test_over_tcp_a_token_says_who_it_is_and_what_they_may(tmp_path: Path) -> None:
     tokens = {role: new_token() for role in ("viewer", "operator")}
     entries = [{"name": role, "role": role, "sha256": digest} for role, (_token, digest) in tokens.items()]

@@ -311,8 +311,8 @@ def test_signals_arrive_with_their_age(tmp_path: Path) -> None:
         stage = Stage()
         await stage.server.listen(place(tmp_path))
         router = stage.start_router(ControlLink(address=place(tmp_path)))
-        await stage.hellos.get()
-        stage.server.tell((link.Signal("e", "health", 0.5, 250),))
+        connected = await stage.hellos.get()
+        connected.tell((link.Signal("e", "health", 0.5, 250),))
         stage.publish("a")
         await stage.ack()
         ((endpoint, kind, value, stamp_us),) = router.told

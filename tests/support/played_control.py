@@ -81,7 +81,7 @@ class PlayedControl:
         """Sends signals."""
         server = self._server
         assert server is not None
-        self._loop.call_soon_threadsafe(server.tell, signals)
+        self._loop.call_soon_threadsafe(server.routers[0].tell, signals)
 
     def ack(self) -> link.Ack:
         """The next one."""
