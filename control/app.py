@@ -1,8 +1,8 @@
 """The composition root: puts a control together from its parts, and runs it until it is told to stop.
 
     store ─► versions ─► publisher ─► link ══► routers
-               ▲              └─► fleet watch ─┘ signals
-    operators ─┘ (api)
+              ▲    ▲          └─► fleet watch ─┘ signals
+    operators ┘    └─ guard ◄────── reports ───┘
 
 Invariant: whatever fails here, routers go on with what they have; a store that takes no changes does not
 end control. Neighbours: each part; run_cli.py (starts it).
@@ -19,6 +19,7 @@ from pathlib import Path
 from control.api.live_operations import LiveOperations
 from control.api.policy_operations import PolicyOperations
 from control.api.server import ApiServer
+from control.canary_watch import CanaryWatch
 from control.fleet_watch import FleetWatch
 from control.link import LinkServer, RouterLink
 from control.publish import Publisher, SnapshotTooLargeError, Standing
@@ -59,11 +60,13 @@ class Control:
             on_bye=self._on_bye,
         )
         self._watch = FleetWatch(settings.health, settings.scrape, self._server, self._tasks)
+        self._guard = CanaryWatch(settings.guard, self._versions)
         policy = PolicyOperations(
             self._versions,
             self._store,
             standing=self.standing,
             applied=self._until_applied,
+            verdict=lambda: self._guard.verdict,
             facts=self._watch.facts,
         )
         live = LiveOperations(
@@ -88,6 +91,7 @@ class Control:
             await self._versions.load()
             self._tasks.start("publish", self._publish)
             self._watch.start()
+            self._tasks.start("guard", self._guard.run)
             self._is_due.set()
             for address in self._settings.link_addresses():
                 await self._server.listen(address, _context(address, self._settings.link.tls))
@@ -159,9 +163,11 @@ class Control:
 
     def _on_report(self, router: RouterLink, report: link.Report) -> None:
         self._watch.take_report(router, report)
+        self._guard.take_report(router, report)
 
     def _on_bye(self, router: RouterLink) -> None:
         self._watch.forget_router(router)
+        self._guard.forget_router(router)
 
     def _on_ack(self, router: RouterLink, ack: link.Ack) -> None:
         if ack.refusal:

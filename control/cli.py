@@ -267,6 +267,8 @@ def _policy_lines(state: Any) -> Iterable[str]:
     yield f"in force: {stable}, sequence {state['sequence']}" + (", frozen" if state["is_frozen"] else "")
     if state["canary"] is not None:
         yield f"canary: version {state['canary']} for {state['canary_ratio']:.1%} of the sessions"
+    if state["guard"]:
+        yield f"guard: {state['guard']}"
     waited = f", {state['waited_ms']:.0f} ms" if state["waited_ms"] else ""
     yield f"routers: {state['routers_applied']} of {state['routers_connected']} have it{waited}"
 

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
+from control.guard import GuardSettings
 from control.health_settings import HealthSettings
 from control.scrape import ScrapeSettings
 from control.tokens import TokenEntry
@@ -100,6 +101,9 @@ class ControlSettings(Section, frozen=True, kw_only=True):
     )
     health: Annotated[HealthSettings, Meta(description="How endpoints are probed.")] = field(
         default_factory=HealthSettings
+    )
+    guard: Annotated[GuardSettings, Meta(description="When a canary is taken back.")] = field(
+        default_factory=GuardSettings
     )
     scrape: Annotated[ScrapeSettings, Meta(description="How endpoints are asked for their load.")] = field(
         default_factory=ScrapeSettings

@@ -11,10 +11,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from control.api import shapes
 from control.api.operation import Answer, ApiError, Call, Operation
+from control.guard import Verdict
 from control.publish import Standing
 from control.store import State, Store, StoreUnavailableError, Version
 from control.tokens import Role
@@ -40,6 +41,7 @@ class PolicyOperations:
         standing: Callable[[], Standing],
         applied: Callable[[float], Awaitable[None]],
         facts: Callable[[], FleetFacts],
+        verdict: Callable[[], Verdict | None],
     ) -> None:
         """`applied` returns once the connected routers have the newest snapshot, or after so many seconds."""
         self._versions = versions
@@ -47,6 +49,7 @@ class PolicyOperations:
         self._standing = standing
         self._applied = applied
         self._facts = facts
+        self._verdict = verdict
 
     def table(self) -> list[Operation]:
         """All of them."""
@@ -245,9 +248,11 @@ class PolicyOperations:
 
     def _answer(self, waited_ms: float = 0.0) -> Answer:
         state = self._versions.state
-        return Answer(
-            body=policy_answer(state, self._standing(), waited_ms=waited_ms), etag=str(state.revision)
-        )
+        verdict = self._verdict() if state.canary else None
+        body = policy_answer(state, self._standing(), waited_ms=waited_ms)
+        if verdict is not None:
+            body = structs.replace(body, guard=f"{verdict.action}: {verdict.reason}")
+        return Answer(body=body, etag=str(state.revision))
 
     def _row(self, version: Version) -> shapes.VersionRow:
         state = self._versions.state

@@ -186,6 +186,8 @@ class PolicyAnswer(Struct, frozen=True, kw_only=True):
     snapshot: str
     routers_applied: int
     routers_connected: int
+    guard: str = ""
+    """What the guard said of the canary at its last look."""
     waited_ms: float = 0.0
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -252,6 +253,44 @@ def test_what_probes_and_scrapes_find_reaches_routers_and_validation(tmp_path: P
             doubts = control.command("policy", "validate", str(path))
             assert "no endpoint of 'b' is healthy" in doubts
             assert "'a'" not in doubts
+
+
+def test_a_bad_canary_is_taken_back_by_itself_and_the_record_says_why(tmp_path: Path) -> None:
+    specs = [
+        EngineSpec(engine_class="instant", models=("tiny",)),
+        EngineSpec(engine_class="instant", models=("tiny",), faults=("status:500",)),
+    ]
+    with (
+        Fleet(specs) as engines,
+        running_control(tmp_path) as control,
+        running_router(router_config(control)) as router,
+    ):
+        for name, url in zip(("good", "bad"), engines.urls, strict=True):
+            path = tmp_path / f"{name}.yaml"
+            endpoint = {"name": name, "url": url, "models": ["tiny"]}
+            path.write_text(yaml.safe_dump({"pools": [{"name": "main", "endpoints": [endpoint]}]}))
+            control.command("policy", "push", str(path))
+        control.command("policy", "activate", "1")
+        control.command("policy", "canary", "2", "--ratio", "0.5")
+        asked = 0
+        deadline = time.monotonic() + BOUND_S
+        while control.ask("GET", "/v1/policy")["canary"] is not None:
+            assert time.monotonic() < deadline, control.log()
+            for _ in range(40):
+                ask_as(router, f"user-{asked}")
+                asked += 1
+        assert control.ask("GET", "/v1/policy")["stable"] == 1
+        newest = control.ask("GET", "/v1/audit")["records"][0]
+        assert (newest["actor"], newest["action"], newest["old"]) == ("guard", "rollback", "version 2")
+        assert newest["why"]
+        wait_until(lambda: ask_as(router, "user-0") == 200, "everybody has the stable version")
+        assert {ask_as(router, f"user-{number}") for number in range(20)} == {200}
+
+
+def ask_as(router: RouterProcess, user: str) -> int:
+    with dial(router.address) as client:
+        client.send(request(chat(user=user), path="/v1/chat/completions"))
+        return client.take_response()[0]
 
 
 def test_over_tcp_a_token_says_who_it_is_and_what_they_may(tmp_path: Path) -> None:
