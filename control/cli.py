@@ -12,10 +12,11 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import click
 
+from control.audit import ChainCheck
 from control.client import ControlClient, ControlClientError
 from control.settings import default_api_address
 from router.runtime_folder import RuntimeFolderError
@@ -334,7 +335,15 @@ def list_audit(limit: int, as_json: bool, **where: Any) -> None:
         lambda page: _table(
             ("number", "when", "who", "what", "from", "to", "why"),
             (
-                (row["number"], row["at"], row["actor"], row["action"], row["old"], row["new"], row["why"])
+                (
+                    row["number"],
+                    row["at"][:19],
+                    row["actor"],
+                    row["action"],
+                    row["old"],
+                    row["new"],
+                    row["why"],
+                )
                 for row in page["records"]
             ),
         ),
@@ -342,14 +351,34 @@ def list_audit(limit: int, as_json: bool, **where: Any) -> None:
 
 
 @audit.command()
+@click.option(
+    "--export", "exported", type=click.File("rb"), help="An export: the chain must still begin with it."
+)
 @_asked
-def verify(as_json: bool, **where: Any) -> None:
+def verify(exported: BinaryIO | None, as_json: bool, **where: Any) -> None:
     """Whether no record was altered, removed or moved. Exit code 1 if one was."""
     answer = _ask(where, "GET", "/v1/audit/verify")
+    if exported is not None:
+        faults = [f"in the export: {fault}" for fault in _export_faults(exported, where)]
+        answer["faults"] += faults
+        answer["is_whole"] = answer["is_whole"] and not faults
     whole = "the chain of {records} records is whole"
     _show(answer, as_json, lambda found: [whole.format(**found)] if found["is_whole"] else found["faults"])
     if not answer["is_whole"]:
         sys.exit(1)
+
+
+def _export_faults(exported: BinaryIO, where: dict[str, Any]) -> Iterable[str]:
+    """What is wrong with an export by itself, and beside the chain of the control that is asked."""
+    check = ChainCheck()
+    check.take_lines(exported)
+    yield from check.faults
+    if check.last is None:
+        return
+    number = check.last.number
+    page = _ask(where, "GET", "/v1/audit", query={"limit": "1", "before": str(number + 1)})
+    if [(record["number"], record["hash"]) for record in page["records"]] != [(number, check.last.hash)]:
+        yield f"record {number} is not the one that control has: one of them was made anew"
 
 
 @audit.command()

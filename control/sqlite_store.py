@@ -1,10 +1,11 @@
 """The embedded store: one SQLite file, written by one thread of one process.
 
-The file is locked for as long as its control lives; a second control on the same store waits. Every
-statement runs on the store's own thread, so that a slow disk stops no loop. Reads that fail, and writes to
-a disk that is full, a file that is locked, damaged or read-only, raise StoreUnavailableError and are tried
-again with the next call: nothing has to be restarted. Invariant: a change is one transaction, synced before
-it is said to be done. Neighbours: store.py (the protocol), audit.py (the chain's hashes).
+A lock beside the file is held for as long as its control lives; a second control on the same store waits.
+Every statement runs on the store's own thread, so that a slow disk stops no loop. Changes to a disk that is
+full, a file that is locked, damaged or read-only, raise StoreUnavailableError and are tried again with the
+next call: nothing has to be restarted; reads go on as long as the file can be read. Invariant: a change is
+one transaction, synced before it is said to be done; a file that is damaged or of a newer release is never
+written. Neighbours: store.py (the protocol), sqlite_schema.py (tables), audit.py (the chain's hashes).
 """
 
 from __future__ import annotations
@@ -17,49 +18,48 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from control import audit
+from control.sqlite_schema import MIGRATIONS
 from control.store import (
+    NO_ITEMS,
     AuditRecord,
+    ChainEnd,
     Entry,
+    Items,
     RevisionConflictError,
     State,
     StoreUnavailableError,
     Version,
+    VersionFacts,
 )
+from router import limits
 
 BUSY_TIMEOUT_S = 2.0  # a backup holds the file for moments
 LOCK_RETRY_S = 0.5
+TRIAL_BYTES = 64 * limits.KIB  # a version with a few hundred endpoints
 
-MIGRATIONS = (
-    """
-    CREATE TABLE version (
-        number INTEGER PRIMARY KEY, hash TEXT NOT NULL, parent INTEGER NOT NULL, author TEXT NOT NULL,
-        message TEXT NOT NULL, created_at REAL NOT NULL, file TEXT NOT NULL, source TEXT NOT NULL,
-        document BLOB NOT NULL
-    ) STRICT;
-    CREATE TABLE state (
-        only INTEGER PRIMARY KEY CHECK (only = 1), revision INTEGER NOT NULL, stable INTEGER NOT NULL,
-        canary INTEGER NOT NULL, canary_ratio REAL NOT NULL, previous INTEGER NOT NULL,
-        is_frozen INTEGER NOT NULL,
-        sequence INTEGER NOT NULL, audit_count INTEGER NOT NULL, audit_hash TEXT NOT NULL
-    ) STRICT;
-    CREATE TABLE audit (
-        number INTEGER PRIMARY KEY, at REAL NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL,
-        old TEXT NOT NULL, new TEXT NOT NULL, why TEXT NOT NULL, previous_hash TEXT NOT NULL,
-        hash TEXT NOT NULL
-    ) STRICT;
-    """,
-)
-"""Statements that make schema N + 1 of schema N; never changed once released."""
+REASONS = {
+    sqlite3.SQLITE_BUSY: "another program has the file locked",
+    sqlite3.SQLITE_LOCKED: "another program has the file locked",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_READONLY: "the file is read-only for this user",
+    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened",
+    sqlite3.SQLITE_IOERR: "the disk does not read or write it",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged: restore a copy, or move it away to begin anew",
+    sqlite3.SQLITE_NOTADB: "the file is no store: restore a copy, or move it away to begin anew",
+}
+"""Of SQLite's primary result codes, what they mean to whoever runs control."""
 
 Result = TypeVar("Result")
+Row = TypeVar("Row", bound=Struct)
+Work = Callable[[sqlite3.Connection], Result]
 
 logger = logging.getLogger("fairlead.control")
 
@@ -76,6 +76,7 @@ class SqliteStore:
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, "store")
         self._connection: sqlite3.Connection | None = None
+        self._trouble = ""  # why the last change was refused
         self._lock_fd = -1
 
     async def open(self, *, on_wait: Callable[[], None] = lambda: None) -> None:
@@ -85,7 +86,9 @@ class SqliteStore:
         """
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock_fd = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock_fd = os.open(f"{self._path}.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if not self._path.exists():
+                os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as exc:
             raise StoreFileError(
                 f"{self._path}: {exc.strerror}; set state_dir to a folder of this user"
@@ -101,89 +104,121 @@ class SqliteStore:
                     on_wait()
                 await asyncio.sleep(LOCK_RETRY_S)
         try:
-            await self._run(lambda connection: None)
+            await self._read(_look)
         except StoreUnavailableError as exc:
-            raise StoreFileError(
-                f"{self._path}: {exc}; restore a copy, or move the file away to begin anew"
-            ) from exc
+            self._unlock()
+            raise StoreFileError(f"{self._path}: {exc}") from exc
 
     async def close(self) -> None:
         """Lets go of the file."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
     # ---- store.Store
 
-    async def state(self) -> State:
-        return await self._run(_state)
+    async def trouble(self) -> str:
+        try:
+            await (self._write(_try_to_write) if self._trouble else self._read(_look))
+        except StoreUnavailableError as exc:
+            return str(exc)
+        return ""
 
-    async def change(self, state: State, entry: Entry, version: Version | None = None) -> State:
-        return await self._run(functools.partial(_change, self._clock(), state, entry, version))
+    async def state(self) -> State:
+        return await self._read(_state)
+
+    async def change(
+        self, state: State, entry: Entry, version: Version | None = None, items: Items = NO_ITEMS
+    ) -> State:
+        return await self._write(
+            functools.partial(
+                _change, at_s=self._clock(), state=state, entry=entry, version=version, items=items
+            )
+        )
 
     async def version(self, number: int) -> Version | None:
-        def read(connection: sqlite3.Connection) -> Version | None:
-            rows = connection.execute("SELECT * FROM version WHERE number = ?", (number,)).fetchall()
-            return Version(**rows[0]) if rows else None
+        found = await self._read(_select(Version, "FROM version WHERE number = ?", number))
+        return found[0] if found else None
 
-        return await self._run(read)
-
-    async def versions(self, limit: int, before: int | None = None) -> list[Version]:
-        return await self._run(
-            lambda connection: [Version(**row) for row in _page(connection, "version", limit, before)]
-        )
+    async def versions(self, limit: int, before: int | None = None) -> list[VersionFacts]:
+        newest = "FROM version WHERE number < ? ORDER BY number DESC LIMIT ?"
+        return await self._read(_select(VersionFacts, newest, _below(before), limit))
 
     async def next_sequence(self, above: int = 0) -> int:
-        def take(connection: sqlite3.Connection) -> int:
-            connection.execute("UPDATE state SET sequence = max(sequence, ?) + 1", (above,))
-            return int(connection.execute("SELECT sequence FROM state").fetchone()["sequence"])
-
-        return await self._run(take)
+        return await self._write(functools.partial(_take_sequence, int(self._clock() * 1000), above))
 
     async def records(self, limit: int, before: int | None = None) -> list[AuditRecord]:
-        return await self._run(
-            lambda connection: [AuditRecord(**row) for row in _page(connection, "audit", limit, before)]
-        )
+        newest = "FROM audit WHERE number < ? ORDER BY number DESC LIMIT ?"
+        return await self._read(_select(AuditRecord, newest, _below(before), limit))
 
-    async def chain(self) -> tuple[list[AuditRecord], int, str]:
-        def read(connection: sqlite3.Connection) -> tuple[list[AuditRecord], int, str]:
-            rows = connection.execute("SELECT * FROM audit ORDER BY number").fetchall()
-            kept = connection.execute("SELECT audit_count, audit_hash FROM state").fetchone()
-            return [AuditRecord(**row) for row in rows], kept["audit_count"], kept["audit_hash"]
+    async def chain(self, after: int | None, limit: int) -> tuple[list[AuditRecord], ChainEnd]:
+        following = "FROM audit WHERE ? IS NULL OR number > ? ORDER BY number LIMIT ?"
+        select = _select(AuditRecord, following, after, after, limit)
+        return await self._read(lambda connection: (select(connection), _chain_end(connection)))
 
-        return await self._run(read)
+    async def items(self, kind: str) -> dict[str, bytes]:
+        def read(connection: sqlite3.Connection) -> dict[str, bytes]:
+            rows = connection.execute("SELECT name, data FROM item WHERE kind = ? ORDER BY name", (kind,))
+            return {row["name"]: row["data"] for row in rows}
+
+        return await self._read(read)
+
+    async def keep(self, items: Items) -> None:
+        await self._write(functools.partial(_keep, items))
 
     # ---- the thread
 
-    async def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Runs `work` in one transaction on the store's thread. Raises: StoreUnavailableError."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
+    async def _read(self, work: Work[Result]) -> Result:
+        """Runs `work`, which only reads, in one transaction. Raises: StoreUnavailableError."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work, "BEGIN")
 
-    def _transact(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+    async def _write(self, work: Work[Result]) -> Result:
+        """Runs `work` in one transaction, all or nothing. Raises: StoreUnavailableError."""
+        loop = asyncio.get_running_loop()
+        if self._trouble:  # what was opened on a read-only disk stays so when the disk does not
+            await loop.run_in_executor(self._thread, self._disconnect)
         try:
-            connection = self._connected()
-            with _transaction(connection):
+            result = await loop.run_in_executor(self._thread, self._transact, work, "BEGIN IMMEDIATE")
+        except StoreUnavailableError as exc:
+            if not self._trouble:
+                logger.error("%s: no change is taken: %s", self._path, exc)
+            self._trouble = str(exc)
+            raise
+        if self._trouble:
+            logger.info("%s: changes are taken again", self._path)
+        self._trouble = ""
+        return result
+
+    def _transact(self, work: Work[Result], begin: str) -> Result:
+        try:
+            with _transaction(self._connected(), begin) as connection:
                 return work(connection)
         except sqlite3.Error as exc:
-            self._disconnect()  # whatever it was, the next call looks at the file anew
-            raise StoreUnavailableError(f"the store takes nothing now: {exc}") from exc
+            code = _primary_code(exc)
+            if code not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+                self._disconnect()  # the next call looks at the file anew
+            reason = REASONS.get(code)
+            raise StoreUnavailableError(f"{reason} ({exc})" if reason else str(exc)) from exc
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
-            connection = sqlite3.connect(
-                self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
             with contextlib.ExitStack() as undo:
+                connection = sqlite3.connect(
+                    self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+                )
                 undo.callback(connection.close)
                 connection.row_factory = _as_mapping
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
-                found = connection.execute("PRAGMA quick_check").fetchone()["quick_check"]
+                found = connection.execute("PRAGMA quick_check(1)").fetchone()["quick_check"]
                 if found != "ok":
-                    raise sqlite3.DatabaseError(f"the file is damaged: {found}")
-                _migrate(connection)
+                    raise sqlite3.DatabaseError(f"the file is damaged: restore a copy of it ({found})")
+                _migrate(connection, MIGRATIONS)
                 undo.pop_all()
             self._connection = connection
         return self._connection
@@ -196,11 +231,11 @@ class SqliteStore:
 
 
 @contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
+def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[sqlite3.Connection]:
+    connection.execute(begin)
     with contextlib.ExitStack() as undo:
         undo.callback(_roll_back, connection)
-        yield
+        yield connection
         connection.execute("COMMIT")
         undo.pop_all()
 
@@ -210,58 +245,96 @@ def _roll_back(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
-    with _transaction(connection):
-        schema = int(connection.execute("PRAGMA user_version").fetchone()["user_version"])
-        if schema > len(MIGRATIONS):
+def _migrate(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
+    """Brings an older schema to this release's; one that is so already is not written to."""
+    if _schema(connection) == len(migrations):
+        return
+    with _transaction(connection, "BEGIN IMMEDIATE"):
+        schema = _schema(connection)
+        if schema > len(migrations):
             raise sqlite3.DatabaseError(
-                f"it has schema {schema}, this release knows up to {len(MIGRATIONS)}: use a newer one"
+                f"it has schema {schema}, this release knows schemas up to {len(migrations)}: "
+                "use the newer release that made it"
             )
-        for number in range(schema, len(MIGRATIONS)):
-            for statement in filter(str.strip, MIGRATIONS[number].split(";")):
+        for number in range(schema, len(migrations)):
+            for statement in filter(str.strip, migrations[number].split(";")):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {number + 1}")
-        connection.execute(
-            "INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, 0.0, 0, 0, 0, 0, ?)", (audit.GENESIS,)
-        )
+
+
+def _schema(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()["user_version"])
+
+
+def _primary_code(exc: sqlite3.Error) -> int:
+    return getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
 def _as_mapping(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
     return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
 
 
-def _page(connection: sqlite3.Connection, table: str, limit: int, before: int | None) -> list[dict[str, Any]]:
-    below = 1 << 62 if before is None else before
-    statement = f"SELECT * FROM {table} WHERE number < ? ORDER BY number DESC LIMIT ?"  # noqa: S608 - ours
-    return connection.execute(statement, (below, limit)).fetchall()
+def _below(before: int | None) -> int:
+    return (1 << 63) - 1 if before is None else before
+
+
+def _select(kind: type[Row], clauses: str, *values: int | None) -> Work[list[Row]]:
+    """Rows as structs whose fields are the columns' names."""
+    statement = f"SELECT {', '.join(kind.__struct_fields__)} {clauses}"
+
+    def read(connection: sqlite3.Connection) -> list[Row]:
+        return [kind(**row) for row in connection.execute(statement, values)]
+
+    return read
 
 
 def _state(connection: sqlite3.Connection) -> State:
-    row = connection.execute(
-        "SELECT revision, stable, canary, canary_ratio, previous, is_frozen FROM state"
-    ).fetchone()
-    return State(**{**row, "is_frozen": bool(row["is_frozen"])})
+    (found,) = _select(State, "FROM state")(connection)
+    return structs.replace(found, is_frozen=bool(found.is_frozen))
+
+
+def _chain_end(connection: sqlite3.Connection) -> ChainEnd:
+    (found,) = _select(ChainEnd, "FROM (SELECT audit_count AS count, audit_hash AS hash FROM state)")(
+        connection
+    )
+    return found
+
+
+def _look(connection: sqlite3.Connection) -> None:
+    _state(connection)
+
+
+def _try_to_write(connection: sqlite3.Connection) -> None:
+    """As much as a change would."""
+    connection.execute("INSERT INTO item VALUES ('trial', '', zeroblob(?))", (TRIAL_BYTES,))
+    connection.execute("DELETE FROM item WHERE kind = 'trial'")
+
+
+def _take_sequence(now_ms: int, above: int, connection: sqlite3.Connection) -> int:
+    """The clock makes it larger than what was given after this file was copied."""
+    given = max(now_ms, int(connection.execute("SELECT sequence FROM state").fetchone()["sequence"]))
+    believed = above if above <= given + limits.SEQUENCE_AHEAD_MAX else 0
+    sequence = max(given, believed) + 1
+    connection.execute("UPDATE state SET sequence = ?", (sequence,))
+    return sequence
 
 
 def _change(
-    at: float, state: State, entry: Entry, version: Version | None, connection: sqlite3.Connection
+    connection: sqlite3.Connection,
+    *,
+    at_s: float,
+    state: State,
+    entry: Entry,
+    version: Version | None,
+    items: Items,
 ) -> State:
     if _state(connection).revision != state.revision:
         raise RevisionConflictError("what is desired has been changed meanwhile")
     if version is not None:
-        columns = version.__struct_fields__
-        marks = ", ".join("?" * len(columns))
-        connection.execute(
-            f"INSERT INTO version ({', '.join(columns)}) VALUES ({marks})",  # noqa: S608 - the struct's names
-            structs.astuple(version),
-        )
-    kept = connection.execute("SELECT audit_count, audit_hash FROM state").fetchone()
-    record = audit.next_record(entry, at=at, count=kept["audit_count"], last_hash=kept["audit_hash"])
-    connection.execute(
-        "INSERT INTO audit (number, at, actor, action, old, new, why, previous_hash, hash) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        structs.astuple(record),
-    )
+        _insert(connection, "version", version)
+    record = audit.next_record(entry, at_s=at_s, end=_chain_end(connection))
+    _insert(connection, "audit", record)
+    _keep(items, connection)
     after = structs.replace(state, revision=state.revision + 1)
     connection.execute(
         "UPDATE state SET revision = ?, stable = ?, canary = ?, canary_ratio = ?, previous = ?, "
@@ -269,3 +342,17 @@ def _change(
         (*structs.astuple(after), record.number, record.hash),
     )
     return after
+
+
+def _insert(connection: sqlite3.Connection, table: str, row: Version | AuditRecord) -> None:
+    columns = row.__struct_fields__
+    marks = ", ".join("?" * len(columns))
+    statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - names of ours
+    connection.execute(statement, structs.astuple(row))
+
+
+def _keep(items: Items, connection: sqlite3.Connection) -> None:
+    gone = [key for key, data in items.items() if data is None]
+    kept = [(*key, data) for key, data in items.items() if data is not None]
+    connection.executemany("DELETE FROM item WHERE kind = ? AND name = ?", gone)
+    connection.executemany("INSERT OR REPLACE INTO item (kind, name, data) VALUES (?, ?, ?)", kept)

@@ -7,9 +7,11 @@ networked one implements the same protocol), versions.py (the rules above it), a
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Protocol
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 
 class StoreUnavailableError(Exception):
@@ -20,8 +22,8 @@ class RevisionConflictError(Exception):
     """Somebody else has changed what is desired meanwhile."""
 
 
-class Version(Struct, frozen=True, kw_only=True):
-    """One document as it was pushed; it never changes."""
+class VersionFacts(Struct, frozen=True, kw_only=True):
+    """What is known of a version beside its text."""
 
     number: int
     hash: str
@@ -32,6 +34,11 @@ class Version(Struct, frozen=True, kw_only=True):
     created_at: float
     """Seconds since 1970, UTC."""
     file: str
+
+
+class Version(VersionFacts, frozen=True, kw_only=True):
+    """One document as it was pushed; it never changes."""
+
     source: str
     document: bytes
     """`encode_document`."""
@@ -54,8 +61,9 @@ class State(Struct, frozen=True, kw_only=True):
 class AuditRecord(Struct, frozen=True, kw_only=True):
     """One link of the chain."""
 
-    number: int
-    at: float
+    number: Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+    at: str
+    """UTC, as RFC 3339 has it: what people read is what the hash is of."""
     actor: str
     action: str
     old: str
@@ -75,14 +83,31 @@ class Entry(Struct, frozen=True, kw_only=True):
     why: str
 
 
+class ChainEnd(Struct, frozen=True, kw_only=True):
+    """Kept apart from the records, so that one missing at the end shows."""
+
+    count: int
+    hash: str
+
+
+Items = Mapping[tuple[str, str], bytes | None]
+"""(kind, name) → what a part of control keeps for after a restart, in its own encoding; None: no more."""
+NO_ITEMS: Items = MappingProxyType({})
+
+
 class Store(Protocol):
-    """Where all of it is kept. Every method may raise StoreUnavailableError."""
+    """Where all of it is kept. Every method but `trouble` may raise StoreUnavailableError."""
+
+    async def trouble(self) -> str:
+        """Why changes are refused; empty: they are taken. Looks again where the last one was refused."""
 
     async def state(self) -> State:
         """What is desired now."""
 
-    async def change(self, state: State, entry: Entry, version: Version | None = None) -> State:
-        """Makes `state` what is desired, records `entry`, and keeps `version`, all or nothing.
+    async def change(
+        self, state: State, entry: Entry, version: Version | None = None, items: Items = NO_ITEMS
+    ) -> State:
+        """Makes `state` what is desired, records `entry`, keeps `version` and `items`: all or nothing.
 
         `state.revision` is the one that was seen; the result has the next. Raises: RevisionConflictError.
         """
@@ -90,14 +115,24 @@ class Store(Protocol):
     async def version(self, number: int) -> Version | None:
         """One version; None: there is none of that number."""
 
-    async def versions(self, limit: int, before: int | None = None) -> list[Version]:
+    async def versions(self, limit: int, before: int | None = None) -> list[VersionFacts]:
         """The newest ones below `before`, the newest first."""
 
     async def next_sequence(self, above: int = 0) -> int:
-        """A sequence above all that were ever given, and above `above`."""
+        """A sequence above all that were ever given, also by a store that this one is an old copy of, and
+        above `above`, which a router has told; not where that is more than SEQUENCE_AHEAD_MAX beyond both.
+        """
 
     async def records(self, limit: int, before: int | None = None) -> list[AuditRecord]:
         """The newest audit records below `before`, the newest first."""
 
-    async def chain(self) -> tuple[list[AuditRecord], int, str]:
-        """All audit records, the oldest first; how many there must be, and the hash of the last one."""
+    async def chain(self, after: int | None, limit: int) -> tuple[list[AuditRecord], ChainEnd]:
+        """Audit records that follow number `after` (None: from the first), the oldest first, and what the
+        whole chain must end with: both of one moment.
+        """
+
+    async def items(self, kind: str) -> dict[str, bytes]:
+        """What is kept of that kind, by name."""
+
+    async def keep(self, items: Items) -> None:
+        """Keeps these in place of what had their names: all or nothing."""

@@ -18,6 +18,7 @@ from msgspec import structs
 from control.difference import differences
 from control.publish import Desired
 from control.store import Entry, RevisionConflictError, State, Store, Version
+from router import limits
 from router.config import parse_document
 from router.schema.policy_document import (
     PolicyDocument,
@@ -58,7 +59,12 @@ class Versions:
 
     async def load(self) -> None:
         """Reads what is desired. Raises: StoreUnavailableError."""
-        await self._keep(await self._store.state())
+        while True:
+            before = self.state
+            state = await self._store.state()
+            documents = await self._documents_of(state)
+            if self.state is before:  # else a change has ended meanwhile, and this may be older
+                return self._take(state, documents)
 
     def desired(self) -> Desired | None:
         """What is to be in force, as far as it was ever read; None: nothing yet. Needs no store."""
@@ -83,36 +89,42 @@ class Versions:
         """
         document = PolicyDocument.of(parse_document(source, file))
         data = encode_document(document)
-        newest = await self._newest()
-        head = 0 if newest is None else newest.number
-        if parent is not None and parent != head:
-            lines = [] if newest is None else differences(decode_document(newest.document), document)
-            raise ConflictError(
-                f"the newest version is {head}, not {parent}; this is what yours would change of it",
-                lines,
+        for _attempt in range(limits.PUSH_ATTEMPTS_MAX):
+            state, newest = await self._store.state(), await self._newest()
+            documents = await self._documents_of(state)
+            if parent is not None and parent != newest:
+                lines = differences(await self._document(newest), document) if newest else []
+                raise ConflictError(
+                    f"the newest version is {newest}, not {parent}; this is what yours would change of it",
+                    lines,
+                )
+            version = Version(
+                number=newest + 1,
+                hash=document_hash(data),
+                parent=newest,
+                author=actor,
+                message=why,
+                created_at=self._clock(),
+                file=file,
+                source=source,
+                document=data,
             )
-        version = Version(
-            number=head + 1,
-            hash=document_hash(data),
-            parent=head,
-            author=actor,
-            message=why,
-            created_at=self._clock(),
-            file=file,
-            source=source,
-            document=data,
-        )
-        entry = Entry(actor=actor, action="push", old=_named(head), new=_named(version.number), why=why)
-        await self._change(self.state, entry, version)
-        return version
+            entry = Entry(actor=actor, action="push", old=_named(newest), new=_named(newest + 1), why=why)
+            try:
+                after = await self._store.change(state, entry, version)
+            except RevisionConflictError:
+                continue  # a push hangs on the newest version alone, whatever else has changed
+            self._take(after, documents)
+            return version
+        raise ConflictError("others push without a pause: look again, and repeat what is still wanted")
 
     async def activate(self, number: int, *, actor: str, why: str) -> State:
         """Puts a version in force for everybody. Raises: NoSuchVersionError, ConflictError,
         StoreUnavailableError.
         """
-        await self._need(number)
-        self._refuse_frozen()
         state = self.state
+        await self._document(number)
+        _refuse_frozen(state)
         if state.stable == number and not state.canary:
             return state
         entry = Entry(actor=actor, action="activate", old=_named(state.stable), new=_named(number), why=why)
@@ -120,9 +132,9 @@ class Versions:
 
     async def canary(self, number: int, ratio: float, *, actor: str, why: str) -> State:
         """Gives a version to a share of the sessions, beside the one in force. Raises: as `activate`."""
-        await self._need(number)
-        self._refuse_frozen()
         state = self.state
+        await self._document(number)
+        _refuse_frozen(state)
         if not state.stable:
             raise ConflictError(
                 "nothing is in force that a canary could be compared with; activate a version first"
@@ -135,8 +147,8 @@ class Versions:
 
     async def promote(self, *, actor: str, why: str) -> State:
         """Puts the canary in force for everybody. Raises: as `activate`."""
-        self._refuse_frozen()
         state = self.state
+        _refuse_frozen(state)
         if not state.canary:
             raise ConflictError("there is no canary to promote")
         entry = Entry(
@@ -158,7 +170,7 @@ class Versions:
         wanted = state.previous if number is None else number
         if not wanted:
             raise ConflictError("nothing was in force before; name a version")
-        await self._need(wanted)
+        await self._document(wanted)
         if wanted == state.stable and not state.canary:
             return state
         entry = Entry(actor=actor, action="rollback", old=_named(state.stable), new=_named(wanted), why=why)
@@ -175,19 +187,18 @@ class Versions:
 
     async def difference(self, old: int, new: int) -> tuple[int, int, list[str]]:
         """What `new` (0: the newest) changes of `old` (0: what is in force). Raises: NoSuchVersionError."""
-        newest = await self._newest()
         first = old or self.state.stable
-        second = new or (0 if newest is None else newest.number)
+        second = new or await self._newest()
         return first, second, differences(await self._document(first), await self._document(second))
 
-    async def _newest(self) -> Version | None:
+    async def _newest(self) -> int:
         found = await self._store.versions(1)
-        return found[0] if found else None
-
-    async def _need(self, number: int) -> None:
-        await self._document(number)
+        return found[0].number if found else 0
 
     async def _document(self, number: int) -> PolicyDocument:
+        known = self._documents.get(number)
+        if known is not None:
+            return known
         version = await self._store.version(number)
         if version is None:
             raise NoSuchVersionError(
@@ -195,24 +206,27 @@ class Versions:
             )
         return decode_document(version.document)
 
-    def _refuse_frozen(self) -> None:
-        if self.state.is_frozen:
-            raise ConflictError("the policy is frozen: `fairlead policy unfreeze` allows changes again")
-
-    async def _change(self, state: State, entry: Entry, version: Version | None = None) -> State:
+    async def _change(self, state: State, entry: Entry) -> State:
+        documents = await self._documents_of(state)  # first: what is changed must be published
         try:
-            after = await self._store.change(state, entry, version)
+            after = await self._store.change(state, entry)
         except RevisionConflictError as exc:
             await self.load()
             raise ConflictError(f"{exc}: look again, and repeat what is still wanted") from exc
-        await self._keep(after)
+        self._take(after, documents)
         return after
 
-    async def _keep(self, state: State) -> None:
-        wanted = {number for number in (state.stable, state.canary) if number}
-        documents = {number: self._documents.get(number) or await self._document(number) for number in wanted}
+    async def _documents_of(self, state: State) -> dict[int, PolicyDocument]:
+        return {number: await self._document(number) for number in (state.stable, state.canary) if number}
+
+    def _take(self, state: State, documents: dict[int, PolicyDocument]) -> None:
         self.state, self._documents = state, documents
         self._on_change()
+
+
+def _refuse_frozen(state: State) -> None:
+    if state.is_frozen:
+        raise ConflictError("the policy is frozen: `fairlead policy unfreeze` allows changes again")
 
 
 def _in_force(state: State, number: int) -> State:

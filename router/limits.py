@@ -208,6 +208,17 @@ DISCOVERY_NAMESERVERS_MAX = 8  # asked one after the other: at 2 s each nobody w
 LEASE_S_MIN = 1  # a registrant renews three times in a lease: three requests a second
 LEASE_S_MAX = 86_400  # a dead one that stays longer is better removed by hand
 
+# ---- control: the store
+STORE_BATCH_ITEMS_MAX = 1_024  # written in one transaction: a storm of registrations is a few of them
+STORE_PENDING_ITEMS_MAX = 2 * ENDPOINTS_MAX  # not written yet; past it nothing new is taken on
+STORE_RETRY_MS = 1_000  # after a write that was refused: a disk with room again is seen within a second
+PUSH_ATTEMPTS_MAX = 16  # each fails only because another push has succeeded meanwhile
+# What a router may claim to have seen beyond the clock: sequences are milliseconds since 1970, and a clock
+# may have been wrong by years. A claim of 2^62 would leave no sequence to give.
+SEQUENCE_AHEAD_MAX = 10 * 365 * 86_400_000
+AUDIT_PAGE_RECORDS = 1_000  # checked at a time: 5 ms of control's loop
+AUDIT_FAULTS_MAX = 100  # listed; a chain with one altered record has two, one of noise has thousands
+
 
 def downstream_connections_max(wanted: int, files_max: int | None = None) -> int:
     """How many client connections a worker may hold so that it cannot run out of file descriptors.

@@ -93,17 +93,12 @@ class LiveOperations:
         ]
 
     async def _status(self, _call: Call) -> shapes.StatusAnswer:
-        try:
-            await self._store.state()
-            store = "ok"
-        except StoreUnavailableError as exc:
-            store = str(exc)
         return shapes.StatusAnswer(
             name=self._name,
             release=package_version(),
             uptime_s=int(time.monotonic() - self._begun_s),
             public_key=self._public_key,
-            store=store,
+            store=await self._store.trouble() or "ok",
             policy=policy_answer(self._versions.state, self._standing()),
             tasks={watched.name: watched.failure_count for watched in self._tasks.describe()},
         )
@@ -122,7 +117,7 @@ class LiveOperations:
             records=[
                 shapes.AuditRow(
                     number=record.number,
-                    at=utc(record.at),
+                    at=record.at,
                     actor=record.actor,
                     action=record.action,
                     old=record.old,
@@ -138,11 +133,13 @@ class LiveOperations:
 
     async def _verify(self, _call: Call) -> shapes.AuditVerdict:
         try:
-            records, count, last_hash = await self._store.chain()
+            check = await audit.check_chain(self._store)
         except StoreUnavailableError as exc:
             raise ApiError(503, "store", str(exc), retry_after_s=5) from exc
-        faults = audit.verify(records, count, last_hash)
-        return shapes.AuditVerdict(is_whole=not faults, records=len(records), faults=faults)
+        more = [f"and {check.left_out_count} more"] if check.left_out_count else []
+        return shapes.AuditVerdict(
+            is_whole=not check.faults, records=check.count, faults=[*check.faults, *more]
+        )
 
 
 def _row(router: RouterLink, sequence: int) -> shapes.RouterRow:

@@ -17,7 +17,7 @@ from control.api import shapes
 from control.api.operation import Answer, ApiError, Call, Operation
 from control.guard import Verdict
 from control.publish import Standing
-from control.store import State, Store, StoreUnavailableError, Version
+from control.store import State, Store, StoreUnavailableError, VersionFacts
 from control.tokens import Role
 from control.validation import FleetFacts, doubts_of
 from control.versions import ConflictError, NoSuchVersionError, Versions
@@ -254,7 +254,7 @@ class PolicyOperations:
             body = structs.replace(body, guard=f"{verdict.action}: {verdict.reason}")
         return Answer(body=body, etag=str(state.revision))
 
-    def _row(self, version: Version) -> shapes.VersionRow:
+    def _row(self, version: VersionFacts) -> shapes.VersionRow:
         state = self._versions.state
         stands = {state.stable: "stable", state.canary: "canary"}.get(version.number, "")
         return shapes.VersionRow(

@@ -11,6 +11,7 @@ import pytest
 
 from control import audit
 from control.sqlite_store import SqliteStore
+from control.store import StoreUnavailableError, Version
 from control.versions import ConflictError, NoSuchVersionError, Versions
 from router.config import ConfigError
 from router.schema.policy_document import ClearSecretError
@@ -40,7 +41,7 @@ def run(tmp_path: Path, scenario: Scenario) -> None:
         await versions.load()
         try:
             await scenario(versions, store)
-            assert audit.verify(*await store.chain()) == []
+            assert (await audit.check_chain(store)).faults == []
         finally:
             await store.close()
 
@@ -147,10 +148,10 @@ def test_what_is_in_force_already_is_not_recorded_again(tmp_path: Path) -> None:
     async def scenario(versions: Versions, store: SqliteStore) -> None:
         await pushed(versions, 1)
         await versions.activate(1, **WHO)
-        before = await store.chain()
+        before = await store.chain(None, 100)
         await versions.activate(1, **WHO)
         await versions.freeze(False, **WHO)
-        assert await store.chain() == before
+        assert await store.chain(None, 100) == before
 
     run(tmp_path, scenario)
 
@@ -196,7 +197,9 @@ def test_after_a_restart_everything_is_as_it_was(tmp_path: Path) -> None:
         await pushed(versions, 1, 2)
         await versions.activate(1, **WHO)
         await versions.canary(2, 0.25, **WHO)
-        assert [await store.next_sequence(), await store.next_sequence(10)] == [1, 11]
+        now = 10**12  # of the clock, in milliseconds
+        assert [await store.next_sequence() for _ in range(2)] == [now + 1, now + 2]
+        assert await store.next_sequence(now + 10) == now + 11
 
     async def second(versions: Versions, store: SqliteStore) -> None:
         state = versions.state
@@ -204,7 +207,77 @@ def test_after_a_restart_everything_is_as_it_was(tmp_path: Path) -> None:
         desired = versions.desired()
         assert desired is not None
         assert desired.canary is not None
-        assert await store.next_sequence() == 12
+        assert await store.next_sequence() == 10**12 + 12
 
     run(tmp_path, first)
     run(tmp_path, second)
+
+
+def test_of_many_who_push_at_once_each_gets_a_version_or_a_conflict_with_the_diff(tmp_path: Path) -> None:
+    async def scenario(versions: Versions, store: SqliteStore) -> None:
+        await pushed(versions, 1)
+        told = await asyncio.gather(
+            *(versions.push(source(weight), "f.yaml", parent=1, **WHO) for weight in (2, 3, 4)),
+            return_exceptions=True,
+        )
+        conflicts = [result for result in told if isinstance(result, ConflictError)]
+        assert [result.number for result in told if isinstance(result, Version)] == [2]
+        assert len(conflicts) == 2
+        for conflict in conflicts:
+            assert "the newest version is 2, not 1" in str(conflict)
+            assert [line.split(": ")[0] for line in conflict.lines] == ["pools[p].endpoints[e].weight"]
+        anyhow = await asyncio.gather(*(versions.push(source(w), "f.yaml", **WHO) for w in (5, 6, 7)))
+        assert sorted((version.number, version.parent) for version in anyhow) == [(3, 2), (4, 3), (5, 4)]
+
+    run(tmp_path, scenario)
+
+
+def test_a_push_does_not_hang_on_what_is_put_in_force_meanwhile(tmp_path: Path) -> None:
+    async def scenario(versions: Versions, store: SqliteStore) -> None:
+        await pushed(versions, 1)
+        other = Versions(store)
+        await other.load()
+        await other.activate(1, **WHO)
+        assert (await versions.push(source(2), "f.yaml", parent=1, **WHO)).number == 2
+        assert versions.state.stable == 1
+
+    run(tmp_path, scenario)
+
+
+def test_of_two_changes_that_saw_the_same_state_the_second_is_refused(tmp_path: Path) -> None:
+    async def scenario(versions: Versions, _store: SqliteStore) -> None:
+        await pushed(versions, 1, 2)
+        told = await asyncio.gather(
+            versions.activate(1, **WHO), versions.activate(2, **WHO), return_exceptions=True
+        )
+        refused = [result for result in told if isinstance(result, ConflictError)]
+        assert len(refused) == 1
+        assert "look again" in str(refused[0])
+
+    run(tmp_path, scenario)
+
+
+def test_while_the_store_takes_nothing_what_is_in_force_stays_and_the_change_is_taken_later(
+    tmp_path: Path,
+) -> None:
+    async def scenario(versions: Versions, store: SqliteStore) -> None:
+        await pushed(versions, 1, 2)
+        await versions.activate(1, **WHO)
+        desired = versions.desired()
+        store._disconnect()
+        whole = (tmp_path / "c.sqlite").read_bytes()
+        (tmp_path / "c.sqlite").write_bytes(b"\xa5" * len(whole))
+        for change in (
+            versions.activate(2, **WHO),
+            versions.push(source(3), "f.yaml", **WHO),
+            versions.freeze(True, **WHO),
+            versions.rollback(2, **WHO),
+        ):
+            with pytest.raises(StoreUnavailableError, match="restore a copy"):
+                await change
+        assert versions.desired() == desired
+        (tmp_path / "c.sqlite").write_bytes(whole)
+        await versions.load()
+        assert (await versions.activate(2, **WHO)).stable == 2
+
+    run(tmp_path, scenario)
