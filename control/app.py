@@ -154,6 +154,7 @@ class Control:
                 continue
             self._server.publish(self._publisher.publish(body, sequence))
             self._watch.look_at(desired)
+            await self._notice()  # whoever waits for routers, and there are none
             logger.info("sequence %d: version %d is published", sequence, desired.stable_version)
 
     def _on_hello(self, router: RouterLink) -> None:

@@ -86,6 +86,10 @@ class ControlProcess:
     def ask(self, method: str, path: str, body: Any = None, **query: str) -> Any:
         return ControlClient(self.api).call(method, path, body=body, query=query or None)
 
+    def router_names(self) -> list[str]:
+        """Of those connected."""
+        return [row["router"] for row in self.ask("GET", "/v1/routers")["routers"]]
+
     def command(self, *arguments: str, status: int = 0) -> str:
         """What a command says; on standard error when it fails."""
         group = {"policy": cli.policy, "routers": cli.routers, "status": cli.status, "audit": cli.audit}
@@ -138,7 +142,7 @@ def endpoint_names(router: RouterProcess) -> list[str]:
 
 def test_from_a_push_to_a_rollback_by_commands(tmp_path: Path, engines: Fleet) -> None:
     with running_control(tmp_path) as control, running_router(router_config(control)) as router:
-        wait_until(lambda: "r " in control.command("routers"), "the router is connected")
+        wait_until(lambda: control.router_names() == ["r"], "the router is connected")
         one, two = (policy_file(tmp_path, engines, name) for name in ("one", "two"))
         assert "no problem" in control.command("policy", "validate", one)
         assert "version 1" in control.command("policy", "push", one, "-m", "first")
@@ -183,7 +187,7 @@ def test_control_that_ends_at_any_moment_under_load_costs_no_request(tmp_path: P
                 wanted = len(statuses) + 10
                 wait_until(lambda wanted=wanted: len(statuses) > wanted, "requests without control")  # type: ignore[misc]
                 control.start()
-                wait_until(lambda: "r " in control.command("routers"), "the router is back")
+                wait_until(lambda: control.router_names() == ["r"], "the router is back")
                 control.command("policy", "activate", str(number))
                 assert endpoint_names(router) == [["one"], ["two"]][number - 1]
         finally:
@@ -270,6 +274,7 @@ def test_a_bad_canary_is_taken_back_by_itself_and_the_record_says_why(tmp_path: 
             endpoint = {"name": name, "url": url, "models": ["tiny"]}
             path.write_text(yaml.safe_dump({"pools": [{"name": "main", "endpoints": [endpoint]}]}))
             control.command("policy", "push", str(path))
+        wait_until(lambda: control.router_names() == ["r"], "the router is connected")
         control.command("policy", "activate", "1")
         control.command("policy", "canary", "2", "--ratio", "0.5")
         asked = 0

@@ -1,5 +1,8 @@
 """The document of a version: the policy of a file, the same bytes for the same policy, no secret in it."""
 
+import subprocess
+import sys
+
 import pytest
 
 from router.config import ConfigError, parse_config, parse_document, read_reference
@@ -92,3 +95,21 @@ def test_a_document_of_a_newer_release_is_refused_whole() -> None:
     data = encode_document(document('pools: [{name: p, endpoints: [{url: "http://o:1"}]}]'))
     with pytest.raises(ValueError, match="unknown field"):
         decode_document(data.replace(b"aliases", b"aliasez"))
+
+
+AT_ONCE = """
+import sys, threading
+from router.schema.policy_document import decode_document
+sys.setswitchinterval(1e-6)
+data, barrier = bytes.fromhex(sys.argv[1]), threading.Barrier(8)
+threads = [threading.Thread(target=lambda: (barrier.wait(), decode_document(data))) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+@pytest.mark.parametrize("attempt", range(6))
+def test_threads_that_are_the_first_to_decode_do_not_crash_the_process(attempt: int) -> None:
+    data = encode_document(document('pools: [{name: p, endpoints: [{url: "http://o:1"}]}]'))
+    run = subprocess.run([sys.executable, "-c", AT_ONCE, data.hex()], check=False, timeout=60)
+    assert run.returncode == 0, attempt
