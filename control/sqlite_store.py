@@ -42,6 +42,7 @@ from control.store import (
 from router import limits
 
 BUSY_TIMEOUT_S = 2.0  # a backup holds the file for moments
+BUSY_AGAIN_S = 0.05  # once it was held for longer: others, who may only want to read, wait behind each change
 LOCK_RETRY_S = 0.5
 TRIAL_BYTES = 64 * limits.KIB  # a version with a few hundred endpoints
 
@@ -179,11 +180,13 @@ class SqliteStore:
 
     async def _write(self, work: Work[Result]) -> Result:
         """Runs `work` in one transaction, all or nothing. Raises: StoreUnavailableError."""
-        loop = asyncio.get_running_loop()
-        if self._trouble:  # what was opened on a read-only disk stays so when the disk does not
-            await loop.run_in_executor(self._thread, self._disconnect)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact_change, work)
+
+    def _transact_change(self, work: Work[Result]) -> Result:
+        if self._trouble:
+            self._disconnect()  # what was opened on a read-only disk stays so when the disk does not
         try:
-            result = await loop.run_in_executor(self._thread, self._transact, work, "BEGIN IMMEDIATE")
+            result = self._transact(work, "BEGIN IMMEDIATE")
         except StoreUnavailableError as exc:
             if not self._trouble:
                 logger.error("%s: no change is taken: %s", self._path, exc)
@@ -191,7 +194,8 @@ class SqliteStore:
             raise
         if self._trouble:
             logger.info("%s: changes are taken again", self._path)
-        self._trouble = ""
+            self._trouble = ""
+            self._disconnect()  # the next one waits for others as long as it should
         return result
 
     def _transact(self, work: Work[Result], begin: str) -> Result:
@@ -209,7 +213,10 @@ class SqliteStore:
         if self._connection is None:
             with contextlib.ExitStack() as undo:
                 connection = sqlite3.connect(
-                    self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+                    self._path,
+                    timeout=BUSY_AGAIN_S if self._trouble else BUSY_TIMEOUT_S,
+                    isolation_level=None,
+                    check_same_thread=False,
                 )
                 undo.callback(connection.close)
                 connection.row_factory = _as_mapping
